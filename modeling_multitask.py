@@ -1,0 +1,447 @@
+"""The multi-task sentence model: one encoder, one sentence embedding, any number of task heads.
+
+    backbone -> pooling -> projection -> sentence embedding -> one head per task
+
+    MultiTaskHead    sentence embedding, or a pair of them, to a task's logits
+    MultiTaskModel   starting, saving, tasks and forward; encode and predict are in inference_multitask.py
+
+This file travels with every saved model (`trust_remote_code=True`): it needs torch, transformers and numpy.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput, logging
+
+from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
+from .configuration_multitask import (
+    HEAD_PROBLEM_TYPES,
+    POOLINGS,
+    MultiTaskConfig,
+    check_encoder,
+    complete_task,
+    suggest,
+)
+
+from .inference_multitask import SentenceInference
+from .padding_free_multitask import install, packed_states, takes_padding_free
+
+logger = logging.get_logger(__name__)
+
+# What makes sentence-transformers open the folder as it is: it hands its features to `forward` and takes the embedding.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "sentence_embedding"}},
+        "module_output_name": "sentence_embedding",
+        "unpad_inputs": False,
+    },
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "similarity_fn_name": "cosine",
+        "prompts": {},
+        "default_prompt_name": None,
+    },
+}
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """
+    What `forward` returns.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence, hidden)`): The backbone's token states.
+        sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_dim)`):
+            The pooled and projected vector, of length 1 where `config.normalize` says so.
+        logits (`dict[str, torch.FloatTensor]`):
+            For each task that was asked for: `(rows, num_labels)` for classification, `(rows,)` for regression, and the
+            cosine `(rows,)` for similarity and contrastive tasks.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    sentence_embedding: torch.FloatTensor | None = None
+    logits: dict[str, torch.FloatTensor] | None = None
+
+
+def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Average over unmasked tokens: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
+    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch, sequence, 1)
+    return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
+
+
+def cls_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """First unmasked token: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
+    first = attention_mask.to(torch.long).argmax(dim=1)  # (batch,)
+    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), first]
+
+
+def max_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Largest value of each unit over unmasked tokens: `(batch, sequence, hidden)` gives `(batch, hidden)`."""
+    masked = attention_mask.unsqueeze(-1) == 0  # (batch, sequence, 1)
+    return hidden_states.masked_fill(masked, torch.finfo(hidden_states.dtype).min).amax(dim=1)
+
+
+POOLING_FUNCTIONS = dict(zip(POOLINGS, (mean_pool, cls_pool, max_pool), strict=True))
+
+
+class Projection(nn.Module):
+    """Dense layer from the pooled vector to the sentence embedding: `(batch, hidden)` to `(batch, embedding_dim)`."""
+
+    def __init__(self, config: MultiTaskConfig):
+        super().__init__()
+        projection = config.projection
+        hidden_size = config.backbone_config.hidden_size
+        self.linear = nn.Linear(hidden_size, projection["out_features"], bias=projection["bias"])
+        self.activation = ACT2FN[projection["activation"]]
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.linear(pooled))
+
+
+class MultiTaskHead(nn.Module):
+    """
+    Sentence embedding to a task's logits: linear, or an MLP with `hidden_dims`.
+
+    A pair of sentences enters as `concat(u, v, |u - v|)` (Sentence-BERT, arXiv 1908.10084, section 3). Dropout stands
+    before the last layer.
+
+    Args of `forward`:
+        embeddings: `(rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
+
+    Returns `(rows, num_labels)`, or `(rows,)` for regression.
+    """
+
+    def __init__(self, embedding_dim: int, task: dict[str, Any]):
+        super().__init__()
+        self.pair = task["pair"]
+        self.is_regression = task["problem_type"] == "regression"
+        size = 3 * embedding_dim if self.pair else embedding_dim
+        layers: list[nn.Module] = []
+        for hidden_dim in task["head"]["hidden_dims"]:
+            layers += [nn.Linear(size, hidden_dim), ACT2FN[task["head"]["activation"]]]
+            size = hidden_dim
+        layers += [
+            nn.Dropout(task["head"]["dropout"]),
+            nn.Linear(size, 1 if self.is_regression else len(task["labels"])),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        if self.pair:
+            u, v = embeddings.unbind(dim=1)  # (rows, embedding_dim) each
+            embeddings = torch.cat([u, v, (u - v).abs()], dim=-1)  # (rows, 3 * embedding_dim)
+        logits = self.layers(embeddings)  # (rows, num_labels)
+        return logits.squeeze(-1) if self.is_regression else logits
+
+
+class MultiTaskPreTrainedModel(PreTrainedModel):
+    """How transformers loads, saves and initialises a multi-task model."""
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "multitask"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
+        # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
+        for parameter in (loaded[0] if isinstance(loaded, tuple) else loaded).parameters():
+            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
+        return loaded
+
+
+class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
+    """
+    One encoder, one sentence embedding, any number of task heads.
+
+    Start one with [`MultiTaskModel.from_backbone`], open a saved one with
+    `AutoModel.from_pretrained(path_or_repo, trust_remote_code=True)`.
+    """
+
+    def __init__(self, config: MultiTaskConfig):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        self._adopt_backbone()
+        self.projection = Projection(config) if config.projection else None
+        self.heads = nn.ModuleDict(
+            {
+                name: MultiTaskHead(config.embedding_dim, task)
+                for name, task in config.tasks.items()
+                if task["problem_type"] in HEAD_PROBLEM_TYPES
+            }
+        )
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.post_init()
+
+    def _adopt_backbone(self) -> None:
+        """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
+        if getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None
+        self.padding_free = takes_padding_free(self.backbone)
+        if self.padding_free:
+            install(self.backbone)
+
+    # ---- starting, opening and saving ----
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str,
+        tasks: dict[str, dict[str, Any]] | None = None,
+        pooling: str | None = None,
+        projection: dict[str, Any] | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "MultiTaskModel":
+        """
+        Start a model from a pretrained encoder, with new heads.
+
+        Args:
+            backbone: Hub id or folder of any encoder that `AutoModel` loads. What a sentence-transformers repository
+                says about pooling, projection, normalisation and maximum length is the default of those below.
+            tasks: task settings by name; see `complete_task` for the keys.
+            pooling: `mean` (the default without any other), `cls` or `max`.
+            projection: `{"out_features": ..., "bias": ..., "activation": ...}`.
+            normalize: whether embeddings are handed out with length 1.
+            max_length: longest sentence in tokens, 128 where nothing else says so.
+            dtype: of the weights.
+
+        Raises:
+            ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond the backbone's positions.
+        """
+        path = find_backbone(backbone)
+        backbone_config = AutoConfig.from_pretrained(path)
+        check_encoder(backbone_config)
+        stored = read_sentence_transformers(path, unless_given=pooling)
+        limit = longest_input(backbone_config)
+        if max_length is None:
+            max_length = stored.max_length or 128
+            max_length = min(max_length, limit) if limit else max_length
+        elif limit and max_length > limit:
+            raise ValueError(
+                f"max_length is {max_length}, but the backbone {backbone} has positions for {limit} tokens."
+            )
+
+        pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype)
+        pretrained.config._name_or_path = os.fspath(backbone)
+        config = MultiTaskConfig(
+            backbone_config=pretrained.config,
+            pooling=pooling or stored.pooling or "mean",
+            projection=projection or stored.projection,
+            normalize=normalize if normalize is not None else bool(stored.normalize),
+            max_length=max_length,
+            tasks=tasks,
+        )
+        model = cls(config).to(dtype)
+        model.backbone = pretrained
+        model._adopt_backbone()
+        if stored.dense_path and projection is None:
+            model.projection.load_state_dict(load_dense_weights(path, stored.dense_path))
+        model.tokenizer = AutoTokenizer.from_pretrained(path)
+        return model.eval()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that belongs to the model, read from where the model was opened when it is first needed."""
+        if self._tokenizer is None:
+            if not self.config.name_or_path:
+                raise ValueError(
+                    "The model has no tokenizer yet. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
+                )
+            self.tokenizer = AutoTokenizer.from_pretrained(self.config.name_or_path, trust_remote_code=True)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.model_max_length = self.config.max_length
+        self._tokenizer = tokenizer
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if not is_main_process:
+            return
+        if self._tokenizer is not None or self.config.name_or_path:
+            self.tokenizer.save_pretrained(save_directory)
+        for filename, content in SENTENCE_TRANSFORMERS_FILES.items():
+            with open(os.path.join(save_directory, filename), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+
+    # ---- tasks ----
+
+    def add_task(self, name: str, task: dict[str, Any]) -> None:
+        """
+        Add a task with a new head; every other output stays bit-identical.
+
+        Args:
+            name: an identifier that no task has yet.
+            task: its settings; see `complete_task` for the keys.
+        """
+        if name in self.config.tasks:
+            raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
+        task = complete_task(name, task)
+        if task["problem_type"] in HEAD_PROBLEM_TYPES:
+            head = MultiTaskHead(self.config.embedding_dim, task)
+            head.apply(self._init_weights)
+            self.heads[name] = head.to(self.device, self.dtype)
+        self.config.tasks = {**self.config.tasks, name: task}
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task and its head; every other output stays bit-identical."""
+        self._check_tasks([name])
+        self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
+        if name in self.heads:
+            del self.heads[name]
+
+    def _check_tasks(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.config.tasks:
+                raise ValueError(
+                    f"There is no task {name!r}.{suggest(name, self.config.tasks)} "
+                    f"Known tasks: {', '.join(self.config.tasks) or 'none'}."
+                )
+
+    # ---- tensors in, tensors out ----
+
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
+        super().train(mode)
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
+            for module in self.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.train(False)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        task: str | None = None,
+        task_rows: dict[str, torch.LongTensor] | None = None,
+        return_dict: bool | None = None,
+    ) -> MultiTaskOutput | tuple:
+        """
+        One pass of the backbone, then the embedding and the heads that are asked for.
+
+        Args:
+            input_ids: `(batch, sequence)`.
+            attention_mask: `(batch, sequence)`, 0 for padding; absent means no padding.
+            token_type_ids: `(batch, sequence)`, where the backbone has them.
+            position_ids: `(batch, sequence)`.
+            inputs_embeds: `(batch, sequence, hidden)`, in place of `input_ids`.
+            task: `None` for every task that answers a single sentence, `"embedding"` for none, or one task's name.
+            task_rows: which rows of the batch each task reads: `(rows,)` for single sentences, `(rows, 2)` for pairs,
+                `(rows, 2 + negatives)` for contrastive tasks. Tasks that are not named are left out.
+            return_dict: `False` for a plain tuple.
+
+        Raises:
+            ValueError: the task is unknown, or a task that compares two sentences was named without `task_rows`.
+        """
+        if task is not None and task != "embedding":
+            self._check_tasks([task])
+        self._check_tasks(task_rows or ())
+        inputs = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        if attention_mask is None:
+            shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+            attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
+        if token_type_ids is not None and not self._takes_token_types:
+            del inputs["token_type_ids"]
+        last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
+        output = MultiTaskOutput(
+            last_hidden_state=last_hidden_state,
+            sentence_embedding=F.normalize(embedding, dim=-1) if self.config.normalize else embedding,
+            logits=self.task_logits(embedding, task, task_rows),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def states_and_embedding(
+        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Token states `(batch, sequence, hidden)` and the embedding `(batch, embedding_dim)` before normalisation.
+
+        Args:
+            attention_mask: `(batch, sequence)`, 0 for padding.
+            inputs: `input_ids` and what else the backbone takes.
+        """
+        has_plain_inputs = set(inputs) <= {"input_ids", "token_type_ids"}
+        if self.padding_free and has_plain_inputs and attention_mask.dim() == 2 and self.device.type == "cpu":
+            states = packed_states(self.backbone, attention_mask=attention_mask, **inputs)
+        else:
+            states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        pooled = POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)  # (batch, hidden)
+        return states, self.projection(pooled) if self.projection is not None else pooled
+
+    @property
+    def _takes_token_types(self) -> bool:
+        return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
+
+    def task_logits(
+        self, embedding: torch.Tensor, task: str | None = None, task_rows: dict[str, torch.LongTensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        Logits of the asked-for tasks from embeddings `(batch, embedding_dim)` that were not normalised.
+
+        `task` and `task_rows` are those of `forward`, and so is what comes back.
+        """
+        if task_rows is None:
+            if task in self.config.tasks and self.config.tasks[task]["pair"]:
+                raise ValueError(
+                    f"Task {task!r} compares two sentences. Say which rows of the batch belong together: "
+                    f"task_rows={{{task!r}: tensor of shape (pairs, 2)}}, or use model.predict."
+                )
+            names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
+            task_rows = {name: None for name in names if task in (None, name)}
+        logits = {}
+        for name, rows in task_rows.items():
+            if task not in (None, name):
+                continue
+            chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
+            if name in self.heads:
+                logits[name] = self.heads[name](chosen)
+            else:
+                logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
+        return logits
+
+
+MultiTaskModel.register_for_auto_class("AutoModel")
+
+__all__ = ["MultiTaskModel", "MultiTaskOutput"]

@@ -1,0 +1,120 @@
+"""The table of rows, labels, lengths and overlaps."""
+
+import pytest
+from datasets import Dataset
+
+from multitask_sentence.data.loading import LabelledSet, LoadedTasks
+from multitask_sentence.data.report import describe, format_report
+
+
+class WordTokenizer:
+    """One token a word and two special ones; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, sentences: list[str], truncation: bool, padding: bool, **_: bool) -> dict[str, list[list[int]]]:
+        assert not truncation
+        assert not padding
+        self.seen += sentences
+        return {"input_ids": [[0] * (len(sentence.split()) + 2) for sentence in sentences]}
+
+
+def loaded_tasks() -> LoadedTasks:
+    train = {
+        "sentences": [["a b c"], ["a"], ["a"], ["d d d d d d"]],
+        "label_mood": [0, 1, 1, None],
+        "label_tags": [[1.0, 0.0], [1.0, 1.0], None, None],
+        "label_rating": [None, None, None, 2.5],
+    }
+    test = {"sentences": [["a"], ["d d d d d d"]], "label_mood": [1, 0], "label_tags": [[0.0, 0.0]] * 2}
+    pairs = {"sentences": [["q", "r"], ["s", "t"]], "label_search": [1.0, 1.0]}
+    more_pairs = {"sentences": [["u", "q"], ["v", "w"]], "label_search": [1.0, 1.0]}
+    return LoadedTasks(
+        [
+            LabelledSet(
+                ["mood", "tags", "rating"],
+                {"train": Dataset.from_dict(train), "test": Dataset.from_dict(test | {"label_rating": [1.0, 4.0]})},
+            ),
+            LabelledSet(["search"], {"train": Dataset.from_dict(pairs), "test": Dataset.from_dict(more_pairs)}),
+        ],
+        labels={"mood": ["bad", "good"], "tags": ["x", "y"]},
+        score_ranges={"rating": (2.5, 2.5)},
+        problem_types={
+            "mood": "single_label_classification",
+            "tags": "multi_label_classification",
+            "rating": "regression",
+            "search": "contrastive",
+        },
+    )
+
+
+def row_of(rows: list[dict], task: str, split: str) -> dict:
+    return next(row for row in rows if (row["task"], row["split"]) == (task, split))
+
+
+def test_describe_counts_only_the_rows_labelled_for_the_task() -> None:
+    rows = describe(loaded_tasks(), WordTokenizer(), max_length=4)
+    assert row_of(rows, "mood", "train") == {
+        "task": "mood",
+        "split": "train",
+        "rows": 3,
+        "labels": {"bad": 1, "good": 2},
+        "tokens_mean": pytest.approx(11 / 3),
+        "tokens_p95": 5,
+        "tokens_max": 5,
+        "truncated_share": pytest.approx(1 / 3),
+        "duplicates": 1,
+    }
+    assert row_of(rows, "tags", "train")["labels"] == {"x": 2, "y": 1}
+    assert row_of(rows, "rating", "test")["labels"] == {"min": 1.0, "mean": 2.5, "max": 4.0}
+    assert row_of(rows, "search", "train")["labels"] is None
+
+
+def test_in_train_is_judged_within_the_task_and_by_any_sentence_of_a_pair() -> None:
+    rows = describe(loaded_tasks(), WordTokenizer(), max_length=4)
+    # "d d d d d d" stands in the file's train split, but not with a label for mood
+    assert row_of(rows, "mood", "test")["in_train"] == 1
+    assert row_of(rows, "rating", "test")["in_train"] == 1
+    assert row_of(rows, "search", "test")["in_train"] == 1
+    assert "in_train" not in row_of(rows, "mood", "train")
+
+
+def test_each_distinct_sentence_is_tokenized_once() -> None:
+    tokenizer = WordTokenizer()
+    describe(loaded_tasks(), tokenizer, max_length=4)
+    assert sorted(tokenizer.seen) == ["a", "a b c", "d d d d d d", "q", "r", "s", "t", "u", "v", "w"]
+
+
+def test_truncated_share_leaves_out_a_sentence_of_exactly_the_maximum_length() -> None:
+    rows = describe(loaded_tasks(), WordTokenizer(), max_length=5)
+    assert row_of(rows, "mood", "train")["truncated_share"] == 0.0
+    assert row_of(rows, "mood", "test")["truncated_share"] == 0.5
+
+
+def test_report_shows_shares_scores_and_a_warning_for_every_overlap() -> None:
+    text = format_report(describe(loaded_tasks(), WordTokenizer(), max_length=4))
+    assert "bad 33 %, good 67 %" in text
+    assert "x 100 %, y 50 %" in text
+    assert "1 to 4, mean 2.50" in text
+    assert "4 / 5 / 5" in text
+    assert (
+        "1 of 2 test rows of mood hold a sentence that stands in its training split too: scores there are flattering."
+        in text
+    )
+    assert text.count("flattering") == 4
+    assert (
+        format_report([row for row in describe(loaded_tasks(), WordTokenizer(), 4) if row["split"] == "train"]).count(
+            "flattering"
+        )
+        == 0
+    )
+
+
+def test_report_names_the_six_most_frequent_of_many_labels() -> None:
+    row = row_of(describe(loaded_tasks(), WordTokenizer(), 4), "mood", "train")
+    row |= {"rows": 1000, "labels": {"l1": 0, "l2": 1, "l3": 3, "l4": 100, "l5": 120, "l6": 150, "l7": 180, "l8": 200}}
+    text = " ".join(format_report([row]).split())
+    for expected in ("l8 20 %, l7 18 %", "l6 15 %", "l5 12 %", "l3 <1 %", "and 2 more"):
+        assert expected in text
+    assert "l2" not in text

@@ -1,0 +1,1 @@
+"""The Trainer subclass and what it needs: recipe, arguments, losses, evaluation."""

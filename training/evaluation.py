@@ -1,0 +1,157 @@
+"""Measuring a model on a split: every distinct sentence is embedded once, then each task reads its own rows.
+
+Evaluation          a split's sentences, and for each task its rows and labels
+task_scores         loss and metrics of one task from embeddings
+choose_thresholds   multi-label thresholds by F1, on validation data
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_curve
+
+from ..data.collation import LABEL_PREFIX
+from ..data.metrics import compute_metric, positive_ranks
+from ..inference_multitask import evaluating
+from ..modeling_multitask import MultiTaskModel
+from .losses import task_loss
+
+
+class Evaluation:
+    """
+    One split of all tasks, ready to be measured as often as needed.
+
+    Args:
+        sets: labelled sets with a `splits` dictionary of datasets in canonical columns.
+        tasks: task settings by name, as in `MultiTaskConfig.tasks`.
+        split: `train`, `validation` or `test`.
+
+    Attributes:
+        sentences: the distinct sentences of the split.
+        rows: by task, `(rows, sentences of a row)` places in `sentences`.
+        labels: by task, class numbers, multi-hot rows or scores. Tasks without a labelled row are not there.
+    """
+
+    def __init__(self, sets: Sequence[Any], tasks: dict[str, dict[str, Any]], split: str):
+        places: dict[str, int] = {}
+        self.rows: dict[str, torch.Tensor] = {}
+        self.labels: dict[str, torch.Tensor] = {}
+        for labelled_set in sets:
+            if split not in labelled_set.splits:
+                continue
+            columns = labelled_set.splits[split].with_format(None)[:]
+            for row in columns["sentences"]:
+                for sentence in row:
+                    places.setdefault(sentence, len(places))
+            rows = [[places[sentence] for sentence in row] for row in columns["sentences"]]
+            for task in labelled_set.tasks:
+                labels = columns[LABEL_PREFIX + task]
+                labelled = [index for index, label in enumerate(labels) if label is not None]
+                if task in tasks and labelled:
+                    is_class = tasks[task]["problem_type"] == "single_label_classification"
+                    self.rows[task] = torch.tensor([rows[index] for index in labelled])
+                    self.labels[task] = torch.tensor(
+                        [labels[index] for index in labelled], dtype=torch.long if is_class else torch.float
+                    )
+        self.sentences = list(places)
+        self.rows = {task: self.rows[task] for task in tasks if task in self.rows}
+
+
+@torch.no_grad()
+def task_logits(
+    model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, batch_size: int
+) -> list[torch.Tensor]:
+    """One task's logits in batches of rows, in float32: `embeddings (sentences, embedding_dim)` and `rows (rows, k)`."""
+    is_pair = model.config.tasks[task]["pair"]
+    logits = []
+    with evaluating(model):
+        for batch in rows.split(batch_size):
+            chosen, places = batch.unique(return_inverse=True)
+            places = (places if is_pair else places[:, 0]).to(model.device)
+            chosen = embeddings[chosen].to(model.device, model.dtype)
+            logits.append(model.task_logits(chosen, task, {task: places})[task].float().cpu())
+    return logits
+
+
+def task_scores(
+    model: MultiTaskModel,
+    task: str,
+    embeddings: torch.Tensor,
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """
+    Loss and metrics of one task.
+
+    Args:
+        model: the model that gave the embeddings.
+        task: the task's name.
+        embeddings: `(sentences, embedding_dim)`, as `model.embed` gives them.
+        rows: `(rows, sentences of a row)`, places in `embeddings`.
+        labels: `(rows,)` or `(rows, num_labels)`.
+        batch_size: rows that losses over pairs compare with each other.
+
+    Returns:
+        `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean cosines
+        of related and unrelated pairs.
+    """
+    settings = model.config.tasks[task]
+    logits = task_logits(model, task, embeddings, rows, batch_size)
+    loss = 0.0
+    for batch_logits, batch_rows, batch_labels in zip(
+        logits, rows.split(batch_size), labels.split(batch_size), strict=True
+    ):
+        loss += task_loss(settings, batch_logits, batch_labels, embeddings, batch_rows).item()
+    scores = {"loss": loss / len(rows)}
+
+    logits = torch.cat(logits)
+    references: Any = labels.tolist()
+    if settings["problem_type"] == "single_label_classification":
+        predictions = logits.argmax(dim=-1).tolist()
+    elif settings["problem_type"] == "multi_label_classification":
+        predictions = (logits.sigmoid() >= torch.tensor(settings["thresholds"])).int().tolist()
+        references = labels.int().tolist()
+    elif settings["problem_type"] == "contrastive":
+        distinct, places = rows[:, 1:].unique(return_inverse=True)
+        predictions = positive_ranks(
+            embeddings[rows[:, 0]].numpy(), embeddings[distinct].numpy(), places[:, 0].numpy()
+        )
+        references = None
+    else:
+        predictions = logits.tolist()
+    for metric in settings["metrics"]:
+        scores.update(compute_metric(metric, predictions, references))
+    if settings["problem_type"] == "similarity":
+        low, high = settings["score_range"]
+        score_range = (min(low, *references), max(high, *references))  # a split may reach beyond the training scores
+        scores.update(compute_metric("mean_cosine_related", predictions, references, score_range=score_range))
+    return scores
+
+
+def combined_score(tasks: dict[str, dict[str, Any]], scores: dict[str, dict[str, float]]) -> float:
+    """Mean of the tasks' primary metrics (the first that each lists); one that is undefined (NaN) counts as 0."""
+    primary = [scores[task][tasks[task]["metrics"][0]] for task in scores]
+    return sum(0.0 if math.isnan(score) else score for score in primary) / len(primary)
+
+
+def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    """
+    For each label the threshold with the best F1: a label is predicted where its probability reaches it.
+
+    Args:
+        probabilities: `(rows, num_labels)`, of validation data.
+        labels: `(rows, num_labels)`, 0 or 1. A label that no row has keeps 0.5.
+    """
+    thresholds = []
+    for column in range(labels.shape[1]):
+        if not labels[:, column].any():
+            thresholds.append(0.5)
+            continue
+        precision, recall, candidates = precision_recall_curve(labels[:, column], probabilities[:, column])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        thresholds.append(float(candidates[int(f1[:-1].argmax())]))
+    return thresholds

@@ -1,0 +1,177 @@
+"""What a run prints and leaves behind: settings at the start, the table of scores, results.json, the saved folder."""
+
+import json
+import platform
+import shutil
+from dataclasses import MISSING, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from ..data.loading import LoadedTasks
+from ..modeling_multitask import MultiTaskModel
+from .recipe import Recipe
+from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+
+RESULTS_FILE = "results.json"
+RECIPE_FILE = "recipe.yaml"
+# The folder of a run that did not finish holds nothing but these.
+RUN_FILES = ("checkpoint-*", "runs", RECIPE_FILE, RESULTS_FILE)
+
+
+def check_output_dir(folder: Path, overwrite: bool, remove: bool = True) -> None:
+    """
+    Make sure that nothing of value is written over.
+
+    Args:
+        folder: where the run will save.
+        overwrite: whether an earlier run in it may be replaced.
+        remove: whether this process removes it (one process does).
+
+    Raises:
+        ValueError: the folder is a file, holds something that is no run, or a run that may not be replaced.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file. Give a folder.")
+    found = {path for path in folder.iterdir()}
+    if not found:
+        return
+    is_run = (folder / RESULTS_FILE).is_file() or found <= {path for name in RUN_FILES for path in folder.glob(name)}
+    if not is_run:
+        names = ", ".join(sorted(path.name for path in found)[:3])
+        raise ValueError(f"output_dir {folder} holds something else than a run ({names}, ...). Give another folder.")
+    if not overwrite:
+        raise ValueError(
+            f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with --resume_from_checkpoint, "
+            "or replace it with --overwrite."
+        )
+    if remove:
+        shutil.rmtree(folder)
+
+
+def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
+    """The training arguments that a reader needs: all that differ from transformers' own defaults."""
+    changed = {}
+    for argument in fields(MultiTaskTrainingArguments):
+        if not argument.init:
+            continue
+        default = argument.default_factory() if argument.default_factory is not MISSING else argument.default
+        value = getattr(arguments, argument.name)
+        if argument.name in MultiTaskTrainingArguments.__annotations__ or value != default:
+            changed[argument.name] = getattr(value, "value", value) if not isinstance(value, dict) else value
+    return {key: value for key, value in changed.items() if isinstance(value, (str, int, float, bool, list, dict))}
+
+
+def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer) -> str:
+    """The settings in force, as a readable block."""
+    config = model.config
+    lines = [
+        ("recipe", recipe.path),
+        ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
+        ("pooling", config.pooling),
+        ("projection", config.projection or "none"),
+        ("normalize", config.normalize),
+        ("embedding_dim", config.embedding_dim),
+        ("max_length", config.max_length),
+        ("processes", trainer.args.world_size),
+        ("device", trainer.args.device),
+        *changed_arguments(trainer.args).items(),
+    ]
+    epoch = sum(trainer.sampler.rows_per_epoch)
+    tasks = []
+    for labelled_set, rows, least in zip(
+        trainer.sets, trainer.sampler.rows_per_epoch, trainer.sampler.least_rows, strict=True
+    ):
+        for task in labelled_set.tasks:
+            settings = config.tasks[task]
+            tasks.append(
+                [
+                    task,
+                    settings["problem_type"] + (" (pair)" if settings["pair"] else ""),
+                    "-"
+                    if "head" not in settings
+                    else " x ".join(map(str, [*settings["head"]["hidden_dims"], "linear"])),
+                    settings["loss"],
+                    settings["loss_weight"],
+                    ", ".join(settings["metrics"]),
+                    f"{rows} ({rows / epoch:.0%})",
+                    least,
+                ]
+            )
+    header = ["task", "problem_type", "head", "loss", "weight", "metrics", "rows an epoch", "least rows"]
+    return (
+        "Settings\n"
+        + tabulate(lines, tablefmt="plain")
+        + f"\n\nMixture: an epoch is {epoch} rows in {len(trainer.sampler)} batches\n"
+        + tabulate(tasks, header)
+    )
+
+
+def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """`{"test_topic_accuracy": 0.9, ...}` to `{"topic": {"accuracy": 0.9, ...}, ...}`; the longest task name fits first."""
+    scores: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        for task in sorted(tasks, key=len, reverse=True):
+            if key.startswith(f"{prefix}_{task}_"):
+                scores.setdefault(task, {})[key.removeprefix(f"{prefix}_{task}_")] = value
+                break
+    return {task: scores[task] for task in tasks if task in scores}
+
+
+def format_scores(tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A table with a line per task and metric, the primary metric first."""
+    rows = []
+    for task, settings in tasks.items():
+        found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
+        metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
+        for place, metric in enumerate(metrics):
+            values = [scores[split].get(task, {}).get(metric) for split in scores]
+            rows.append([task if place == 0 else "", metric, *values])
+    return tabulate(rows, ["task", "metric", *scores], floatfmt=".4f", missingval="-")
+
+
+def save_result(
+    recipe: Recipe,
+    model: MultiTaskModel,
+    trainer: MultiTaskTrainer,
+    loaded: LoadedTasks,
+    scores: dict[str, dict[str, dict[str, float]]],
+    seconds: float,
+) -> Path:
+    """Save the finished model with its recipe and results.json; returns the folder."""
+    folder = Path(trainer.args.output_dir)
+    model.save_pretrained(folder)
+    (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
+    rows = {
+        task: {
+            split: sum(label is not None for label in rows[f"label_{task}"]) for split, rows in entry.splits.items()
+        }
+        for entry in loaded.sets
+        for task in entry.tasks
+    }
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
+    results = {
+        "scores": scores,
+        "best_step": trainer.state.best_global_step,
+        "best_eval_score": trainer.state.best_metric,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "seconds": round(seconds, 1),
+        "rows": rows,
+        "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
+        "backbone": recipe.backbone,
+        "tasks": model.config.tasks,
+        "mixture": recipe.mixture,
+        "training": changed_arguments(trainer.args),
+        "processes": trainer.args.world_size,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "history": trainer.state.log_history,
+    }
+    unfinished = folder / (RESULTS_FILE + ".part")
+    unfinished.write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
+    unfinished.replace(folder / RESULTS_FILE)
+    return folder
