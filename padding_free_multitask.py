@@ -5,8 +5,8 @@
     packed_states        padded batch in, padded states out, no work spent on padding in between
 
 Linear layers, norms and dropout see `(1, tokens, hidden)` without padding. Attention runs over groups of sentences of
-equal length, so it needs no mask. It is plugged in through transformers' attention interface; an architecture is listed
-here once its results were compared with the padded pass.
+equal length, so it needs no mask. It is plugged in through transformers' attention interface; an architecture is
+listed here once its results were compared with the padded pass.
 """
 
 import torch

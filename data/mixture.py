@@ -44,7 +44,7 @@ class MixtureBatchSampler:
         batch_size: rows of a batch on one process.
         passes: how often an epoch goes through each set; fractions are fine. Defaults to once each.
         least_rows: how many rows of a set stand together in a batch where it has any. Losses over pairs need more than
-            the two or three rows that a small set gets in proportion; such sets come in fewer batches, but with so many.
+            the two or three rows that a small set gets in proportion; such sets come in fewer batches, with so many.
         num_processes: the number of batches is filled up to a multiple of it, with batches of unlabelled rows.
         seed: of the permutations.
 
@@ -71,8 +71,8 @@ class MixtureBatchSampler:
         self.epoch = 0
         if max(self.least_rows) > batch_size:
             raise ValueError(
-                f"mixture.rows_per_batch asks for {max(self.least_rows)} rows of one set in a batch, but a batch holds "
-                f"{batch_size}. Raise per_device_train_batch_size or lower rows_per_batch."
+                f"mixture.rows_per_batch asks for {max(self.least_rows)} rows of one set in a batch, but a batch "
+                f"holds {batch_size}. Raise per_device_train_batch_size or lower rows_per_batch."
             )
         if min(self.rows_per_epoch) < 1:
             raise ValueError(

@@ -9,6 +9,9 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
 from multitask_sentence.data import metrics as metrics_module
 from multitask_sentence.data.metrics import (
     MCC,
@@ -27,8 +30,6 @@ from multitask_sentence.data.metrics import (
     compute_metric,
     positive_ranks,
 )
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 CLASS_METRICS = ["accuracy", "macro_f1", "micro_f1", "macro_recall", "mcc"]
 MULTI_LABEL_METRICS = ["accuracy", "macro_f1", "micro_f1"]

@@ -64,7 +64,7 @@ class Evaluation:
 def task_logits(
     model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
-    """One task's logits in batches of rows, in float32: `embeddings (sentences, embedding_dim)` and `rows (rows, k)`."""
+    """One task's float32 logits in batches of rows, from `embeddings (sentences, dim)` and `rows (rows, k)`."""
     is_pair = model.config.tasks[task]["pair"]
     logits = []
     with evaluating(model):
@@ -96,8 +96,8 @@ def task_scores(
         batch_size: rows that losses over pairs compare with each other.
 
     Returns:
-        `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean cosines
-        of related and unrelated pairs.
+        `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean
+        cosines of related and unrelated pairs.
     """
     settings = model.config.tasks[task]
     logits = task_logits(model, task, embeddings, rows, batch_size)

@@ -115,8 +115,8 @@ def load_recipe(path: str | Path) -> Recipe:
     Read a recipe and check it.
 
     Raises:
-        ValueError: the file cannot be read, is no YAML, or holds something unknown or wrong; the message says where, what
-            was found and what would be right.
+        ValueError: the file cannot be read, is no YAML, or holds something unknown or wrong; the message says where,
+            what was found and what would be right.
     """
     path = Path(path)
     if not path.is_file():

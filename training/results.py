@@ -37,7 +37,7 @@ def check_output_dir(folder: Path, overwrite: bool, remove: bool = True) -> None
         return
     if not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file. Give a folder.")
-    found = {path for path in folder.iterdir()}
+    found = set(folder.iterdir())
     if not found:
         return
     is_run = (folder / RESULTS_FILE).is_file() or found <= {path for name in RUN_FILES for path in folder.glob(name)}
@@ -46,8 +46,8 @@ def check_output_dir(folder: Path, overwrite: bool, remove: bool = True) -> None
         raise ValueError(f"output_dir {folder} holds something else than a run ({names}, ...). Give another folder.")
     if not overwrite:
         raise ValueError(
-            f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with --resume_from_checkpoint, "
-            "or replace it with --overwrite."
+            f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with "
+            "--resume_from_checkpoint, or replace it with --overwrite."
         )
     if remove:
         shutil.rmtree(folder)
@@ -112,7 +112,7 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
 
 
 def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """`{"test_topic_accuracy": 0.9, ...}` to `{"topic": {"accuracy": 0.9, ...}, ...}`; the longest task name fits first."""
+    """`{"test_topic_accuracy": 0.9}` to `{"topic": {"accuracy": 0.9}}`; the longest task name that fits wins."""
     scores: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         for task in sorted(tasks, key=len, reverse=True):

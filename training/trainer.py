@@ -49,7 +49,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
     logging_steps: float = field(default=50, metadata={"help": "Log the losses every so many steps."})
-    report_to: None | str | list[str] = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - argparse tries the types in this order
         default="none", metadata={"help": "Where to report to, such as tensorboard."}
     )
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Has no effect here: leave it False."})
@@ -65,7 +65,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the sampler which epoch begins, also where resuming wraps it so deeply that the Trainer cannot reach it."""
+    """Tells the sampler which epoch begins, also where resuming wraps it too deeply for the Trainer to reach."""
 
     def __init__(self, sampler: MixtureBatchSampler):
         self.sampler = sampler
@@ -78,9 +78,9 @@ class MultiTaskTrainer(Trainer):
     """
     Train all tasks of a [`MultiTaskModel`] together.
 
-    Logs `loss` and `loss_<task>` (means over the same steps, so that `loss` is the weighted sum of the others), and at
-    each evaluation `eval_<task>_loss`, `eval_<task>_<metric>`, `eval_loss` (weighted sum) and `eval_score` (mean of the
-    tasks' primary metrics, which chooses the best checkpoint).
+    Logs `loss` and `loss_<task>` (means over the same steps, so that `loss` is the weighted sum of the others), and
+    at each evaluation `eval_<task>_loss`, `eval_<task>_<metric>`, `eval_loss` (weighted sum) and `eval_score` (mean of
+    the tasks' primary metrics, which chooses the best checkpoint).
 
     A task without a labelled row in a step contributes an exact zero that touches its parameters: their gradient is
     zero, not absent, so an optimizer's momentum and weight decay still move them.
@@ -112,8 +112,8 @@ class MultiTaskTrainer(Trainer):
     ):
         if args.n_gpu > 1:
             raise ValueError(
-                f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py ...`, or "
-                "choose one GPU with CUDA_VISIBLE_DEVICES=0."
+                f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
+                "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
         # The batches of an epoch are laid out for all processes, so accelerate has nothing to even out.
         args.accelerator_config.even_batches = False
@@ -182,7 +182,7 @@ class MultiTaskTrainer(Trainer):
     def create_optimizer(self, model=None):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
-                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head, to train."
+                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head."
             )
         if self.optimizer is None and self.args.head_learning_rate is not None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -209,8 +209,8 @@ class MultiTaskTrainer(Trainer):
         """
         The weighted sum of the task losses: this process's share of the mean over the whole optimizer step.
 
-        Each `loss_t` is summed over the micro-batch and divided by the task's labelled rows in all micro-batches of all
-        processes. DDP averages gradients over processes, hence the factor.
+        Each `loss_t` is summed over the micro-batch and divided by the task's labelled rows in all micro-batches of
+        all processes. DDP averages gradients over processes, hence the factor.
         """
         labels = inputs.pop("labels")
         outputs = model(**inputs)

@@ -1,0 +1,28 @@
+# make quickstart   install, train on the sample data, open the result in a fresh process
+# make test         install, lint, test
+# Both use one virtual environment with the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quickstart,test]"
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/python train.py recipes/quickstart.yaml --output_dir runs/quickstart --overwrite
+	cd $$(mktemp -d) && $(BIN)/python $(CURDIR)/recipes/open_model.py $(CURDIR)/runs/quickstart
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info
