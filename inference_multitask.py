@@ -80,6 +80,8 @@ class SentenceInference:
             show_progress: whether to show a bar; `None` shows one for long input.
         """
         check_sentences(sentences)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
         embeddings = torch.empty(len(sentences), self.config.embedding_dim)
         show = show_progress if show_progress is not None else len(sentences) >= SENTENCES_FOR_PROGRESS
         with evaluating(self), tqdm(total=len(sentences), unit="sentence", desc="Encoding", disable=not show) as bar:
@@ -176,10 +178,9 @@ class SentenceInference:
 
         if is_pair:
             for index, row in enumerate(rows):
-                if not isinstance(row, (tuple, list)) or len(row) != 2:
-                    raise TypeError(
-                        f"Row {index} is {row!r}, but should be a pair of strings like the rows before it."
-                    )
+                is_good = isinstance(row, (tuple, list)) and len(row) == 2
+                if not is_good or not all(isinstance(sentence, str) for sentence in row):
+                    raise TypeError(f"Row {index} is {row!r}, but should be a pair of strings.")
         flat = [sentence for row in rows for sentence in row] if is_pair else rows
         check_sentences(flat)
         distinct = list(dict.fromkeys(flat))
@@ -231,6 +232,7 @@ class SentenceInference:
             names = [labels[best] for best in probabilities.argmax(dim=-1).tolist()]
         return {"labels": names, "probabilities": probabilities.numpy()}
 
+    @torch.no_grad()
     def similarity(self, a: Sequence[str] | np.ndarray, b: Sequence[str] | np.ndarray) -> np.ndarray:
         """
         Cosine of every sentence (or embedding) of `a` with every one of `b`: float32 of shape `(len(a), len(b))`.
@@ -242,6 +244,12 @@ class SentenceInference:
         for side in (a, b):
             if isinstance(side, str) or (len(side) and isinstance(side[0], str)):
                 side = self.encode([side] if isinstance(side, str) else side)
-            side = torch.as_tensor(side, dtype=torch.float32).reshape(-1, self.config.embedding_dim)
+            side = torch.as_tensor(side, dtype=torch.float32, device="cpu")
+            if side.numel() and side.shape[-1] != self.config.embedding_dim:
+                raise ValueError(
+                    f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "
+                    f"embedding_dim, {self.config.embedding_dim}."
+                )
+            side = side.reshape(-1, self.config.embedding_dim)
             sides.append(F.normalize(side, dim=-1))
         return (sides[0] @ sides[1].T).numpy()

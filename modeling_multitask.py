@@ -31,7 +31,7 @@ from .configuration_multitask import (
     suggest,
 )
 from .inference_multitask import SentenceInference
-from .padding_free_multitask import install, packed_states, takes_padding_free
+from .padding_free_multitask import install, is_installed, packed_states, takes_padding_free
 
 logger = logging.get_logger(__name__)
 
@@ -159,9 +159,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._revision = kwargs.get("revision")
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
         # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
-        for parameter in (loaded[0] if isinstance(loaded, tuple) else loaded).parameters():
+        for parameter in model.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
         return loaded
@@ -188,6 +190,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             }
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._revision: str | None = None  # of the Hub repository that the model was opened from
         self.post_init()
 
     def _adopt_backbone(self) -> None:
@@ -266,7 +269,9 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
                 raise ValueError(
                     "The model has no tokenizer yet. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
                 )
-            self.tokenizer = AutoTokenizer.from_pretrained(self.config.name_or_path, trust_remote_code=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                self.config.name_or_path, revision=self._revision, trust_remote_code=True
+            )
         return self._tokenizer
 
     @tokenizer.setter
@@ -301,7 +306,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         if task["problem_type"] in HEAD_PROBLEM_TYPES:
             head = MultiTaskHead(self.config.embedding_dim, task)
             head.apply(self._init_weights)
-            self.heads[name] = head.to(self.device, self.dtype)
+            self.heads[name] = head.to(self.device, self.dtype).train(self.training)
         self.config.tasks = {**self.config.tasks, name: task}
 
     def remove_task(self, name: str) -> None:
@@ -398,8 +403,14 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             attention_mask: `(batch, sequence)`, 0 for padding.
             inputs: `input_ids` and what else the backbone takes.
         """
-        has_plain_inputs = set(inputs) <= {"input_ids", "token_type_ids"}
-        if self.padding_free and has_plain_inputs and attention_mask.dim() == 2 and self.device.type == "cpu":
+        can_pack = (
+            self.padding_free
+            and is_installed(self.backbone)
+            and set(inputs) <= {"input_ids", "token_type_ids"}
+            and attention_mask.dim() == 2
+            and self.device.type == "cpu"
+        )
+        if can_pack:
             states = packed_states(self.backbone, attention_mask=attention_mask, **inputs)
         else:
             states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state

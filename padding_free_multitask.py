@@ -83,6 +83,11 @@ def install(backbone: nn.Module) -> None:
     backbone.config._attn_implementation = ATTENTION_NAME
 
 
+def is_installed(backbone: nn.Module) -> bool:
+    """Whether packed rows can be read: not after `set_attn_implementation` chose another attention."""
+    return backbone.config._attn_implementation == ATTENTION_NAME
+
+
 def packed_states(
     backbone: nn.Module,
     input_ids: torch.Tensor,
@@ -112,7 +117,8 @@ def packed_states(
     ]
 
     if backbone.config.model_type in OFFSET_MODEL_TYPES:
-        positions = is_token.long().cumsum(dim=1).view(-1)[places] + backbone.config.pad_token_id
+        is_counted = (input_ids != backbone.config.pad_token_id).long()  # by the id, as these architectures do
+        positions = (is_counted.cumsum(dim=1) * is_counted).view(-1)[places] + backbone.config.pad_token_id
     else:
         positions = places % sequence
     inputs = {"input_ids": input_ids.reshape(-1)[places][None], "position_ids": positions[None]}  # (1, tokens) each

@@ -3,25 +3,31 @@
     python train.py recipes/quickstart.yaml
     accelerate launch train.py recipes/quickstart.yaml --learning_rate 5e-5
     accelerate launch -m multitask_sentence.train recipes/quickstart.yaml
+    torchrun --nproc_per_node 2 train.py recipes/quickstart.yaml      # two processes on a CPU
 
 Flags win over the recipe's `training` block. The finished folder opens with
 `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
 """
 
 import argparse
+import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers.hf_argparser import string_to_bool
+from transformers.utils import logging
 
-from multitask_sentence.configuration_multitask import suggest
+from multitask_sentence.backbone_multitask import find_backbone
+from multitask_sentence.configuration_multitask import check_encoder, suggest
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.modeling_multitask import MultiTaskModel
@@ -34,6 +40,8 @@ from multitask_sentence.training.results import (
     scores_by_task,
 )
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 
 class RecipeArgumentParser(HfArgumentParser):
@@ -56,9 +64,29 @@ class RecipeArgumentParser(HfArgumentParser):
     def error(self, message: str) -> None:
         if message.startswith("unrecognized arguments: "):
             flags = [flag for action in self._actions for flag in action.option_strings]
-            found = message.split(": ", 1)[1].split()[0]
+            found = message.split(": ", 1)[1].split()[0].split("=")[0]
             message += f".{suggest(found, flags)} See --help for all."
         super().error(message)
+
+    def _typed(self, recipe: Recipe) -> dict[str, Any]:
+        """The recipe's training arguments, each of the type that its flag has."""
+        kinds = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text"}
+        types = {action.dest: action.type for action in self._actions if action.nargs != 0}
+        may_be_absent = {
+            argument.name: NoneType in get_args(argument.type) for argument in fields(MultiTaskTrainingArguments)
+        }
+        typed = dict(recipe.training)
+        for key, value in recipe.training.items():
+            if types[key] not in kinds or (value is None and may_be_absent[key]):
+                continue
+            if types[key] is str and (isinstance(value, (bool, list, dict)) or value is None):
+                continue  # what else such an argument takes is for TrainingArguments to say
+            try:
+                typed[key] = types[key](str(value))
+            except (ValueError, argparse.ArgumentTypeError):
+                kind = kinds[types[key]]
+                raise ValueError(f"{recipe.path}: training.{key} is {value!r}, but should be {kind}.") from None
+        return typed
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Recipe, MultiTaskTrainingArguments]:
         """The command line over the recipe over the defaults."""
@@ -67,7 +95,7 @@ class RecipeArgumentParser(HfArgumentParser):
             if word == "--resume_from_checkpoint" and (index + 1 == len(argv) or argv[index + 1].startswith("--")):
                 argv[index] = "--resume_from_checkpoint=last"
         recipe = load_recipe(self.parse_args(argv).recipe)
-        self.set_defaults(**recipe.training)
+        self.set_defaults(**self._typed(recipe))
         options = self.parse_args(argv)
         if options.output_dir is None:
             options.output_dir = str(Path("runs") / recipe.path.stem)
@@ -87,33 +115,54 @@ def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, An
     return settings
 
 
-def last_checkpoint(arguments: MultiTaskTrainingArguments) -> str | None:
+def check_backbone(backbone: str) -> None:
+    """Refuse a backbone that is no encoder from its configuration alone: before any data is loaded."""
+    check_encoder(AutoConfig.from_pretrained(find_backbone(backbone)))
+
+
+def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
     """The checkpoint to resume from, checked; `None` to start anew."""
     wanted = arguments.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
         return None
-    if str(wanted).lower() in ("last", "true"):
-        wanted = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-        if wanted is None:
-            raise ValueError(f"{arguments.output_dir} holds no checkpoint to resume from.")
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise ValueError(f"resume_from_checkpoint: {wanted} is no checkpoint of a Trainer.")
-    return str(wanted)
+    if str(wanted).lower() not in ("last", "true"):
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise ValueError(f"resume_from_checkpoint: {wanted} is no checkpoint of a Trainer.")
+        return Path(wanted)
+    # The state is written last, so that a checkpoint whose saving was interrupted has none.
+    steps = {
+        int(path.parent.name.removeprefix("checkpoint-")): path.parent
+        for path in Path(arguments.output_dir).glob("checkpoint-*/trainer_state.json")
+        if path.parent.name.removeprefix("checkpoint-").isdigit()
+    }
+    if not steps:
+        raise ValueError(
+            f"{arguments.output_dir} holds no checkpoint to resume from. Leave --resume_from_checkpoint out, or name "
+            "the folder of a checkpoint."
+        )
+    return steps[max(steps)]
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     options, recipe, arguments = RecipeArgumentParser().parse(argv)
     state = PartialState()
+    # accelerate sets an address for its processes to meet at, and then starts one, unless it may use MPI.
+    if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ and state.num_processes == 1:
+        logger.warning(
+            "accelerate launch --cpu started a single process, whatever its --num_processes. For several on a CPU, "
+            "start them with torchrun --nproc_per_node 2 train.py RECIPE."
+        )
 
     def say(text: str = "") -> None:
         if state.is_main_process:
             print(text, flush=True)  # noqa: T201 - what this command is for
 
-    checkpoint = last_checkpoint(arguments)
-    if checkpoint is None:
-        with state.main_process_first():
-            check_output_dir(Path(arguments.output_dir), overwrite=options.overwrite, remove=state.is_main_process)
+    checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
+    starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
+    if starts_anew:
+        check_output_dir(output_dir, overwrite=options.overwrite)
+    check_backbone(recipe.backbone)
     set_seed(arguments.seed)
 
     with state.main_process_first():
@@ -126,6 +175,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         normalize=recipe.normalize,
         max_length=recipe.max_length,
     )
+    if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
+        shutil.rmtree(output_dir)  # an earlier run, given up only now that data and model are in order
+    state.wait_for_everyone()
     trainer = MultiTaskTrainer(
         model=model,
         args=arguments,
@@ -139,7 +191,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))
 
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     trainer.choose_thresholds()
     scores = {"validation": trainer.evaluate("validation")}

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import BertConfig, BertModel, BertTokenizer, TrainerCallback
+
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
-from transformers import BertConfig, BertModel, BertTokenizer, TrainerCallback
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"word{number}" for number in range(94)]
@@ -117,7 +118,6 @@ def make_arguments(folder: Path, **kwargs: Any) -> MultiTaskTrainingArguments:
         "load_best_model_at_end": False,
         "disable_tqdm": True,
         "use_cpu": True,
-        "ddp_backend": "gloo",
     }
     return MultiTaskTrainingArguments(**{**quiet, **kwargs})
 

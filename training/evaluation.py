@@ -142,6 +142,9 @@ def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[flo
     """
     For each label the threshold with the best F1: a label is predicted where its probability reaches it.
 
+    It stands halfway between the lowest probability that should reach it and the next lower one (or 0), because the
+    same row's probability differs in the last bits from batch to batch.
+
     Args:
         probabilities: `(rows, num_labels)`, of validation data.
         labels: `(rows, num_labels)`, 0 or 1. A label that no row has keeps 0.5.
@@ -153,5 +156,7 @@ def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[flo
             continue
         precision, recall, candidates = precision_recall_curve(labels[:, column], probabilities[:, column])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        thresholds.append(float(candidates[int(f1[:-1].argmax())]))
+        best = int(f1[:-1].argmax())
+        next_lower = candidates[best - 1] if best else 0.0
+        thresholds.append((float(candidates[best]) + float(next_lower)) / 2)
     return thresholds

@@ -58,8 +58,8 @@ def multiple_negatives_ranking(embeddings: torch.Tensor, rows: torch.Tensor) -> 
     InfoNCE with in-batch negatives: each anchor should find its own positive among all positives and negatives of the
     batch (Henderson et al. 2017, arXiv 1705.00652, section 4.4). Cross-entropy summed over rows.
 
-    A candidate that is the anchor itself, the same sentence as the positive, or a positive of the same anchor in
-    another row is no negative and left out.
+    A candidate that is the anchor itself, the same sentence as the positive, or the same sentence as another positive
+    of the same anchor in the batch is no negative and left out, wherever it stands.
 
     Args:
         embeddings: `(sentences, embedding_dim)`, any length.
@@ -71,8 +71,9 @@ def multiple_negatives_ranking(embeddings: torch.Tensor, rows: torch.Tensor) -> 
     candidates = rows[:, 1:].T.reshape(-1)  # (candidates,): all positives first, then all negatives
     logits = SCALE * embeddings[anchors] @ embeddings[candidates].T  # (rows, candidates)
 
-    no_negative = (candidates[None, :] == anchors[:, None]) | (candidates[None, :] == positives[:, None])
-    no_negative[:, :num_rows] |= anchors[:, None] == anchors[None, :]
+    is_positive = (positives[:, None] == candidates[None, :]).float()  # (rows, candidates)
+    same_anchor = (anchors[:, None] == anchors[None, :]).float()  # (rows, rows)
+    no_negative = (same_anchor @ is_positive > 0) | (candidates[None, :] == anchors[:, None])
     targets = torch.arange(num_rows, device=rows.device)
     no_negative[targets, targets] = False
     return F.cross_entropy(logits.masked_fill(no_negative, float("-inf")), targets, reduction="sum")

@@ -3,6 +3,8 @@
 `load_recipe` reads and checks everything that can be checked before any data is loaded.
 """
 
+import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 from ..configuration_multitask import (
     HEAD_PROBLEM_TYPES,
     LABELLED_PROBLEM_TYPES,
+    POOLINGS,
     complete_projection,
     complete_task,
     suggest,
@@ -22,6 +25,7 @@ from .trainer import MultiTaskTrainingArguments
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SAMPLINGS = ("proportional",)
 
+_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training")
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
@@ -55,7 +59,29 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training")
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML with the booleans and floats of version 1.2, in which a key stands once.
+
+    PyYAML's version 1.1 reads `no` as false (`labels: [no, yes]`, `eval_strategy: no`) and `1e-4` as text.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for tag, pattern, first in (
+    ("tag:yaml.org,2002:bool", r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("tag:yaml.org,2002:float", r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$", "-+0123456789"),
+):
+    _RecipeLoader.add_implicit_resolver(tag, re.compile(pattern), list(first))
 
 
 def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -72,6 +98,28 @@ def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> di
     return value
 
 
+def _check_embedding(content: dict[str, Any]) -> None:
+    """Pooling, projection, normalize and max_length, each of which may be absent."""
+    pooling, normalize, max_length = (content.get(key) for key in ("pooling", "normalize", "max_length"))
+    if pooling is not None and pooling not in POOLINGS:
+        raise ValueError(
+            f"pooling is {pooling!r}, but should be one of {', '.join(POOLINGS)}.{suggest(pooling, POOLINGS)}"
+        )
+    if normalize is not None and not isinstance(normalize, bool):
+        raise ValueError(f"normalize is {normalize!r}, but should be true or false.")
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise ValueError(f"max_length is {max_length!r}, but should be a whole number of at least 1.")
+    complete_projection(content.get("projection"))
+
+
+def _label_names(where: str, labels: list[Any]) -> list[str]:
+    """Labels as the text that stands in the data; YAML has already made numbers and booleans of some."""
+    for label in labels:
+        if not isinstance(label, (str, int, float)):
+            raise ValueError(f"{where}.labels holds {label!r}, but should hold names. Put the name into quotes.")
+    return [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
+
+
 def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any]]:
     task = _mapping(where, task, _TASK_KEYS)
     settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
@@ -83,6 +131,8 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     if settings.get("problem_type") in LABELLED_PROBLEM_TYPES:
         stand_in.setdefault("labels", ["first", "second"])
     complete_task(name, stand_in)
+    if "labels" in settings:
+        settings["labels"] = _label_names(where, settings["labels"])
     if not task.get("dataset"):
         raise ValueError(
             f"{where}: dataset is missing. Give the arguments of datasets.load_dataset, such as path: csv."
@@ -92,7 +142,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         problem_type=settings["problem_type"],
         dataset=_mapping(f"{where}.dataset", task["dataset"]),
         columns=columns,
-        labels=[str(label) for label in task["labels"]] if task.get("labels") else None,
+        labels=settings.get("labels"),
         validation_split=task.get("validation_split"),
     )
     return source, settings
@@ -105,8 +155,9 @@ def _read_mixture(where: str, mixture: Any, tasks: dict[str, Any]) -> dict[str, 
         raise ValueError(f"{where}.sampling is {sampling!r}, but should be one of {', '.join(SAMPLINGS)}.")
     for key, kinds in (("passes", (int, float)), ("rows_per_batch", (int,))):
         for task, value in _mapping(f"{where}.{key}", mixture.get(key), tuple(tasks)).items():
-            if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
-                raise ValueError(f"{where}.{key}.{task} is {value!r}, but should be a number above 0.")
+            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
+                number = "whole number" if key == "rows_per_batch" else "number"
+                raise ValueError(f"{where}.{key}.{task} is {value!r}, but should be a {number} above 0.")
     return mixture
 
 
@@ -121,10 +172,10 @@ def load_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no recipe {path}. Give the path of a YAML file, such as recipes/quickstart.yaml.")
-    text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, _RecipeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -135,7 +186,7 @@ def load_recipe(path: str | Path) -> Recipe:
         tasks = _mapping("tasks", content.get("tasks"))
         if not tasks:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
-        complete_projection(content.get("projection"))
+        _check_embedding(content)
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
         return Recipe(
             path=path,

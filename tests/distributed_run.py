@@ -1,0 +1,74 @@
+"""Trains and evaluates in as many processes as it is started with, and writes down what came out.
+
+    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/distributed_run.py BACKBONE FOLDER
+
+Each process writes every run's gradients (FOLDER/<run>.<process>.safetensors) and what was logged and scored
+(FOLDER/results.<process>.json).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from trainer_helpers import (
+    MEAN_LOSS_TASKS,
+    TASKS,
+    GradientRecorder,
+    make_model,
+    make_set,
+    make_trainer,
+    without_learning,
+)
+
+# Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
+SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}
+# Three sets of 4 rows that stand together: a batch holds the rows of one set, so every other task has none in it.
+SEPARATE = {"tasks": tuple(TASKS), "rows_per_batch": dict.fromkeys(TASKS, 4)}
+RUNS = {
+    "two_batches": (SENTENCES, {"per_device_train_batch_size": 4}),
+    "accumulated": (SENTENCES, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
+    "with_filler": (SENTENCES, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}),
+    "separate": (SEPARATE, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
+}
+
+
+def train_step(name: str, backbone: Path, folder: Path, **arguments: Any) -> tuple[dict, list[dict]]:
+    """The gradients of one optimizer step over all rows of a run, in float64, and the log."""
+    data, own_arguments = RUNS[name]
+    sets = [make_set(list(MEAN_LOSS_TASKS), data.get("shares"), train=8 if data is SENTENCES else 4)]
+    if data is SEPARATE:
+        sets += [make_set([task], seed=seed, train=4) for seed, task in ((100, "pairs"), (200, "search"))]
+    recorder = GradientRecorder()
+    model = make_model(backbone, data["tasks"]).double()
+    options = {"callbacks": [recorder], "rows_per_batch": data.get("rows_per_batch")}
+    trainer = make_trainer(model, sets, folder, options, **without_learning(), **{**own_arguments, **arguments})
+    trainer.train()
+    (gradients,) = recorder.steps
+    return gradients, trainer.state.log_history
+
+
+def evaluate(backbone: Path, folder: Path) -> dict[str, float]:
+    """Scores of all tasks on a split with an odd number of sentences."""
+    sets = [make_set(list(MEAN_LOSS_TASKS), {"tags": 0.5}, train=8, validation=14)]
+    sets += [make_set([task], seed=seed, train=8, validation=9) for seed, task in ((100, "pairs"), (200, "search"))]
+    trainer = make_trainer(make_model(backbone), sets, folder, per_device_eval_batch_size=5)
+    scores = trainer.evaluate()
+    thresholds = trainer.choose_thresholds()["tags"]
+    return scores | {f"threshold_{label}": threshold for label, threshold in enumerate(thresholds)}
+
+
+def main(backbone: Path, folder: Path) -> None:
+    process = os.environ["RANK"]
+    results: dict[str, Any] = {"logs": {}}
+    for name in RUNS:
+        gradients, results["logs"][name] = train_step(name, backbone, folder / "runs")
+        save_file(gradients, folder / f"{name}.{process}.safetensors")
+    results["scores"] = evaluate(backbone, folder / "runs")
+    (folder / f"results.{process}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,306 @@
+"""What a configuration accepts, fills in, refuses, and gives back after config.json."""
+
+import json
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import BertConfig, GPT2Config, T5Config
+
+from multitask_sentence.configuration_multitask import (
+    LOSSES,
+    METRICS,
+    MultiTaskConfig,
+    complete_projection,
+    complete_task,
+    suggest,
+)
+
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+LINEAR = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
+COMPLETED = {
+    SINGLE: {
+        "problem_type": SINGLE,
+        "pair": False,
+        "labels": ["a", "b"],
+        "head": LINEAR,
+        "loss": "cross_entropy",
+        "loss_weight": 1.0,
+        "metrics": ["accuracy"],
+    },
+    MULTI: {
+        "problem_type": MULTI,
+        "pair": False,
+        "labels": ["a", "b"],
+        "head": LINEAR,
+        "loss": "binary_cross_entropy",
+        "loss_weight": 1.0,
+        "metrics": ["macro_f1"],
+        "thresholds": [0.5, 0.5],
+    },
+    "regression": {
+        "problem_type": "regression",
+        "pair": False,
+        "head": LINEAR,
+        "loss": "mse",
+        "loss_weight": 1.0,
+        "metrics": ["spearman"],
+    },
+    "similarity": {
+        "problem_type": "similarity",
+        "pair": True,
+        "loss": "cosent",
+        "loss_weight": 1.0,
+        "metrics": ["cosine_spearman"],
+        "score_range": [0.0, 1.0],
+    },
+    "contrastive": {
+        "problem_type": "contrastive",
+        "pair": True,
+        "loss": "multiple_negatives_ranking",
+        "loss_weight": 1.0,
+        "metrics": ["mrr"],
+    },
+}
+
+
+def shortest(problem_type: str, **changes: Any) -> dict[str, Any]:
+    labels = {"labels": ["a", "b"]} if "label" in problem_type else {}
+    return {"problem_type": problem_type, **labels, **changes}
+
+
+def tiny_bert(**changes: Any) -> BertConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
+    return BertConfig(**sizes, intermediate_size=37, **changes)
+
+
+# ---- defaults ----
+
+
+@pytest.mark.parametrize("problem_type", COMPLETED)
+def test_every_problem_type_completes_with_its_defaults(problem_type: str) -> None:
+    assert complete_task("name", shortest(problem_type)) == COMPLETED[problem_type]
+
+
+@pytest.mark.parametrize("problem_type", COMPLETED)
+def test_completing_twice_changes_nothing_and_leaves_the_input_alone(problem_type: str) -> None:
+    given = shortest(problem_type, loss_weight=2)
+    before = json.dumps(given)
+    completed = complete_task("name", given)
+    assert json.dumps(given) == before
+    assert complete_task("name", completed) == completed
+    assert completed["loss_weight"] == 2.0
+
+
+def test_completed_tasks_share_no_list_with_each_other() -> None:
+    one, other = complete_task("one", shortest(SINGLE)), complete_task("other", shortest(SINGLE))
+    one["head"]["hidden_dims"].append(3)
+    one["metrics"].append("mcc")
+    assert other == COMPLETED[SINGLE]
+
+
+def test_every_setting_of_a_task_is_kept() -> None:
+    task = {
+        "problem_type": MULTI,
+        "pair": True,
+        "labels": ["x", "y", "z"],
+        "head": {"hidden_dims": [5, 3], "activation": "gelu", "dropout": 0.25},
+        "loss": "binary_cross_entropy",
+        "loss_weight": 0.5,
+        "metrics": ["micro_f1", "accuracy"],
+        "thresholds": [0.0, 0.3, 1.0],
+    }
+    assert complete_task("name", task) == task
+    scored = shortest("similarity", loss="cosine_mse", score_range=[0, 5])
+    assert complete_task("name", scored) == {
+        **COMPLETED["similarity"],
+        "loss": "cosine_mse",
+        "score_range": [0.0, 5.0],
+    }
+
+
+@pytest.mark.parametrize("problem_type", COMPLETED)
+def test_every_documented_loss_and_metric_is_accepted(problem_type: str) -> None:
+    for loss in LOSSES[problem_type]:
+        assert complete_task("name", shortest(problem_type, loss=loss))["loss"] == loss
+    metrics = list(METRICS[problem_type])
+    assert complete_task("name", shortest(problem_type, metrics=metrics))["metrics"] == metrics
+
+
+def test_numeric_labels_become_names() -> None:
+    assert complete_task("name", {"problem_type": SINGLE, "labels": [0, 1]})["labels"] == ["0", "1"]
+
+
+def test_multi_label_may_have_one_label() -> None:
+    assert complete_task("name", {"problem_type": MULTI, "labels": ["spam"]})["thresholds"] == [0.5]
+
+
+def test_projection_gets_its_defaults() -> None:
+    assert complete_projection(None) is None
+    completed = complete_projection({"out_features": 5})
+    assert completed == {"out_features": 5, "bias": True, "activation": "tanh"}
+    assert complete_projection(completed) == completed
+    assert complete_projection({"out_features": 5, "bias": False, "activation": None}) == {
+        "out_features": 5,
+        "bias": False,
+        "activation": "linear",
+    }
+
+
+def test_config_defaults_are_the_documented_ones() -> None:
+    config = MultiTaskConfig()
+    assert (config.pooling, config.projection, config.normalize, config.max_length) == ("mean", None, False, 128)
+    assert config.tasks == {}
+    assert config.backbone_config.model_type == "bert"
+
+
+def test_embedding_dim_is_that_of_the_projection_else_of_the_backbone() -> None:
+    plain = MultiTaskConfig(backbone_config=tiny_bert())
+    assert (plain.embedding_dim, plain.hidden_size) == (32, 32)
+    projected = MultiTaskConfig(backbone_config=tiny_bert(), projection={"out_features": 24})
+    assert (projected.embedding_dim, projected.hidden_size) == (24, 24)
+
+
+# ---- round trip ----
+
+
+def test_config_json_round_trip_changes_nothing(tmp_path) -> None:
+    tasks = {problem_type: shortest(problem_type) for problem_type in COMPLETED}
+    config = MultiTaskConfig(
+        backbone_config=tiny_bert(hidden_act="relu"),
+        pooling="max",
+        projection={"out_features": 24, "bias": False},
+        normalize=True,
+        max_length=77,
+        tasks=tasks,
+    )
+    config.save_pretrained(tmp_path / "first")
+    reloaded = MultiTaskConfig.from_pretrained(tmp_path / "first")
+    assert reloaded.to_dict() == config.to_dict()
+    assert reloaded.tasks == {problem_type: COMPLETED[problem_type] for problem_type in COMPLETED}
+    assert type(reloaded.backbone_config) is BertConfig
+    assert reloaded.backbone_config.intermediate_size == 37
+
+    reloaded.save_pretrained(tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_setting_spoilt_afterwards_is_refused_when_saving(tmp_path) -> None:
+    config = MultiTaskConfig(backbone_config=tiny_bert(), tasks={"mood": shortest(SINGLE)})
+    config.tasks["mood"]["loss_weight"] = -1.0
+    with pytest.raises(StrictDataclassError, match=r"tasks\.mood\.loss_weight"):
+        config.save_pretrained(tmp_path)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("t", shortest("single_label_clasification"), r"tasks\.t\.problem_type.*mean 'single_label_classification'"),
+        ("t", {"labels": ["a", "b"]}, r"tasks\.t\.problem_type is None"),
+        ("t", "regression", r"tasks\.t is 'regression', but should be a mapping"),
+        ("t", shortest(SINGLE, lables=["a", "b"]), r"tasks\.t: unknown key 'lables'.*mean 'labels'"),
+        ("t", {"problem_type": SINGLE}, r"tasks\.t\.labels is None.*at least 2"),
+        ("t", {"problem_type": MULTI}, r"tasks\.t\.labels is None.*at least 1"),
+        ("t", {"problem_type": SINGLE, "labels": ["a"]}, r"tasks\.t\.labels.*at least 2"),
+        ("t", {"problem_type": SINGLE, "labels": "ab"}, r"tasks\.t\.labels is 'ab'"),
+        ("t", {"problem_type": MULTI, "labels": []}, r"tasks\.t\.labels.*at least 1"),
+        ("t", {"problem_type": SINGLE, "labels": ["a", "b", "a"]}, r"tasks\.t\.labels lists 'a' more than once"),
+        ("t", {"problem_type": SINGLE, "labels": [1, "1"]}, r"tasks\.t\.labels lists '1' more than once"),
+        ("t", shortest("regression", labels=["a", "b"]), r"tasks\.t\.labels has no meaning for .*regression"),
+        ("t", shortest(SINGLE, head={"hidden_dim": [3]}), r"tasks\.t\.head: unknown key 'hidden_dim'.*'hidden_dims'"),
+        ("t", shortest(SINGLE, head="mlp"), r"tasks\.t\.head is 'mlp'"),
+        ("t", shortest(SINGLE, head={"hidden_dims": 256}), r"tasks\.t\.head\.hidden_dims is 256.*\[256\]"),
+        ("t", shortest(SINGLE, head={"hidden_dims": [0]}), r"tasks\.t\.head\.hidden_dims: a size is 0"),
+        ("t", shortest(SINGLE, head={"hidden_dims": [2.5]}), r"tasks\.t\.head\.hidden_dims: a size is 2\.5"),
+        ("t", shortest(SINGLE, head={"hidden_dims": [True]}), r"tasks\.t\.head\.hidden_dims: a size is True"),
+        ("t", shortest(SINGLE, head={"activation": "rellu"}), r"tasks\.t\.head\.activation.*mean 'relu'"),
+        ("t", shortest(SINGLE, head={"activation": ["relu"]}), r"tasks\.t\.head\.activation is \['relu'\]"),
+        ("t", shortest(SINGLE, head={"dropout": 1}), r"tasks\.t\.head\.dropout is 1, .*less than 1"),
+        ("t", shortest(SINGLE, head={"dropout": -0.1}), r"tasks\.t\.head\.dropout is -0\.1"),
+        ("t", shortest(SINGLE, head={"dropout": "0.1"}), r"tasks\.t\.head\.dropout is '0\.1'"),
+        ("t", shortest("similarity", head={"hidden_dims": [3]}), r"tasks\.t\.head has no meaning for .*similarity"),
+        ("t", shortest("contrastive", head={}), r"tasks\.t\.head has no meaning for .*contrastive"),
+        ("t", shortest(SINGLE, loss="crossentropy"), r"tasks\.t\.loss .*mean 'cross_entropy'"),
+        ("t", shortest("regression", loss="cosent"), r"tasks\.t\.loss \(regression\) is 'cosent'.*mse"),
+        ("t", shortest(SINGLE, loss_weight=-1), r"tasks\.t\.loss_weight is -1"),
+        ("t", shortest(SINGLE, loss_weight=float("nan")), r"tasks\.t\.loss_weight is nan"),
+        ("t", shortest(SINGLE, loss_weight=float("inf")), r"tasks\.t\.loss_weight is inf"),
+        ("t", shortest(SINGLE, loss_weight=True), r"tasks\.t\.loss_weight is True"),
+        ("t", shortest(SINGLE, loss_weight="2"), r"tasks\.t\.loss_weight is '2'"),
+        ("t", shortest(SINGLE, metrics=["macro_f2"]), r"tasks\.t\.metrics .*'macro_f2'.*mean 'macro_f1'"),
+        ("t", shortest(SINGLE, metrics=["accuracy", "spearman"]), r"tasks\.t\.metrics .*'spearman'"),
+        ("t", shortest(SINGLE, metrics="accuracy"), r"tasks\.t\.metrics is 'accuracy', but should be a list"),
+        ("t", shortest("regression", metrics=["mse", "pearson"]), r"tasks\.t\.metrics: mse cannot stand first"),
+        ("t", shortest(MULTI, thresholds=[0.5]), r"tasks\.t\.thresholds is \[0\.5\].*each of the 2 labels"),
+        ("t", shortest(MULTI, thresholds=[0.5, 1.5]), r"tasks\.t\.thresholds is \[0\.5, 1\.5\]"),
+        ("t", shortest(MULTI, thresholds=0.5), r"tasks\.t\.thresholds is 0\.5"),
+        ("t", shortest(SINGLE, thresholds=[0.5, 0.5]), r"tasks\.t\.thresholds has no meaning"),
+        ("t", shortest("similarity", score_range=[5, 0]), r"tasks\.t\.score_range is \[5, 0\].*\[lowest, highest\]"),
+        ("t", shortest("similarity", score_range=[1, 1]), r"tasks\.t\.score_range is \[1, 1\]"),
+        ("t", shortest("similarity", score_range=[0, 1, 2]), r"tasks\.t\.score_range"),
+        ("t", shortest("similarity", score_range=5), r"tasks\.t\.score_range is 5"),
+        ("t", shortest("regression", score_range=[0, 5]), r"tasks\.t\.score_range has no meaning"),
+        ("t", shortest("similarity", pair=False), r"tasks\.t\.pair is False, .*compares two sentences"),
+        ("t", shortest(SINGLE, pair="yes"), r"tasks\.t\.pair is 'yes'.*true or false"),
+        ("embedding", shortest(SINGLE), r"'embedding' is taken by the sentence embedding"),
+        ("my-task", shortest(SINGLE), r"'my-task' is not an identifier"),
+        ("a.b", shortest(SINGLE), r"'a\.b' is not an identifier"),
+        (3, shortest(SINGLE), r"the name 3 is not an identifier"),
+        ("type", shortest(SINGLE), r"'type' is taken by torch's ModuleDict.*'type_task'"),
+        ("training", shortest(SINGLE), r"'training' is taken by torch"),
+        ("keys", shortest(SINGLE), r"'keys' is taken by torch"),
+    ],
+)
+def test_wrong_task_setting_is_named_with_its_remedy(name: Any, task: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        complete_task(name, task)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "meen"}, r"pooling is 'meen', .*mean, cls, max.*mean 'mean'"),
+        ({"projection": {"out_features": 0}}, r"projection\.out_features is 0, .*at least 1"),
+        ({"projection": {}}, r"projection\.out_features is None"),
+        ({"projection": {"out_features": 5, "biass": True}}, r"projection: unknown key 'biass'.*mean 'bias'"),
+        ({"projection": {"out_features": 5, "bias": 1}}, r"projection\.bias is 1"),
+        ({"projection": {"out_features": 5, "activation": "tahn"}}, r"projection\.activation is 'tahn'.*'tanh'"),
+        ({"max_length": 0}, r"max_length is 0, .*at least 1"),
+        ({"tasks": {"embedding": shortest(SINGLE)}}, r"'embedding' is taken"),
+        ({"tasks": {"mood": shortest("sentiment")}}, r"tasks\.mood\.problem_type is 'sentiment'"),
+        ({"backbone_config": T5Config()}, r"backbone: 't5' is not an encoder"),
+        ({"backbone_config": GPT2Config()}, r"backbone: 'gpt2' is not an encoder"),
+        ({"backbone_config": {"model_type": "gpt2"}}, r"backbone: 'gpt2' is not an encoder"),
+        ({"backbone_config": tiny_bert(is_decoder=True)}, r"backbone: 'bert' is not an encoder"),
+        ({"backbone_config": {"hidden_size": 32}}, r"backbone_config has no model_type"),
+    ],
+)
+def test_wrong_config_setting_is_a_value_error_with_its_remedy(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiTaskConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"max_length": "128"}, "max_length"),
+        ({"max_length": 12.5}, "max_length"),
+        ({"normalize": "yes"}, "normalize"),
+        ({"pooling": None}, "pooling"),
+        ({"tasks": ["mood"]}, "tasks"),
+        ({"projection": 256}, "projection"),
+    ],
+)
+def test_wrong_type_of_a_config_field_is_named(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(StrictDataclassError, match=f"field '{name}'"):
+        MultiTaskConfig(**settings)
+
+
+def test_suggest_is_silent_without_a_near_name() -> None:
+    assert suggest("xyz", ("mean", "cls")) == ""
+    assert suggest(None, ("mean", "cls")) == ""
+    assert suggest("maen", ("mean", "cls")) == " Did you mean 'mean'?"

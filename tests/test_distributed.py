@@ -1,0 +1,105 @@
+"""Two real processes give the gradients, the logs and the scores of one."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+ONE_BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+SENTENCE_RUNS = ("two_batches", "accumulated", "with_filler")
+
+
+@pytest.fixture(scope="module")
+def script():
+    """`distributed_run.py` as a module, for the same runs in this process alone."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("distributed_run", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+@pytest.fixture(scope="module")
+def backbone(script, tmp_path_factory):
+    return sys.modules["trainer_helpers"].make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def two_processes(script, backbone, tmp_path_factory):
+    """The folder with what two processes wrote, and what they printed; a hang ends as a timeout."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, backbone, folder]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, done.stdout + done.stderr
+
+
+def logs_of(history: list[dict], tasks) -> dict[str, float]:
+    entry = next(entry for entry in history if "loss" in entry)
+    return {key: entry[key] for key in ("loss", *(f"loss_{task}" for task in tasks))}
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=1e-8, msg=lambda message, name=name: f"{name}: {message}"
+        )
+
+
+@pytest.mark.parametrize("name", SENTENCE_RUNS)
+def test_gradients_of_two_processes_equal_those_of_one_big_batch(name, script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    one, history = script.train_step(name, backbone, tmp_path, **ONE_BATCH)
+    for process in range(2):
+        two = load_file(folder / f"{name}.{process}.safetensors")
+        assert_same_gradients(two, one)
+        results = json.loads((folder / f"results.{process}.json").read_text())
+        tasks = script.MEAN_LOSS_TASKS
+        assert logs_of(results["logs"][name], tasks) == pytest.approx(logs_of(history, tasks), rel=1e-6)
+
+
+def test_tasks_without_rows_on_one_process_neither_hang_nor_change_the_gradients(
+    script, backbone, two_processes, tmp_path
+):
+    # Each process has the batches of one or two sets, so that losses over pairs see the same rows as in one process.
+    folder, _ = two_processes
+    one, history = script.train_step("separate", backbone, tmp_path, gradient_accumulation_steps=3)
+    two = load_file(folder / "separate.0.safetensors")
+    assert all(gradient.any() for name, gradient in one.items() if name.startswith("heads."))
+    assert_same_gradients(two, one)
+    logged = json.loads((folder / "results.0.json").read_text())["logs"]["separate"]
+    assert logs_of(logged, script.TASKS) == pytest.approx(logs_of(history, script.TASKS), rel=1e-6)
+
+
+def test_two_processes_do_not_warn(two_processes):
+    _, printed = two_processes
+    assert "warn" not in printed.lower()
+    assert "unused" not in printed.lower()
+
+
+def test_scores_of_two_processes_equal_those_of_one(script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    one = script.evaluate(backbone, tmp_path)
+    for process in range(2):
+        two = json.loads((folder / f"results.{process}.json").read_text())["scores"]
+        assert set(two) == set(one)
+        timed = [key for key in one if key.endswith(("_runtime", "_per_second"))]
+        for key in set(one) - set(timed):
+            assert two[key] == pytest.approx(one[key], abs=1e-5), key

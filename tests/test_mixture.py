@@ -1,0 +1,184 @@
+"""The mixture: no row lost or doubled, whatever the sizes, the passes and the number of processes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+
+from multitask_sentence.data.mixture import FILLER_ROW, MixtureBatchSampler, MixtureDataset
+
+
+def epoch_batches(sampler: MixtureBatchSampler, epoch: int = 0) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def epoch_rows(sampler: MixtureBatchSampler, epoch: int = 0) -> list[int]:
+    return [row for batch in epoch_batches(sampler, epoch) for row in batch if row != FILLER_ROW]
+
+
+def dealt_out(sampler: MixtureBatchSampler, num_processes: int) -> list[list[list[int]]]:
+    """By process, the batches that accelerate gives it."""
+    return [
+        list(BatchSamplerShard(sampler, num_processes, process, split_batches=False, even_batches=False))
+        for process in range(num_processes)
+    ]
+
+
+def rows_of_sets(sampler: MixtureBatchSampler, batch: list[int]) -> list[int]:
+    """How many rows of each set a batch has."""
+    starts = np.cumsum([0, *sampler.sizes])
+    return [sum(starts[which] <= row < starts[which + 1] for row in batch) for which in range(len(sampler.sizes))]
+
+
+# The data set under the batches
+
+
+def test_dataset_gives_every_row_under_one_running_index():
+    dataset = MixtureDataset([["a", "b"], ["c"], ["d", "e", "f"]])
+    assert len(dataset) == 6
+    assert [dataset[index] for index in range(6)] == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_filler_row_has_a_sentence_and_no_label():
+    assert MixtureDataset([["a"]])[FILLER_ROW] == {"sentences": [""]}
+
+
+# One epoch
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_every_row_comes_exactly_once_over_all_processes(num_processes):
+    sampler = MixtureBatchSampler([50, 7, 20], 8, least_rows=[1, 1, 4], num_processes=num_processes)
+    shares = dealt_out(sampler, num_processes)
+    rows = [row for share in shares for batch in share for row in batch]
+    assert {len(share) for share in shares} == {len(sampler) // num_processes}
+    assert sorted(row for row in rows if row != FILLER_ROW) == list(range(77))
+    assert rows.count(FILLER_ROW) == sampler.num_fillers
+
+
+@pytest.mark.parametrize(("num_rows", "num_fillers"), [(16, 0), (17, 1), (24, 1), (25, 0)])
+def test_filler_batches_make_the_count_a_multiple_of_the_processes(num_rows, num_fillers):
+    sampler = MixtureBatchSampler([num_rows], batch_size=8, num_processes=2)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    assert len(batches) % 2 == 0
+    assert [batch for batch in batches if FILLER_ROW in batch] == [[FILLER_ROW]] * num_fillers
+    assert sampler.num_fillers == num_fillers
+
+
+def test_all_batches_but_the_last_are_full():
+    batches = list(MixtureBatchSampler([50, 7, 20], batch_size=8))
+    assert [len(batch) for batch in batches] == [8] * 9 + [5]
+
+
+def test_batches_stay_full_beside_a_set_whose_rows_keep_together():
+    batches = list(MixtureBatchSampler([500, 70], batch_size=32, least_rows=[1, 16]))
+    assert [len(batch) for batch in batches] == [32] * 17 + [26]
+
+
+def test_rows_of_a_set_with_least_rows_come_in_at_least_so_many():
+    sampler = MixtureBatchSampler([400, 70, 33], batch_size=32, least_rows=[1, 16, 8])
+    counts = np.array([rows_of_sets(sampler, batch) for batch in sampler])
+    assert counts[:, 1][counts[:, 1] > 0].min() >= 16
+    assert counts[:, 2][counts[:, 2] > 0].min() >= 8
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(5, [5]), (16, [16]), (17, [8, 9]), (33, [11, 11, 11])])
+def test_rows_that_cannot_be_cut_into_least_rows_are_cut_evenly(rows, expected):
+    batches = list(MixtureBatchSampler([rows], batch_size=16, least_rows=[16]))
+    assert sorted(map(len, batches)) == expected
+
+
+def test_every_set_is_spread_over_the_whole_epoch():
+    sampler = MixtureBatchSampler([800, 200, 96], batch_size=32, least_rows=[1, 1, 16])
+    counts = np.array([rows_of_sets(sampler, batch) for batch in sampler])
+    quarters = np.array([quarter.sum(axis=0) for quarter in np.array_split(counts, 4)]) / counts.sum(axis=0)
+    assert (abs(quarters - 0.25) < 0.1).all()
+
+
+def test_rows_of_a_set_come_in_random_order():
+    rows = epoch_rows(MixtureBatchSampler([100, 100], batch_size=10))
+    for which in range(2):
+        own = [row - 100 * which for row in rows if row // 100 == which]
+        assert own != sorted(own)
+        assert abs(np.corrcoef(own, range(100))[0, 1]) < 0.3
+
+
+# Several epochs
+
+
+def test_the_same_seed_and_epoch_give_the_same_batches():
+    first, second = (MixtureBatchSampler([50, 7], batch_size=8, seed=3) for _ in range(2))
+    epoch_batches(first, 0)
+    assert epoch_batches(first, 2) == epoch_batches(second, 2)
+
+
+def test_other_epochs_and_other_seeds_give_other_orders():
+    sampler = MixtureBatchSampler([50, 7], batch_size=8, seed=3)
+    orders = [tuple(epoch_rows(sampler, epoch)) for epoch in range(3)]
+    orders.append(tuple(epoch_rows(MixtureBatchSampler([50, 7], batch_size=8, seed=4))))
+    assert len(set(orders)) == 4
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(57))}
+
+
+def test_sets_of_one_size_have_different_orders():
+    rows = epoch_rows(MixtureBatchSampler([50, 50], batch_size=10))
+    assert [row for row in rows if row < 50] != [row - 50 for row in rows if row >= 50]
+
+
+@pytest.mark.parametrize("passes", [0.5, 1.5, 0.3, 2.25])
+def test_a_fraction_of_a_pass_goes_on_where_the_epoch_before_stopped(passes):
+    sampler = MixtureBatchSampler([40], batch_size=7, passes=[passes])
+    stream = [row for epoch in range(20) for row in epoch_rows(sampler, epoch)]
+    assert len(stream) == 20 * 40 * passes
+    for start in range(0, len(stream), 40):
+        cycle = stream[start : start + 40]
+        assert len(set(cycle)) == len(cycle), "a row came twice before every other had come"
+
+
+def test_passes_change_only_the_set_they_are_given_for():
+    sampler = MixtureBatchSampler([40, 10], batch_size=7, passes=[0.5, 3])
+    counts = Counter(epoch_rows(sampler))
+    assert sum(counts[row] for row in range(40)) == 20
+    assert [counts[row] for row in range(40, 50)] == [3] * 10
+
+
+# Errors
+
+
+def test_more_least_rows_than_a_batch_holds_is_an_error():
+    with pytest.raises(ValueError, match=r"asks for 16 rows of one set in a batch, but a batch holds 8\. Raise"):
+        MixtureBatchSampler([50, 20], batch_size=8, least_rows=[1, 16])
+
+
+@pytest.mark.parametrize(("sizes", "passes"), [([50, 0], None), ([50, 10], [1, 0.01])])
+def test_a_set_without_any_row_is_an_error(sizes, passes):
+    with pytest.raises(ValueError, match=r"an epoch would hold \[50, 0\] rows of the sets; each needs at least 1"):
+        MixtureBatchSampler(sizes, batch_size=8, passes=passes)
+
+
+# Anything
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_row_is_lost_or_doubled_for_any_sizes(seed):
+    generator = np.random.default_rng(seed)
+    batch_size = int(generator.integers(1, 40))
+    sizes = [int(size) for size in generator.integers(1, 400, size=generator.integers(1, 6))]
+    least_rows = [int(least) for least in generator.integers(1, batch_size + 1, size=len(sizes))]
+    num_processes = int(generator.integers(1, 5))
+    sampler = MixtureBatchSampler(sizes, batch_size, None, least_rows, num_processes, seed)
+    for epoch in range(2):
+        shares = dealt_out(sampler, num_processes)
+        batches = [batch for share in shares for batch in share]
+        assert {len(share) for share in shares} == {len(sampler) // num_processes}
+        assert sorted(row for batch in batches for row in batch if row != FILLER_ROW) == list(range(sum(sizes)))
+        assert all(0 < len(batch) <= batch_size for batch in batches)
+        for which, (size, least) in enumerate(zip(sizes, least_rows, strict=True)):
+            can_keep_together = size // least >= -(-size // batch_size)
+            counts = [rows_of_sets(sampler, batch)[which] for batch in batches]
+            if can_keep_together:
+                assert min(count for count in counts if count) >= least
+        sampler.set_epoch(epoch + 1)

@@ -1,0 +1,206 @@
+"""The pass without padding against the padded pass: same states, same gradients, and only where it holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from multitask_sentence import MultiTaskConfig, MultiTaskModel
+from multitask_sentence import modeling_multitask as modeling_module
+
+SIZES: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99, "intermediate_size": 37}
+COMMON: dict[str, Any] = {"hidden_size": 32, "max_position_embeddings": 40, "initializer_range": 0.2}
+PACKED: dict[str, Callable[..., Any]] = {
+    "bert": lambda **kwargs: BertConfig(**SIZES, **COMMON, **kwargs),
+    "distilbert": lambda **kwargs: DistilBertConfig(
+        dim=32, n_layers=2, n_heads=4, vocab_size=99, hidden_dim=37, max_position_embeddings=40, initializer_range=0.2
+    ),
+    "electra": lambda **kwargs: ElectraConfig(embedding_size=16, **SIZES, **COMMON, **kwargs),
+    "roberta": lambda **kwargs: RobertaConfig(**SIZES, **COMMON, **kwargs),
+    "xlm-roberta": lambda **kwargs: XLMRobertaConfig(**SIZES, **COMMON, **kwargs),
+    "camembert": lambda **kwargs: CamembertConfig(**SIZES, **COMMON, **kwargs),
+}
+PADDED = {
+    "mpnet": lambda: MPNetConfig(**SIZES, **COMMON),
+    "deberta-v2": lambda: DebertaV2Config(**SIZES, **COMMON),
+    "modernbert": lambda: ModernBertConfig(
+        **SIZES, hidden_size=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
+    ),
+}
+LENGTHS = (3, 9, 1, 5, 9, 5)
+
+
+def build(architecture: str) -> MultiTaskModel:
+    torch.manual_seed(0)
+    tasks = {"mood": {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]}}
+    return MultiTaskModel(MultiTaskConfig(backbone_config=PACKED[architecture](), tasks=tasks)).eval()
+
+
+def batch(model: MultiTaskModel, side: str = "right", lengths: tuple[int, ...] = LENGTHS) -> dict[str, torch.Tensor]:
+    """Random ids of unequal lengths, padded on one side with the backbone's own padding id."""
+    generator = torch.Generator().manual_seed(1)
+    sequence = max(*lengths, 4)
+    input_ids = torch.randint(5, 99, (len(lengths), sequence), generator=generator)
+    places = torch.arange(sequence).expand(len(lengths), sequence)
+    counts = torch.tensor(lengths)[:, None]
+    attention_mask = (places < counts if side == "right" else places >= sequence - counts).long()
+    pad = model.config.backbone_config.pad_token_id
+    return {"input_ids": input_ids.masked_fill(attention_mask == 0, pad), "attention_mask": attention_mask}
+
+
+def count_packed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A list that grows with every packed pass."""
+    calls, packed_states = [], modeling_module.packed_states
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(True)
+        return packed_states(*args, **kwargs)
+
+    monkeypatch.setattr(modeling_module, "packed_states", counted)
+    return calls
+
+
+def both(model: MultiTaskModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Outputs of the packed and of the padded pass."""
+    calls, outputs = count_packed(monkeypatch), []
+    for model.padding_free in (True, False):
+        outputs.append(model(**inputs))
+    assert len(calls) == 1, "one of the two passes should be packed, or nothing is compared"
+    return outputs
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("architecture", PACKED)
+def test_packed_states_equal_padded_states(architecture: str, side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(architecture)
+    inputs = batch(model, side)
+    packed, padded = both(model, inputs, monkeypatch)
+    is_token = inputs["attention_mask"].bool()
+    assert packed.last_hidden_state[is_token].std() > 0.1, "states that are all alike would prove nothing"
+    torch.testing.assert_close(
+        packed.last_hidden_state[is_token], padded.last_hidden_state[is_token], rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(packed.sentence_embedding, padded.sentence_embedding, rtol=0, atol=1e-5)
+    assert packed.last_hidden_state[~is_token].abs().max() == 0
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_token_types_reach_the_packed_pass(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(architecture)
+    inputs = batch(model)
+    inputs["token_type_ids"] = torch.arange(inputs["input_ids"].numel()).view_as(inputs["input_ids"]) % 3 % 2
+    packed, padded = both(model, inputs, monkeypatch)
+    torch.testing.assert_close(packed.sentence_embedding, padded.sentence_embedding, rtol=0, atol=1e-5)
+    del inputs["token_type_ids"]
+    assert (model(**inputs).sentence_embedding - packed.sentence_embedding).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_masked_tokens_inside_a_sentence_are_left_out_alike(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(architecture)
+    inputs = batch(model, lengths=(9, 9, 7))
+    inputs["attention_mask"][0, 2] = inputs["attention_mask"][1, 5] = 0  # the ids stay those of real tokens
+    packed, padded = both(model, inputs, monkeypatch)
+    torch.testing.assert_close(packed.sentence_embedding, padded.sentence_embedding, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_packed_gradients_equal_padded_gradients(architecture: str) -> None:
+    model = build(architecture).double()
+    inputs = batch(model)
+    gradients = []
+    for model.padding_free in (True, False):
+        model.zero_grad()
+        output = model(**inputs)
+        (output.logits["mood"].square().sum() + output.sentence_embedding.square().mean()).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    largest = max(gradient.abs().max() for gradient in gradients[1].values())
+    assert largest > 0.1
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=0, atol=1e-8 * max(1, largest), msg=name)
+
+
+def test_fully_padded_row_neither_crashes_nor_touches_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("bert")
+    inputs = batch(model, lengths=(4, 0, 9))
+    packed, padded = both(model, inputs, monkeypatch)
+    torch.testing.assert_close(packed.sentence_embedding[[0, 2]], padded.sentence_embedding[[0, 2]], rtol=0, atol=1e-5)
+    assert packed.sentence_embedding.isfinite().all()
+    assert packed.sentence_embedding[1].abs().max() == 0
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = build("bert")
+    inputs, gradients = batch(model), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            elif hasattr(module, "dropout_prob"):
+                module.dropout_prob = 0.0
+        model.zero_grad()
+        model(**inputs).logits["mood"].square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", PADDED)
+def test_other_architectures_take_the_padded_pass(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MultiTaskModel(MultiTaskConfig(backbone_config=PADDED[architecture]())).eval()
+    calls = count_packed(monkeypatch)
+    assert model.padding_free is False
+    assert model(**batch(model)).last_hidden_state.shape == (6, 9, 32)
+    assert not calls
+
+
+@pytest.mark.parametrize("change", ["padding_free", "attention", "inputs_embeds", "position_ids"])
+def test_padded_pass_where_packing_does_not_fit(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("bert")
+    inputs = batch(model)
+    expected = model(**inputs).sentence_embedding
+    calls = count_packed(monkeypatch)
+    if change == "padding_free":
+        model.padding_free = False
+    elif change == "attention":
+        model.set_attn_implementation("eager")
+    elif change == "inputs_embeds":
+        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
+    else:
+        inputs["position_ids"] = torch.arange(9).expand(6, 9)
+    torch.testing.assert_close(model(**inputs).sentence_embedding, expected, rtol=0, atol=1e-5)
+    assert not calls
+
+
+def test_without_a_mask_every_token_is_a_real_one() -> None:
+    model = build("bert")
+    input_ids = batch(model)["input_ids"]
+    expected = model(input_ids, attention_mask=torch.ones_like(input_ids))
+    torch.testing.assert_close(model(input_ids).sentence_embedding, expected.sentence_embedding, rtol=0, atol=0)
+
+
+def test_attention_asked_for_by_the_user_is_kept(tmp_path: Path) -> None:
+    build("bert").save_pretrained(tmp_path)
+    model = MultiTaskModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert model.padding_free is False
+    assert model.backbone.config._attn_implementation == "eager"
+    assert MultiTaskModel.from_pretrained(tmp_path).padding_free is True

@@ -1,0 +1,184 @@
+"""The model card's YAML header, which the Hub's search, links and score tables are made from.
+
+CardContent     all that a card says
+read_source     where a task's rows came from, without any path of the machine
+eval_results    every task's measured test scores
+card_metadata   the header
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..configuration_multitask import MultiTaskConfig
+from ..data.sources import FORMATS
+from .plots import is_number
+
+# The Hub's own metric names (hf.co/metrics) and arguments; a metric that is not here goes by its own name.
+METRIC_TYPES: dict[str, tuple[str, dict[str, str] | None]] = {
+    "macro_f1": ("f1", {"average": "macro"}),
+    "micro_f1": ("f1", {"average": "micro"}),
+    "macro_recall": ("recall", {"average": "macro"}),
+    "mcc": ("matthews_correlation", None),
+    "spearman": ("spearmanr", None),
+    "pearson": ("pearsonr", None),
+    "cosine_spearman": ("spearmanr", None),
+}
+
+
+@dataclass
+class DataSource:
+    """Where a task's rows came from: a Hub data set with its configuration, or files in words."""
+
+    description: str
+    hub_id: str | None = None
+    config: str | None = None
+    test_split: str = "test"
+
+
+@dataclass
+class CardContent:
+    """
+    All that a card says.
+
+    Attributes:
+        name: the model's name: the repository's, else the folder's.
+        config: the model's configuration.
+        results: what results.json holds.
+        tasks: the tasks' settings, in the recipe's order.
+        sources: by task, where its rows came from.
+        pictures: title and file of each picture; `None` where there was no matplotlib to draw them.
+    """
+
+    name: str
+    config: MultiTaskConfig
+    results: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    sources: dict[str, DataSource]
+    pictures: dict[str, str] | None = field(default_factory=dict)
+    repo_id: str | None = None
+    language: str | list[str] | None = None
+    license: str | None = None
+
+
+def code_span(text: Any) -> str:
+    """Anything as a code span on one line: nothing in it is read as Markdown."""
+    text = " ".join(str(text).split()) or "(empty)"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def is_hub_id(name: str, root: Path) -> bool:
+    """Whether a name stands for a repository on the Hub, and not for a folder at `root`."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not (root / name).exists()
+
+
+def _without_folders(name: str) -> str:
+    """A file's name as a stranger may see it: no folders but the last of a relative path, no query of an address."""
+    if "://" in name:
+        address = urlsplit(name)
+        return f"{address.scheme}://{address.hostname or ''}{address.path}"
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+    is_absolute = name.startswith(("/", "~", "\\")) or ":" in name
+    return "/".join(parts[-1:] if is_absolute else parts[-2:])
+
+
+def read_source(task: dict[str, Any], data_root: Path) -> DataSource:
+    """One task of a recipe to where its rows came from, without any path of the machine it was trained on."""
+    dataset = task["dataset"]
+    path, config, splits = dataset["path"], dataset.get("name"), dataset.get("splits") or {}
+    share = task.get("validation_split")
+    aside = f", {share:.0%} of the training rows set aside for validation" if share else ""
+    if path not in FORMATS and is_hub_id(path, data_root):
+        description = f"[{path}](https://huggingface.co/datasets/{path})" + (
+            f", {code_span(config)}" if config else ""
+        )
+        return DataSource(description + aside, path, config, splits.get("test", "test"))
+    if path not in FORMATS:
+        return DataSource(f"the local folder {code_span(_without_folders(path))}" + aside)
+    files = dataset.get("data_files") or dataset.get("data_dir") or []
+    named = []
+    for split, names in (files if isinstance(files, dict) else {"train": files}).items():
+        names = names if isinstance(names, list) else [names]
+        named.append(f"{', '.join(code_span(_without_folders(str(name))) for name in names)} ({split})")
+    return DataSource(f"local {path} files: {', '.join(named)}" + aside)
+
+
+def _hub_task(problem_type: str) -> tuple[str, str]:
+    """The Hub's own name for what a task does; a regression on text counts as text classification there."""
+    if problem_type in ("similarity", "contrastive"):
+        return "sentence-similarity", "Sentence Similarity"
+    return "text-classification", "Text Classification"
+
+
+def eval_results(content: CardContent) -> list[EvalResult]:
+    """
+    Every task's measured test scores. A score that is undefined (NaN) is no number, so it is not there.
+
+    The Hub's format puts scores with equal task type, data set, configuration and split together and keeps one task
+    name and data set name for all: what tells our tasks apart is therefore in the metric's name, and for local files
+    in the configuration.
+    """
+    found = []
+    for task, scores in content.results["scores"].get("test", {}).items():
+        if task not in content.tasks:
+            continue
+        source = content.sources.get(task) or DataSource("")
+        task_type, task_name = _hub_task(content.tasks[task]["problem_type"])
+        for metric in content.tasks[task]["metrics"]:
+            if not is_number(scores.get(metric)):
+                continue
+            metric_type, metric_args = METRIC_TYPES.get(metric, (metric, None))
+            found.append(
+                EvalResult(
+                    task_type=task_type,
+                    task_name=task_name,
+                    dataset_type=source.hub_id or "unknown",  # as in the cards of sentence-transformers
+                    dataset_name=source.hub_id or f"local data of {task}",
+                    dataset_config=source.config if source.hub_id else task,
+                    dataset_split=source.test_split,
+                    metric_type=metric_type,
+                    metric_name=f"{task} {metric.replace('_', ' ')}",
+                    metric_value=scores[metric],
+                    metric_args=metric_args,
+                )
+            )
+    return found
+
+
+def card_metadata(content: CardContent) -> ModelCardData:
+    """The header. Language and licence are there if they are given: nothing that was measured says them."""
+    backbone = content.results["backbone"]
+    results = eval_results(content)
+    hub_ids = [source.hub_id for source in content.sources.values() if source.hub_id]
+    kinds = dict.fromkeys(_hub_task(settings["problem_type"])[0] for settings in content.tasks.values())
+    return ModelCardData(
+        language=content.language,
+        license=content.license,
+        library_name="transformers",
+        # Together with library_name, `text-classification` would make the Hub show and run a pipeline that has to be
+        # told which of the tasks is meant. Every model of ours gives embeddings with a cosine, and for this tag
+        # the Hub shows the AutoModel line, which works as it stands; the tags below make the tasks found as well.
+        pipeline_tag="sentence-similarity",
+        tags=[
+            *("multitask", "sentence-transformers", "feature-extraction", "sentence-similarity"),
+            *(kind for kind in kinds if kind != "sentence-similarity"),
+            "custom_code",
+        ],
+        base_model=backbone if is_hub_id(backbone, Path()) else None,
+        datasets=list(dict.fromkeys(hub_ids)) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=content.name,
+        eval_results=results or None,
+    )

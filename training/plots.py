@@ -1,0 +1,236 @@
+"""Pictures for the model card: how training went, and what each classification task confuses.
+
+    draw_training        loss and validation scores over the steps, from the Trainer's log history
+    draw_confusion       a confusion matrix, or for a multi-label task what was hit and missed by label
+    confusion_matrix_of  the numbers of the latter, from predictions
+
+matplotlib is needed for drawing only, and imported there.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+
+# Up to so many labels every cell carries its count; beyond, colour alone is easier to read.
+LABELS_WITH_COUNTS = 30
+LONGEST_LABEL = 24
+STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
+
+
+def confusion_matrix_of(
+    predictions: Sequence[int] | Sequence[Sequence[int]],
+    references: Sequence[int] | Sequence[Sequence[int]],
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    """
+    What a classification task confuses, ready for results.json.
+
+    Args:
+        predictions: class numbers, or for a multi-label task rows of 0 and 1.
+        references: the same, as labelled.
+        labels: the names of the classes, in the order of their numbers.
+
+    Returns:
+        `labels`, and `matrix`: for classes `matrix[i][j]` rows of class `i` were predicted as class `j`; for
+        a multi-label task `matrix[i]` is `[[true negatives, false positives], [false negatives, true positives]]`.
+
+    Raises:
+        ValueError: there is no row, or the two differ in length.
+    """
+    if not len(references) or len(predictions) != len(references):
+        raise ValueError(
+            f"{len(predictions)} predictions and {len(references)} references. Give one of each for every row."
+        )
+    if np.ndim(references) == 2:
+        matrix = multilabel_confusion_matrix(references, predictions)  # (labels, 2, 2)
+    else:
+        matrix = confusion_matrix(references, predictions, labels=range(len(labels)))  # (labels, labels)
+    return {"labels": list(labels), "matrix": matrix.tolist()}
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number: an undefined metric is NaN, or null once it went through JSON."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _series(entries: dict[int, dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one logged quantity, where it is a number."""
+    points = [(step, entry[key]) for step, entry in sorted(entries.items()) if is_number(entry.get(key))]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _plot_losses(
+    axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, dict[str, Any]], colours: Any
+) -> None:
+    axes.plot(*_series(entries, "loss"), color="black", linewidth=2, label="loss (sum)")
+    for number, (task, settings) in enumerate(tasks.items()):
+        steps, values = _series(entries, f"loss_{task}")
+        weight = settings["loss_weight"]
+        weighted = [weight * value for value in values]
+        label = task if weight == 1 else f"{weight:g} x {task}"
+        axes.plot(steps, weighted, color=colours(number), linewidth=1.4, label=label)
+    axes.set(title="Training loss", ylabel="loss times weight")
+    axes.set_ylim(bottom=0)
+
+
+def _plot_scores(
+    axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, dict[str, Any]], colours: Any
+) -> None:
+    for number, (task, settings) in enumerate(tasks.items()):
+        metric = settings["metrics"][0]
+        steps, values = _series(entries, f"eval_{task}_{metric}")
+        label = f"{task}: {metric.replace('_', ' ')}"
+        axes.plot(steps, values, color=colours(number), marker="o", markersize=4, linewidth=1.4, label=label)
+    if len(tasks) > 1:
+        axes.plot(*_series(entries, "eval_score"), color="black", linewidth=2, linestyle="--", label="mean of these")
+    axes.set_title("Validation scores")
+    axes.margins(y=0.08)
+
+
+def draw_training(
+    path: Path, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]], best_step: int | None = None
+) -> bool:
+    """
+    Draw the training loss with each task's weighted part of it, and each task's primary validation metric.
+
+    Args:
+        path: the PNG file to write.
+        history: the Trainer's log history.
+        tasks: task settings by name.
+        best_step: the step of the checkpoint that was kept, marked by a line.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    losses: dict[int, dict[str, Any]] = {}
+    scores: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        # The evaluation after training repeats the last step with the best checkpoint: the first entry is the curve's.
+        if "loss" in entry:
+            losses.setdefault(entry["step"], entry)
+        elif "eval_score" in entry:
+            scores.setdefault(entry["step"], entry)
+    if not losses and not scores:
+        return False
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11 if losses and scores else 6, 4.4), layout="constrained")
+        colours = matplotlib.colormaps["tab10" if len(tasks) <= 10 else "tab20"]
+        panels = [(panel, entries) for panel, entries in ((_plot_losses, losses), (_plot_scores, scores)) if entries]
+        all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for (panel, entries), axes in zip(panels, all_axes, strict=True):
+            panel(axes, entries, tasks, colours)
+            if panel is _plot_scores and best_step:
+                axes.axvline(best_step, color="0.5", linewidth=1.2, linestyle=":", label="kept checkpoint")
+            axes.set_xlim(left=0)
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.3)
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=10, handlelength=1.6
+            )
+        figure.savefig(path)  # a Figure without pyplot draws with Agg, whatever backend is set
+    return True
+
+
+def _drawable(labels: Sequence[str]) -> list[str]:
+    """Label names short enough for an axis; one that matplotlib's own font cannot write becomes its number."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    names = []
+    for number, label in enumerate(labels):
+        name = " ".join(str(label).split())
+        if not name or any(ord(character) not in known for character in name):
+            name = f"label {number}"
+        names.append(name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…")
+    return names
+
+
+def draw_confusion(path: Path, task: str, labels: Sequence[str], matrix: Sequence[Any], split: str = "test") -> None:
+    """
+    Draw what `confusion_matrix_of` has counted.
+
+    Args:
+        path: the PNG file to write.
+        task: the task's name, for the title.
+        labels: the names of the classes.
+        matrix: `(labels, labels)`, or for a multi-label task `(labels, 2, 2)`.
+        split: the split that was counted, for the title.
+    """
+    import matplotlib
+
+    counts = np.asarray(matrix)
+    with matplotlib.rc_context({**STYLE, "font.family": "DejaVu Sans"}):
+        figure = _hits_by_label(labels, counts) if counts.ndim == 3 else _matrix(labels, counts)
+        figure.axes[0].set_title(f"{task}, {split} split ({_rows(counts)} rows)", parse_math=False)
+        figure.savefig(path)
+
+
+def _rows(counts: np.ndarray) -> int:
+    return int(counts[0].sum() if counts.ndim == 3 else counts.sum())
+
+
+def _matrix(labels: Sequence[str], counts: np.ndarray) -> Any:
+    """Rows are the true classes, columns the predicted ones; the colour is the share of the row."""
+    from matplotlib.figure import Figure
+
+    size = len(labels)
+    side = min(2.6 + 0.55 * size, 4.5 + 0.3 * size)  # inches
+    figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = _drawable(labels)
+    fontsize = 11 if size <= 12 else 9
+    axes.set_xticks(range(size), names, rotation=45 if size <= 12 else 90, parse_math=False, fontsize=fontsize)
+    if size <= 12:
+        for tick in axes.get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), names, parse_math=False, fontsize=fontsize)
+    axes.set(xlabel="predicted", ylabel="labelled")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if size <= LABELS_WITH_COUNTS:
+        for row, column in zip(*counts.nonzero(), strict=True):
+            axes.text(
+                column,
+                row,
+                counts[row, column],
+                ha="center",
+                va="center",
+                fontsize=12 if size <= 6 else 9 if size <= 12 else 7,
+                color="white" if shares[row, column] > 0.55 else "black",
+            )
+    figure.colorbar(picture, ax=axes, label="share of the labelled class", shrink=0.7)
+    return figure
+
+
+def _hits_by_label(labels: Sequence[str], counts: np.ndarray) -> Any:
+    """A bar for each label: rows found and rows missed, and to the left of zero the false alarms."""
+    from matplotlib.figure import Figure
+
+    size = len(labels)
+    figure = Figure(figsize=(8.5, 1.8 + 0.28 * size), layout="constrained")
+    axes = figure.subplots()
+    found, missed, false = counts[:, 1, 1], counts[:, 1, 0], counts[:, 0, 1]
+    places = np.arange(size)
+    axes.barh(places, found, color="#2f6db3", label="found")
+    axes.barh(places, missed, left=found, color="#b9d3ec", label="missed")
+    axes.barh(places, -false, color="#d9884f", label="predicted, but not labelled")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, _drawable(labels), parse_math=False, fontsize=10)
+    axes.set_ylim(size - 0.4, -0.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axes.set_xlabel("rows")
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
