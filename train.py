@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
@@ -72,12 +72,10 @@ class RecipeArgumentParser(HfArgumentParser):
         """The recipe's training arguments, each of the type that its flag has."""
         kinds = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text"}
         types = {action.dest: action.type for action in self._actions if action.nargs != 0}
-        may_be_absent = {
-            argument.name: NoneType in get_args(argument.type) for argument in fields(MultiTaskTrainingArguments)
-        }
+        hints = get_type_hints(MultiTaskTrainingArguments)
         typed = dict(recipe.training)
         for key, value in recipe.training.items():
-            if types[key] not in kinds or (value is None and may_be_absent[key]):
+            if types[key] not in kinds or (value is None and NoneType in get_args(hints[key])):
                 continue
             if types[key] is str and (isinstance(value, (bool, list, dict)) or value is None):
                 continue  # what else such an argument takes is for TrainingArguments to say

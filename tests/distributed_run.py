@@ -60,12 +60,32 @@ def evaluate(backbone: Path, folder: Path) -> dict[str, float]:
     return scores | {f"threshold_{label}": threshold for label, threshold in enumerate(thresholds)}
 
 
+def train_and_resume(backbone: Path, folder: Path) -> tuple[dict, dict]:
+    """The weights after two epochs of 4 steps, and after the same from the checkpoint at step 6."""
+    weights = []
+    for checkpoint in (None, str(folder / "checkpoint-6")):
+        trainer = make_trainer(
+            make_model(backbone, ("sentiment",)),
+            [make_set(["sentiment"], train=20)],
+            folder,
+            per_device_train_batch_size=3,
+            num_train_epochs=2,
+            save_strategy="steps",
+            save_steps=6,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+    return tuple(weights)
+
+
 def main(backbone: Path, folder: Path) -> None:
     process = os.environ["RANK"]
     results: dict[str, Any] = {"logs": {}}
     for name in RUNS:
         gradients, results["logs"][name] = train_step(name, backbone, folder / "runs")
         save_file(gradients, folder / f"{name}.{process}.safetensors")
+    for name, weights in zip(("trained", "resumed"), train_and_resume(backbone, folder / "resume"), strict=True):
+        save_file(weights, folder / f"{name}.{process}.safetensors")
     results["scores"] = evaluate(backbone, folder / "runs")
     (folder / f"results.{process}.json").write_text(json.dumps(results))
 

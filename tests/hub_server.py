@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -76,12 +77,8 @@ class Repository:
         return next((commit for commit in commits if commit.oid == revision), None)
 
     def add(self, branch: str, message: str, files: dict[str, File]) -> Commit:
-        history = self.branches.setdefault(branch, [])
-        known = "".join(sorted(f"{path}{file.git_oid}" for path, file in files.items()))
-        parent = history[-1].oid if history else ""
-        oid = hashlib.sha1(f"{parent}{branch}{len(history)}{message}{known}".encode()).hexdigest()
-        history.append(Commit(oid, message, files))
-        return history[-1]
+        self.branches.setdefault(branch, []).append(Commit(secrets.token_hex(20), message, files))
+        return self.branches[branch][-1]
 
 
 class HubError(Exception):

@@ -92,11 +92,17 @@ def test_completing_twice_changes_nothing_and_leaves_the_input_alone(problem_typ
     assert completed["loss_weight"] == 2.0
 
 
-def test_completed_tasks_share_no_list_with_each_other() -> None:
+def test_completed_tasks_share_no_list_with_each_other_or_the_caller() -> None:
     one, other = complete_task("one", shortest(SINGLE)), complete_task("other", shortest(SINGLE))
     one["head"]["hidden_dims"].append(3)
     one["metrics"].append("mcc")
     assert other == COMPLETED[SINGLE]
+
+    metrics, sizes = ["accuracy"], [5]
+    completed = complete_task("name", shortest(SINGLE, metrics=metrics, head={"hidden_dims": sizes}))
+    metrics.append("nonsense")
+    sizes.append(0)
+    assert (completed["metrics"], completed["head"]["hidden_dims"]) == (["accuracy"], [5])
 
 
 def test_every_setting_of_a_task_is_kept() -> None:
@@ -190,6 +196,10 @@ def test_a_setting_spoilt_afterwards_is_refused_when_saving(tmp_path) -> None:
     config = MultiTaskConfig(backbone_config=tiny_bert(), tasks={"mood": shortest(SINGLE)})
     config.tasks["mood"]["loss_weight"] = -1.0
     with pytest.raises(StrictDataclassError, match=r"tasks\.mood\.loss_weight"):
+        config.save_pretrained(tmp_path)
+    config = MultiTaskConfig(backbone_config=tiny_bert())
+    config.projection = {"out_features": 0}
+    with pytest.raises(StrictDataclassError, match=r"projection\.out_features is 0"):
         config.save_pretrained(tmp_path)
 
 

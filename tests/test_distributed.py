@@ -16,6 +16,15 @@ ONE_BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 SENTENCE_RUNS = ("two_batches", "accumulated", "with_filler")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As each of the two processes has."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture(scope="module")
 def script():
     """`distributed_run.py` as a module, for the same runs in this process alone."""
@@ -55,11 +64,11 @@ def logs_of(history: list[dict], tasks) -> dict[str, float]:
     return {key: entry[key] for key in ("loss", *(f"loss_{task}" for task in tasks))}
 
 
-def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
     assert set(found) == set(expected)
-    for name, gradient in expected.items():
+    for name, tensor in expected.items():
         torch.testing.assert_close(
-            found[name], gradient, rtol=1e-5, atol=1e-8, msg=lambda message, name=name: f"{name}: {message}"
+            found[name], tensor, rtol=1e-5, atol=1e-8, msg=lambda message, name=name: f"{name}: {message}"
         )
 
 
@@ -69,7 +78,7 @@ def test_gradients_of_two_processes_equal_those_of_one_big_batch(name, script, b
     one, history = script.train_step(name, backbone, tmp_path, **ONE_BATCH)
     for process in range(2):
         two = load_file(folder / f"{name}.{process}.safetensors")
-        assert_same_gradients(two, one)
+        assert_same(two, one)
         results = json.loads((folder / f"results.{process}.json").read_text())
         tasks = script.MEAN_LOSS_TASKS
         assert logs_of(results["logs"][name], tasks) == pytest.approx(logs_of(history, tasks), rel=1e-6)
@@ -83,9 +92,16 @@ def test_tasks_without_rows_on_one_process_neither_hang_nor_change_the_gradients
     one, history = script.train_step("separate", backbone, tmp_path, gradient_accumulation_steps=3)
     two = load_file(folder / "separate.0.safetensors")
     assert all(gradient.any() for name, gradient in one.items() if name.startswith("heads."))
-    assert_same_gradients(two, one)
+    assert_same(two, one)
     logged = json.loads((folder / "results.0.json").read_text())["logs"]["separate"]
     assert logs_of(logged, script.TASKS) == pytest.approx(logs_of(history, script.TASKS), rel=1e-6)
+
+
+def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_left(two_processes):
+    folder, _ = two_processes
+    trained = load_file(folder / "trained.0.safetensors")
+    for name in ("trained.1", "resumed.0", "resumed.1"):
+        assert_same(load_file(folder / f"{name}.safetensors"), trained)
 
 
 def test_two_processes_do_not_warn(two_processes):

@@ -204,3 +204,18 @@ def test_attention_asked_for_by_the_user_is_kept(tmp_path: Path) -> None:
     assert model.padding_free is False
     assert model.backbone.config._attn_implementation == "eager"
     assert MultiTaskModel.from_pretrained(tmp_path).padding_free is True
+
+
+def test_attention_dropout_acts_in_training_only() -> None:
+    model = build("bert")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    attention = model.backbone.encoder.layer[0].attention.self
+    attention.dropout.p = 0.5
+    inputs = batch(model)
+    first, second = (model(**inputs).sentence_embedding for _ in range(2))
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    model.train()
+    first, second = (model(**inputs).sentence_embedding for _ in range(2))
+    assert (second - first).abs().max() > 1e-3

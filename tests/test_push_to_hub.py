@@ -17,7 +17,6 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.training.publish import check_can_push, push_folder
@@ -71,17 +70,14 @@ print(json.dumps([push_folder(**push) for push in json.loads(sys.argv[1])]))
 LOAD = """
 import json, sys
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoConfig, AutoModel, AutoTokenizer, utils
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 job = json.loads(sys.argv[1])
 expected, report = load_file(job["expected"]), {}
 rows = {"mood": torch.arange(4), "rating": torch.arange(4), "entails": torch.tensor([[0, 1], [2, 3]])}
-
-def same(name, found):
-    found = torch.as_tensor(found)
-    report[name] = found.shape == expected[name].shape and bool(torch.equal(found, expected[name]))
 
 def open_model(repo_id, **where):
     return AutoModel.from_pretrained(repo_id, trust_remote_code=True, **where)
@@ -93,11 +89,18 @@ def compare_forward(door, model, tokenizer):
     for name, value in (found | output.logits).items():
         report[f"{door} {name}"] = bool(torch.equal(value, expected[name]))
 
-def failure(name, load):
+def encode(door, model):
     try:
-        load()
-    except Exception as error:
-        report[name] = [isinstance(error, OSError), str(error)]
+        found = model.encode(job["sentences"], convert_to="tensor")
+        report[f"{door} encode"] = bool(torch.equal(found, expected["encode"]))
+    except OSError as error:
+        report[f"{door} encode"] = str(error)
+
+def failure(name, repo_id, **where):
+    try:
+        open_model(repo_id, **where)
+    except OSError as error:
+        report[name] = str(error)
 
 repo_id = "team/model"
 report["tasks"] = list(AutoConfig.from_pretrained(repo_id, trust_remote_code=True).tasks)
@@ -106,36 +109,33 @@ model = open_model(repo_id)
 report["code"] = type(model).__module__
 report["our package"] = "multitask_sentence" in sys.modules
 compare_forward("id:", model, tokenizer)
-report["id: encode"] = bool(torch.equal(model.encode(job["sentences"], convert_to="tensor"), expected["encode"]))
+encode("id:", model)
 
 sentence_transformer = SentenceTransformer(repo_id, trust_remote_code=True)
 features = sentence_transformer.preprocess(job["sentences"])
 with torch.no_grad():
     embedding = sentence_transformer(features)["sentence_embedding"]
-report["SentenceTransformer"] = bool(torch.equal(embedding, expected["sentence_embedding"]))
+report["SentenceTransformer: sentence_embedding"] = bool(torch.equal(embedding, expected["sentence_embedding"]))
 
-pinned = open_model("team/moved", revision=job["first"])
-compare_forward("pinned:", pinned, AutoTokenizer.from_pretrained("team/moved", revision=job["first"], trust_remote_code=True))
-report["pinned: encode"] = bool(torch.equal(pinned.encode(job["sentences"], convert_to="tensor"), expected["encode"]))
-moved = open_model("team/moved").encode(job["sentences"], convert_to="tensor")
-report["moved: encode differs"] = not torch.equal(moved, expected["encode"])
-
-branch = open_model("team/branches", revision="trial/1")
-report["branch: encode"] = bool(torch.equal(branch.encode(job["sentences"], convert_to="tensor"), expected["encode"]))
-
-failure("no such repository", lambda: open_model("team/nothing"))
-failure("no such revision", lambda: open_model("team/moved", revision="0" * 40))
-failure("private without a token", lambda: open_model("team/private"))
-try:
-    private = open_model("team/private", token=job["token"])
-    report["private: encode"] = bool(torch.equal(private.encode(job["sentences"], convert_to="tensor"), expected["encode"]))
-except Exception as error:
-    report["private: encode"] = str(error)
+pinned = {"revision": job["first"], "trust_remote_code": True}
+model_at_first = AutoModel.from_pretrained("team/moved", **pinned)
+compare_forward("pinned:", model_at_first, AutoTokenizer.from_pretrained("team/moved", **pinned))
+encode("pinned:", model_at_first)
+encode("latest:", open_model("team/moved"))
+encode("branch:", open_model("team/branches", revision="trial/1"))
+failure("no such repository", "team/nothing")
+failure("no such revision", "team/moved", revision="0" * 40)
+failure("private without a token", "team/private")  # before anything of it is in the cache
+encode("private:", open_model("team/private", token=job["token"]))
 
 model.save_pretrained(job["again"])
+model.save_pretrained(job["saved"], push_to_hub=True, repo_id="team/saved", token=job["token"])
 model.push_to_hub("team/mixin", token=job["token"])
-again = open_model("team/mixin")
-report["mixin: encode"] = bool(torch.equal(again.encode(job["sentences"], convert_to="tensor"), expected["encode"]))
+mixin = open_model("team/mixin")
+compare_forward("mixin:", mixin, model.tokenizer)
+changed = {"path_or_fileobj": job["changed tokenizer"], "path_in_repo": "tokenizer.json"}
+HfApi().upload_file(repo_id="team/mixin", token=job["token"], **changed)
+encode("moved on after loading:", mixin)
 print(json.dumps(report))
 """
 
@@ -183,14 +183,20 @@ def run_python(script: str, job: Any, environment: dict[str, str], elsewhere: Pa
 
 
 @pytest.fixture(scope="module")
-def pushed(hub: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def changed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with another tokenizer: two words have changed places. Read only."""
+    changed = shutil.copytree(folder, tmp_path_factory.mktemp("run") / "changed")
+    tokenizer = json.loads((changed / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["cat"], vocabulary["news"] = vocabulary["news"], vocabulary["cat"]
+    (changed / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return changed
+
+
+@pytest.fixture(scope="module")
+def pushed(hub: Any, folder: Path, changed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """URL of the commit, by a name for each push that the first process made."""
     root = tmp_path_factory.mktemp("pushing")
-    changed = shutil.copytree(folder, root / "changed")
-    tokenizer = (changed / "tokenizer.json").read_text(encoding="utf-8")
-    swapped = tokenizer.replace('"cat"', '"?"').replace('"mat"', '"cat"').replace('"?"', '"mat"')
-    assert swapped != tokenizer
-    (changed / "tokenizer.json").write_text(swapped, encoding="utf-8")
     pushes = {
         "model": {"folder": str(folder), "repo_id": "team/model"},
         "first": {"folder": str(folder), "repo_id": "team/moved"},
@@ -205,7 +211,11 @@ def pushed(hub: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def loaded(
-    hub: Any, model: MultiTaskModel, pushed: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    hub: Any,
+    model: MultiTaskModel,
+    pushed: dict[str, str],
+    changed: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """What the second process found, which has an empty cache, no token, and only the endpoint."""
     root = tmp_path_factory.mktemp("loading")
@@ -221,22 +231,265 @@ def loaded(
         "first": pushed["first"].rsplit("/", 1)[1],
         "token": hub_server.TOKEN,
         "again": str(root / "again"),
+        "saved": str(root / "saved"),
+        "changed tokenizer": str(changed / "tokenizer.json"),
     }
     (root / "elsewhere").mkdir()
     report = run_python(LOAD, job, hub.environment(root / "home", token=None), root / "elsewhere")
-    return {**report, "again": root / "again"}
+    return {**report, "again folder": root / "again"}
 
 
-def files_of(hub: Any, repo_id: str, branch: str = "main") -> set[str]:
-    return set(hub.repositories[repo_id].branches[branch][-1].files) - {".gitattributes"}
+@pytest.fixture
+def nearby(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A Hub of this test's own that this process itself talks to, with a token and no waiting between attempts."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        yield server
 
 
-def test_debug(loaded, hub):
-    for key, value in loaded.items():
-        print(key, value)
-    for k in hub.repositories: print(k, [c.message for c in hub.repositories[k].branches["main"]], sorted(files_of(hub, k)))
-    print(hub.repositories["team/mixin"].find("main").files["README.md"].content.decode()[:600])
-    print((loaded["again"]/"config.json").read_text())
-    print(sorted(p.name for p in loaded["again"].iterdir()))
-    print(json.loads(hub.repositories["team/mixin"].find("main").files["config.json"].content)["auto_map"])
-    for r in hub.requests: print(r)
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pushed_files(server: Any, repo_id: str, branch: str = "main") -> dict[str, bytes]:
+    """What a branch holds beyond the Hub's own .gitattributes."""
+    files = server.repositories[repo_id].branches[branch][-1].files
+    return {path: file.content for path, file in files.items() if path != ".gitattributes"}
+
+
+def titles(server: Any, repo_id: str, branch: str = "main") -> list[str]:
+    """Titles of the commits after the one that the Hub makes."""
+    return [commit.message for commit in server.repositories[repo_id].branches[branch][1:]]
+
+
+# ---- one process pushes ----
+
+
+def test_push_is_one_commit_of_everything_that_makes_up_the_finished_folder(
+    hub: Any, folder: Path, pushed: dict[str, str]
+) -> None:
+    found = pushed_files(hub, "team/model")
+    assert set(found) >= OPENS_A_MODEL | BELONGS_TO_A_RUN
+    assert found == {path: content for path, content in contents(folder).items() if path not in STAYS_BEHIND}
+    assert titles(hub, "team/model") == ["Upload multi-task sentence model"]
+    assert hub.count("POST", "/api/models/team/model/commit/") == 1
+    commit = hub.repositories["team/model"].branches["main"][-1]
+    assert pushed["model"] == f"{hub.url}/team/model/commit/{commit.oid}"
+
+
+def test_private_push_makes_a_private_repository_and_others_are_public(hub: Any, pushed: dict[str, str]) -> None:
+    assert hub.repositories["team/private"].private
+    assert not hub.repositories["team/model"].private
+
+
+def test_push_to_a_revision_makes_the_branch_and_leaves_main_alone(
+    hub: Any, folder: Path, pushed: dict[str, str]
+) -> None:
+    assert pushed_files(hub, "team/branches") == {}
+    assert pushed_files(hub, "team/branches", "trial/1") == pushed_files(hub, "team/model")
+
+
+# ---- another process loads by id ----
+
+
+@pytest.mark.parametrize("door", ["id", "pinned", "mixin"])
+@pytest.mark.parametrize("name", ["last_hidden_state", "sentence_embedding", *TASKS])
+def test_forward_by_id_gives_the_same_bits_in_a_clean_process(loaded: dict[str, Any], door: str, name: str) -> None:
+    assert loaded[f"{door}: {name}"] is True
+
+
+def test_clean_process_runs_the_code_of_the_repository(hub: Any, loaded: dict[str, Any]) -> None:
+    commit = hub.repositories["team/model"].branches["main"][-1]
+    assert loaded["code"] == f"transformers_modules.team.model.{commit.oid}.modeling_multitask"
+    assert not loaded["our package"]
+    assert set(loaded["tasks"]) == set(TASKS)
+
+
+def test_sentence_transformers_opens_the_id_with_the_same_bits(loaded: dict[str, Any]) -> None:
+    assert loaded["SentenceTransformer: sentence_embedding"] is True
+
+
+@pytest.mark.parametrize("door", ["id", "pinned", "branch"])
+def test_encode_fetches_the_tokenizer_of_its_own_revision(loaded: dict[str, Any], door: str) -> None:
+    assert loaded["latest: encode"] is False, "premise: the last commit's tokenizer gives other embeddings"
+    assert loaded[f"{door}: encode"] is True
+
+
+def test_encode_fetches_the_tokenizer_that_came_with_the_weights_when_the_branch_has_moved_on(
+    loaded: dict[str, Any],
+) -> None:
+    assert loaded["moved on after loading: encode"] is True
+
+
+def test_encode_fetches_the_tokenizer_of_a_private_repository_with_the_given_token(loaded: dict[str, Any]) -> None:
+    assert loaded["private: encode"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no such repository", "team/nothing is not a local folder and is not a valid model identifier"),
+        ("no such revision", f"{'0' * 40} is not a valid git identifier"),
+        ("private without a token", "If this is a private repository, make sure to pass a token"),
+    ],
+)
+def test_loading_what_is_not_there_says_so(loaded: dict[str, Any], name: str, says: str) -> None:
+    assert says in loaded[name]
+
+
+# ---- the doors of transformers to push through ----
+
+
+def test_saving_a_model_from_the_hub_again_keeps_its_code_and_auto_map(loaded: dict[str, Any], folder: Path) -> None:
+    again, original = contents(loaded["again folder"]), contents(folder)
+    assert set(again) >= OPENS_A_MODEL
+    code = {path for path in original if path.endswith(".py")}
+    assert {path: again[path] for path in code} == {path: original[path] for path in code}
+    assert json.loads(again["config.json"])["auto_map"] == json.loads(original["config.json"])["auto_map"]
+    assert again["model.safetensors"] == original["model.safetensors"]
+
+
+@pytest.mark.parametrize("repo_id", ["team/mixin", "team/saved"])
+def test_push_from_the_model_is_one_commit_of_a_whole_repository(
+    hub: Any, loaded: dict[str, Any], repo_id: str
+) -> None:
+    assert titles(hub, repo_id)[:1] == ["Upload model"]
+    first = hub.repositories[repo_id].branches["main"][1].files
+    assert set(first) >= OPENS_A_MODEL
+    assert b"The card of the run." in first["README.md"].content
+
+
+# ---- pushes that fail ----
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        ("no token", r"There is no token to push to team/mine with\. Log in with `hf auth login`"),
+        ("wrong token", "The Hub does not accept the token"),
+        ("token that reads", "The token of team may only read"),
+        ("token of another user", r"The token of other may not push to team/mine\. .* under: other, other-lab\."),
+        ("no creating", r"may not write to team/mine \(You don't have the rights to create a model"),
+        ("no committing", r"may not write to team/mine \(You don't have write access"),
+        ("connection lost", "Server disconnected"),
+    ],
+)
+def test_failed_push_keeps_the_folder_commits_nothing_and_says_how_to_repeat(
+    nearby: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, says: str
+) -> None:
+    tokens = {
+        "wrong token": "hf_wrong",
+        "token that reads": hub_server.READ_TOKEN,
+        "token of another user": hub_server.OTHER_TOKEN,
+    }
+    if trouble == "no token":
+        monkeypatch.delenv("HF_TOKEN")
+    nearby.forbidden = {"no creating": {"create"}, "no committing": {"commit"}}.get(trouble, set())
+    nearby.drops_uploads = trouble == "connection lost"
+    before = contents(folder)
+    with pytest.raises(OSError, match=says) as caught:
+        push_folder(folder, "team/mine", token=tokens.get(trouble))
+    excluded = '--exclude "checkpoint-*" --exclude "best/*" --exclude "runs/*" --exclude "*.bin" --exclude "*.pt" '
+    excluded += '--exclude "*.part" --exclude ".*"'
+    assert f"The folder {folder} is complete and unchanged." in str(caught.value)
+    assert str(caught.value).endswith(f"\n    hf upload team/mine {folder} . {excluded}")
+    assert contents(folder) == before
+    assert all(len(repository.branches["main"]) == 1 for repository in nearby.repositories.values())
+
+
+def test_command_of_a_failed_push_repeats_it(nearby: Any, folder: Path, tmp_path: Path) -> None:
+    nearby.drops_uploads = True
+    with pytest.raises(OSError, match="hf upload") as caught:
+        push_folder(folder, "team/mine", private=True, revision="trial")
+    assert nearby.count("PUT", "/lfs/") > 1, "premise: the upload began, and was tried again"
+    nearby.drops_uploads = False
+    command = str(caught.value).splitlines()[-1]
+    assert f" {folder} . --private --revision trial --exclude " in command
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, **nearby.environment(tmp_path), "PATH": path}
+    finished = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    expected = {path: content for path, content in contents(folder).items() if path not in STAYS_BEHIND}
+    assert pushed_files(nearby, "team/mine", "trial") == expected
+    assert nearby.repositories["team/mine"].private
+    assert titles(nearby, "team/mine") == []
+
+
+def test_push_again_after_the_connection_was_lost_succeeds(nearby: Any, folder: Path) -> None:
+    nearby.drops_uploads = True
+    with pytest.raises(OSError, match="was not pushed"):
+        push_folder(folder, "team/mine")
+    nearby.drops_uploads = False
+    push_folder(folder, "team/mine", commit_message="Second attempt")
+    assert titles(nearby, "team/mine") == ["Second attempt"]
+
+
+def test_given_token_goes_before_the_stored_one(nearby: Any, folder: Path) -> None:
+    push_folder(folder, "other/mine", token=hub_server.OTHER_TOKEN)
+    assert titles(nearby, "other/mine") == ["Upload multi-task sentence model"]
+
+
+def test_private_push_to_a_public_repository_is_refused(nearby: Any, folder: Path) -> None:
+    push_folder(folder, "team/mine")
+    with pytest.raises(OSError, match="team/mine exists already and is public"):
+        push_folder(folder, "team/mine", private=True, commit_message="A secret")
+    assert "A secret" not in titles(nearby, "team/mine")
+
+
+def test_card_that_the_hub_does_not_take_is_refused_before_anything_is_uploaded(
+    nearby: Any, folder: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "README.md").write_text("---\nlicense: apache-2.0\n", encoding="utf-8")
+    with pytest.raises(OSError, match=r"Invalid metadata in README\.md"):
+        push_folder(broken, "team/mine")
+    assert nearby.count("PUT", "/lfs/") == 0
+
+
+def test_push_of_a_folder_without_a_model_is_refused_before_the_hub_is_asked(nearby: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no finished model to push: there is no config\.json"):
+        push_folder(tmp_path, "team/mine")
+    assert nearby.requests == []
+
+
+@pytest.mark.parametrize("repo_id", ["team/a b", "a/b/c", "team/-x", "", "team/x.git"])
+def test_id_that_can_be_none_is_refused_before_the_hub_is_asked(nearby: Any, folder: Path, repo_id: str) -> None:
+    with pytest.raises(ValueError, match="but should be like user/name"):
+        check_can_push(repo_id)
+    with pytest.raises(OSError, match="hf upload user/name"):
+        push_folder(folder, repo_id)
+    assert nearby.requests == []
+
+
+def test_check_passes_who_may_push_and_creates_nothing(nearby: Any) -> None:
+    for repo_id in ("team/mine", "team-lab/mine", "mine"):
+        check_can_push(repo_id)
+    check_can_push("other/mine", token=hub_server.OTHER_TOKEN)
+    assert nearby.repositories == {}
+    assert set(nearby.requests) == {("GET", "/api/whoami-v2")}
+
+
+def test_check_says_what_is_missing(nearby: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="The token of team may only read"):
+        check_can_push("team/mine", hub_server.READ_TOKEN)
+    with pytest.raises(ValueError, match="The Hub does not accept the token"):
+        check_can_push("team/mine", "hf_wrong")
+    with pytest.raises(ValueError, match=r"may not push to else/mine\. It may push under: team, team-lab\."):
+        check_can_push("else/mine")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ValueError, match="There is no token"):
+        check_can_push("team/mine")
+
+
+def test_check_without_a_hub_to_reach_is_an_error_of_the_system(nearby: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="The Hub cannot be asked whether the token may push"):
+        check_can_push("team/mine")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="offline mode"):
+        check_can_push("team/mine")

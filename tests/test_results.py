@@ -90,8 +90,14 @@ def test_earlier_run_needs_overwrite(tmp_path: Path, names: tuple[str, ...]):
 
 
 def test_settings_show_what_differs_from_transformers_defaults(tmp_path: Path):
-    arguments = MultiTaskTrainingArguments(str(tmp_path), weight_decay=0.5, use_cpu=True, eval_strategy="no",
-                                           load_best_model_at_end=False, lr_scheduler_kwargs={"num_cycles": 2})  # fmt: skip
+    arguments = MultiTaskTrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        weight_decay=0.5,
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        lr_scheduler_kwargs={"num_cycles": 2},
+    )
     changed = changed_arguments(arguments)
     assert changed["weight_decay"] == 0.5
     assert changed["eval_strategy"] == "no"  # a plain word, not an enumeration

@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 CARD_FILE = "README.md"
 CARD_FILE_BESIDE_AN_EDITED_ONE = "README.generated.md"
 FOLDER_PLACEHOLDER = "path/to/this/folder"
+TRAINING_PICTURE = "training.png"
 SPLITS = ("train", "validation", "test")
 # Scores on fewer rows are said to be rough.
 FEW_ROWS = 500
@@ -161,11 +162,7 @@ def _tasks(content: CardContent) -> str:
         rows.append([code_span(task), kind, shown, settings["loss"], f"{settings['loss_weight']:g}", *splits])
     header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
     parts = [_table(rows, header, right=4), *long_lists]
-    sources = [
-        f"* {code_span(task)}: {source.description}"
-        for task, source in content.sources.items()
-        if task in content.tasks
-    ]
+    sources = [f"* {code_span(task)}: {source.description}" for task, source in content.sources.items()]
     if sources:
         parts += ["Numbers are labelled rows. They come from:", "\n".join(sources)]
     return "## Tasks\n\n" + "\n\n".join(parts)
@@ -184,12 +181,12 @@ def _scores(content: CardContent) -> str:
     text = "## Scores\n\nA task's first metric is its primary one.\n\n"
     text += _table(rows, ["task", "metric", *scores], right=len(scores))
     for title, file in (content.pictures or {}).items():
-        if file != _TRAINING_PICTURE:
+        if file != TRAINING_PICTURE:
             text += f"\n\n![{title}]({file})"
     return text
 
 
-def kept_step(results: dict[str, Any]) -> int | None:
+def _kept_step(results: dict[str, Any]) -> int | None:
     """The step of the checkpoint that was loaded at the end; `None` where the last weights were kept."""
     return results.get("best_step") if results["training"].get("load_best_model_at_end") else None
 
@@ -197,11 +194,10 @@ def kept_step(results: dict[str, Any]) -> int | None:
 def _training(content: CardContent) -> str:
     results, arguments = content.results, content.results["training"]
     length = f"{results['steps']} steps ({results['epochs']:g} epochs of {results['rows_per_epoch']} rows)"
-    parts = [
-        f"{length}, {results['seconds']:.0f} seconds with evaluation on {results['processes']} "
-        f"process{'es' * (results['processes'] != 1)}."
-    ]
-    if step := kept_step(results):
+    seconds, processes = results["seconds"], results["processes"]
+    duration = f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes"
+    parts = [f"{length}, {duration} with evaluation, on {processes} process{'es' * (processes != 1)}."]
+    if step := _kept_step(results):
         score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
         parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
     mixture = results.get("mixture") or {}
@@ -230,7 +226,7 @@ def _training(content: CardContent) -> str:
             f"`pip install matplotlib`, then `python -m multitask_sentence.training.model_card {FOLDER_PLACEHOLDER}`."
         )
     for title, file in (content.pictures or {}).items():
-        if file == _TRAINING_PICTURE:
+        if file == TRAINING_PICTURE:
             parts.append(f"![{title}]({file})")
     return "## Training\n\n" + "\n\n".join(parts)
 
@@ -243,7 +239,7 @@ def _limits(content: CardContent) -> str:
         "biases; other kinds of text, and other languages, were not measured.",
         "The scores are those of one run on the splits listed above, and say nothing beyond them.",
     ]
-    if kept_step(content.results):
+    if _kept_step(content.results):
         lines[-1] += " Validation data also chose the checkpoint, so validation scores are the more flattering ones."
     rows = content.results["rows"]
     few = {task: rows.get(task, {}).get("test", 0) for task in content.tasks}
@@ -286,15 +282,12 @@ def card_body(content: CardContent) -> str:
     return "\n\n".join([f"# {content.name}", *(section(content) for section in sections), _CITATION]) + "\n"
 
 
-_TRAINING_PICTURE = "training.png"
-
-
 def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str] | None:
     """Draw what the results hold; returns title and file of each picture, or `None` without matplotlib."""
     pictures = {}
     try:
-        if draw_training(folder / _TRAINING_PICTURE, results["history"], tasks, kept_step(results)):
-            pictures["Training loss and validation scores over the steps"] = _TRAINING_PICTURE
+        if draw_training(folder / TRAINING_PICTURE, results["history"], tasks, _kept_step(results)):
+            pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
         for task, counted in results.get("confusion", {}).items():
             if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES:
                 file = f"confusion_{task}.png"

@@ -182,7 +182,7 @@ def _matrix(labels: Sequence[str], counts: np.ndarray) -> Any:
     from matplotlib.figure import Figure
 
     size = len(labels)
-    side = min(2.6 + 0.55 * size, 4.5 + 0.3 * size)  # inches
+    side = min(2.6 + 0.55 * size, 4.5 + 0.3 * size, 16)  # inches
     figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -15,16 +15,25 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-# What a run leaves beside the finished model: checkpoints, logs that name the machine, pickles, unfinished files.
-EXCLUDED = ("checkpoint-*", "best/*", "runs/*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.part", ".*")
+# What stands beside the finished model: checkpoints, logs that name the machine, pickles, drafts, hidden files.
+EXCLUDED = (
+    "checkpoint-*",
+    "best/*",
+    "runs/*",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.pkl",
+    "*.part",
+    "README.generated.md",
+    ".*",
+)
 
 
 def _explain(error: BaseException, repo_id: str) -> str:
     """What a reader needs to know of a failed request."""
-    while (
-        isinstance(error, RuntimeError) and error.__cause__ is not None
-    ):  # which file was being uploaded, and why not
-        error = error.__cause__
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # from which file failed to why
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == 401:
         return (
@@ -114,7 +123,10 @@ def push_folder(
         api = HfApi(token=token)
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if private and not api.repo_info(full_id).private:
-            raise ValueError(f"{full_id} exists already and is public, but the push should be private.")
+            raise ValueError(
+                f"{full_id} exists already and is public, but the push should be private. Give another name, or make "
+                "it private on its settings page first."
+            )
         if revision and not revision.startswith("refs/"):
             api.create_branch(full_id, branch=revision, exist_ok=True)
         # Not upload_folder, which tries a refused commit of many files again in parts, so that some of them may stay.

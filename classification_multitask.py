@@ -1,0 +1,95 @@
+"""One head of a multi-task model as a plain sequence classifier, for tools that know nothing of several tasks.
+
+    model = AutoModelForSequenceClassification.from_pretrained(repo, task="sentiment", trust_remote_code=True)
+
+`pipeline("text-classification")`, evaluators and serving tools then work as with any fine-tuned classifier.
+"""
+
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, suggest
+from .modeling_multitask import MultiTaskModel, MultiTaskPreTrainedModel
+
+
+class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
+    """
+    A view of one task that reads single sentences: `logits`, `id2label`, and a `loss` where `labels` are given.
+
+    Which one is `config.task`: the `task` given to `from_pretrained`, stored when the view is saved. Without any, the
+    only one that fits is taken.
+
+    Raises:
+        ValueError: the task is unknown or compares two sentences, or none was named where several fit.
+    """
+
+    def __init__(self, config: MultiTaskConfig):
+        super().__init__(config)
+        self.task = self._choose_task(config)
+        settings = config.tasks[self.task]
+        labels = settings.get("labels", [self.task])
+        config.task = self.task
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = settings["problem_type"]
+        self.multitask = MultiTaskModel(config)
+        self.post_init()
+
+    @staticmethod
+    def _choose_task(config: MultiTaskConfig) -> str:
+        fitting = [
+            name
+            for name, settings in config.tasks.items()
+            if settings["problem_type"] in HEAD_PROBLEM_TYPES and not settings["pair"]
+        ]
+        if config.task is None and len(fitting) == 1:
+            return fitting[0]
+        if config.task not in fitting:
+            found = "No task was named" if config.task is None else f"There is no task {config.task!r} of this kind"
+            raise ValueError(
+                f"{found}.{suggest(config.task, fitting)} Name one that classifies single sentences, as in "
+                f"from_pretrained(..., task={fitting[0] if fitting else 'name'!r}). There are: "
+                f"{', '.join(fitting) or 'none'}."
+            )
+        return config.task
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """
+        Logits of the one task.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `MultiTaskModel.forward`.
+            labels: class numbers `(batch,)`, multi-hot `(batch, num_labels)`, or values `(batch,)`.
+            return_dict: `False` for a plain tuple.
+
+        Returns `loss` (where labels are given) and `logits` of shape `(batch, num_labels)`.
+        """
+        output = self.multitask(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            task=self.task,
+        )
+        logits = output.logits[self.task]
+        logits = logits.unsqueeze(-1) if logits.dim() == 1 else logits  # (batch, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config)
+        result = SequenceClassifierOutput(loss=loss, logits=logits)
+        return result if return_dict is not False else result.to_tuple()
+
+
+MultiTaskForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+__all__ = ["MultiTaskForSequenceClassification"]
