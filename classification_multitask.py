@@ -19,12 +19,18 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
     Which one is `config.task`: the `task` given to `from_pretrained`, stored when the view is saved. Without any, the
     only one that fits is taken.
 
+    Args:
+        config: of the model.
+        head: the same as `task`, for `pipeline(..., model_kwargs={"head": "sentiment"})`: transformers' pipeline calls
+            its own task `task`, and no model argument can have that name there.
+
     Raises:
         ValueError: the task is unknown or compares two sentences, or none was named where several fit.
     """
 
-    def __init__(self, config: MultiTaskConfig):
+    def __init__(self, config: MultiTaskConfig, head: str | None = None):
         super().__init__(config)
+        config.task = head or config.task
         self.task = self._choose_task(config)
         settings = config.tasks[self.task]
         labels = settings.get("labels", [self.task])

@@ -257,6 +257,8 @@ class MultiTaskConfig(PreTrainedConfig):
             Longest sentence in tokens, special tokens included. Longer ones are truncated.
         tasks (`dict[str, dict]`, *optional*):
             Task settings by name; see [`complete_task`] for the keys.
+        task (`str`, *optional*):
+            The task that `AutoModelForSequenceClassification` answers.
 
     Raises:
         ValueError: names the setting, what was found and what would be right.
@@ -282,6 +284,7 @@ class MultiTaskConfig(PreTrainedConfig):
     normalize: bool = False
     max_length: int = 128
     tasks: dict[str, Any] | None = None
+    task: str | None = None
 
     def __post_init__(self, **kwargs):
         backbone_config = self.backbone_config if self.backbone_config is not None else {"model_type": "bert"}

@@ -170,11 +170,29 @@ class SentenceInference:
             TypeError: something is neither a string nor a pair of strings.
             ValueError: a task is unknown, or reads the other kind of input.
         """
-        is_pair = isinstance(sentences, tuple)
-        is_single = is_pair or isinstance(sentences, str)
+        is_single = isinstance(sentences, (str, tuple))
         rows = [sentences] if is_single else list(sentences)
-        is_pair = is_pair or bool(rows and isinstance(rows[0], (tuple, list)))
-        names = self._tasks_for(tasks, is_pair)
+        _, answers = self.embed_and_predict(rows, tasks, batch_size, show_progress)
+        if is_single:
+            answers = {name: {key: value[0] for key, value in answer.items()} for name, answer in answers.items()}
+        return answers
+
+    @torch.no_grad()
+    def embed_and_predict(
+        self,
+        rows: Sequence[str] | Sequence[tuple[str, str]],
+        tasks: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+        """
+        Embeddings and answers of rows (strings, or pairs of strings) from the same one pass.
+
+        Arguments and answers are those of `predict` for a list; the embeddings are those of `encode`: `(rows,
+        embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
+        """
+        is_pair = bool(rows) and isinstance(rows[0], (tuple, list))
+        names = self._tasks_for(tasks, is_pair, check_kind=bool(rows))
 
         if is_pair:
             for index, row in enumerate(rows):
@@ -190,18 +208,18 @@ class SentenceInference:
         index = index.view(-1, 2) if is_pair else index  # (rows,) or (rows, 2)
 
         answers = {name: self._answer(name, embeddings, index) for name in names}
-        if is_single:
-            answers = {name: {key: value[0] for key, value in answer.items()} for name, answer in answers.items()}
-        return answers
+        if self.config.normalize:
+            embeddings = F.normalize(embeddings, dim=-1)
+        return embeddings[index].numpy(), answers
 
-    def _tasks_for(self, tasks: str | Sequence[str] | None, is_pair: bool) -> list[str]:
+    def _tasks_for(self, tasks: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True) -> list[str]:
         """The named tasks, or all that read this kind of input; a ValueError for one that does not."""
         if tasks is None:
             return [name for name, settings in self.config.tasks.items() if settings["pair"] == is_pair]
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         self._check_tasks(names)
         for name in names:
-            if self.config.tasks[name]["pair"] != is_pair:
+            if check_kind and self.config.tasks[name]["pair"] != is_pair:
                 found, right = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
                 raise ValueError(f"Task {name!r} reads {right}, but was given {found}.")
         return names

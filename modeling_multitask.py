@@ -10,6 +10,7 @@ This file travels with every saved model (`trust_remote_code=True`): it needs to
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, cached_file, logging
 
 from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
 from .configuration_multitask import (
@@ -145,6 +146,11 @@ class MultiTaskHead(nn.Module):
         return logits.squeeze(-1) if self.is_regression else logits
 
 
+def _reference(remote_class: type) -> str:
+    """`file.Class`, as config.json names the code beside it."""
+    return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
+
+
 class MultiTaskPreTrainedModel(PreTrainedModel):
     """How transformers loads, saves and initialises a multi-task model."""
 
@@ -160,13 +166,60 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._revision = kwargs.get("revision")
+        # The tokenizer is read when it is first needed: from the commit of the weights, and with the same token.
+        options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
+        options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
+        model.base_model._hub_options = options
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
         # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
         for parameter in model.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
         return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
+        # These two are named only here, and so travel with the model: the saver follows relative imports.
+        from .classification_multitask import MultiTaskForSequenceClassification
+        from .pipeline_multitask import MultiTaskPipeline
+
+        self.config.auto_map = {
+            "AutoConfig": _reference(type(self.config)),
+            "AutoModel": _reference(MultiTaskModel),
+            "AutoModelForSequenceClassification": _reference(MultiTaskForSequenceClassification),
+        }
+        self.config.custom_pipelines = {
+            "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
+        }
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self._save_companions(save_directory)
+
+    def _save_companions(self, save_directory: str | os.PathLike) -> None:
+        """Save what stands beside weights, configuration and code."""
+        if self.base_model.has_tokenizer:
+            self.base_model.tokenizer.save_pretrained(save_directory)
+        for filename, content in SENTENCE_TRANSFORMERS_FILES.items():
+            with open(os.path.join(save_directory, filename), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
+        # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
+        # both with a card that transformers made up where the repository has none.
+        self._save_companions(working_dir)
+        card = os.path.join(working_dir, "README.md")
+        with open(card, encoding="utf-8") as file:
+            is_made_up = "This model card has been automatically generated" in file.read()
+        if is_made_up and self.config.name_or_path:
+            own = cached_file(
+                self.config.name_or_path,
+                "README.md",
+                _raise_exceptions_for_missing_entries=False,
+                **self.base_model._hub_options,
+            )
+            if own is not None:
+                shutil.copyfile(own, card)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
 class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
@@ -190,7 +243,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             }
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._revision: str | None = None  # of the Hub repository that the model was opened from
+        self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
         self.post_init()
 
     def _adopt_backbone(self) -> None:
@@ -262,6 +315,11 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         return model.eval()
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer, or a place to read it from."""
+        return self._tokenizer is not None or bool(self.config.name_or_path)
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that belongs to the model, read from where the model was opened when it is first needed."""
         if self._tokenizer is None:
@@ -270,7 +328,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
                     "The model has no tokenizer yet. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
                 )
             self.tokenizer = AutoTokenizer.from_pretrained(
-                self.config.name_or_path, revision=self._revision, trust_remote_code=True
+                self.config.name_or_path, trust_remote_code=True, **self._hub_options
             )
         return self._tokenizer
 
@@ -278,17 +336,6 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.model_max_length = self.config.max_length
         self._tokenizer = tokenizer
-
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if not is_main_process:
-            return
-        if self._tokenizer is not None or self.config.name_or_path:
-            self.tokenizer.save_pretrained(save_directory)
-        for filename, content in SENTENCE_TRANSFORMERS_FILES.items():
-            with open(os.path.join(save_directory, filename), "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
 
     # ---- tasks ----
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from transformers import Pipeline
-from transformers.pipelines.base import GenericTensor
 
 ROWS_PER_WINDOW = 4096  # rows of a generator that are read, answered and handed out together
 
@@ -48,14 +47,13 @@ class MultiTaskPipeline(Pipeline):
     def preprocess(self, input_: Any, **kwargs) -> str | tuple[str, str]:
         """One input as a string or a pair of strings."""
         if isinstance(input_, dict):
-            pair = (input_["text"], input_["text_pair"]) if "text_pair" in input_ else input_["text"]
-            return pair
+            return (input_["text"], input_["text_pair"]) if "text_pair" in input_ else input_["text"]
         return tuple(input_) if isinstance(input_, list) else input_
 
     def forward(self, model_inputs: list, **forward_params) -> dict[str, Any]:
         return self._forward(model_inputs, **forward_params)
 
-    def _forward(self, input_tensors: list, tasks: Any = None, batch_size: int | None = None) -> dict[str, GenericTensor]:
+    def _forward(self, input_tensors: list, tasks: Any = None, batch_size: int | None = None) -> dict[str, Any]:
         embeddings, answers = self.model.embed_and_predict(input_tensors, tasks, batch_size)
         return {"embeddings": embeddings, "answers": answers}
 

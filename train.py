@@ -31,6 +31,8 @@ from multitask_sentence.configuration_multitask import check_encoder, suggest
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
+from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
 from multitask_sentence.training.results import (
     check_output_dir,
@@ -113,9 +115,18 @@ def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, An
     return settings
 
 
-def check_backbone(backbone: str) -> None:
-    """Refuse a backbone that is no encoder from its configuration alone: before any data is loaded."""
-    check_encoder(AutoConfig.from_pretrained(find_backbone(backbone)))
+def checked_backbone(backbone: str) -> str:
+    """Where to load the backbone from; one that is no encoder is refused before any data is loaded."""
+    path = find_backbone(backbone)
+    check_encoder(AutoConfig.from_pretrained(path))
+    return path
+
+
+def edited_card(output_dir: Path) -> str | None:
+    """The text of a model card that somebody edited, so that replacing a run does not lose it."""
+    card = output_dir / CARD_FILE
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    return None if text is None or is_generated(text) else text
 
 
 def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
@@ -160,19 +171,25 @@ def run(argv: Sequence[str] | None = None) -> None:
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
-    check_backbone(recipe.backbone)
+    backbone = checked_backbone(recipe.backbone)
+    push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
+    repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
+    if push_to and state.is_main_process:
+        check_can_push(repo_id, arguments.hub_token)
     set_seed(arguments.seed)
 
     with state.main_process_first():
         loaded = load_tasks(recipe.sources, options.data_root or recipe.path.parent, arguments.seed)
     model = MultiTaskModel.from_backbone(
-        recipe.backbone,
+        backbone,
         tasks=task_settings(recipe, loaded),
         pooling=recipe.pooling,
         projection=recipe.projection,
         normalize=recipe.normalize,
         max_length=recipe.max_length,
     )
+    model.config.backbone_config._name_or_path = recipe.backbone  # also where a packaged copy was taken
+    kept_card = edited_card(output_dir)
     if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that data and model are in order
     state.wait_for_everyone()
@@ -201,8 +218,19 @@ def run(argv: Sequence[str] | None = None) -> None:
     }
     if state.is_main_process:
         folder = save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
+        if kept_card is not None:
+            (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
+        write_model_card(folder, repo_id=repo_id, data_root=options.data_root or recipe.path.parent)
         say("\n" + format_scores(model.config.tasks, scores))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
+        if push_to:
+            revision = arguments.hub_revision
+            url = push_folder(folder, repo_id, arguments.hub_private_repo, revision, arguments.hub_token)
+            *_, owner, name, _, commit = url.split("/")
+            say(
+                f"Pushed to {url}. Open it with AutoModel.from_pretrained({f'{owner}/{name}'!r}, revision={commit!r}, "
+                "trust_remote_code=True)."
+            )
     trainer.accelerator.end_training()
 
 
@@ -210,10 +238,8 @@ def main() -> None:
     """The command: a person's mistake ends with one message and exit status 1, without a stack trace."""
     try:
         run()
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
+    except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        if "--debug" in sys.argv:
-            raise
         sys.exit(f"error: {cause}")
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 
+from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
 from ..inference_multitask import evaluating
 from ..modeling_multitask import MultiTaskModel
 from .losses import task_loss
+from .plots import confusion_matrix_of
 
 
 class Evaluation:
@@ -76,6 +78,22 @@ def task_logits(
     return logits
 
 
+def decisions(settings: dict[str, Any], logits: torch.Tensor) -> list:
+    """Class numbers `(rows,)`, or for a multi-label task rows of 0 and 1 by its thresholds."""
+    if settings["problem_type"] == "multi_label_classification":
+        return (logits.sigmoid() >= torch.tensor(settings["thresholds"])).int().tolist()
+    return logits.argmax(dim=-1).tolist()
+
+
+def task_confusion(
+    model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Any]:
+    """What a classification task confuses, see `confusion_matrix_of`; arguments as for `task_scores`."""
+    settings = model.config.tasks[task]
+    logits = torch.cat(task_logits(model, task, embeddings, rows, batch_size=8192))
+    return confusion_matrix_of(decisions(settings, logits), labels.int().tolist(), settings["labels"])
+
+
 def task_scores(
     model: MultiTaskModel,
     task: str,
@@ -110,11 +128,8 @@ def task_scores(
 
     logits = torch.cat(logits)
     references: Any = labels.tolist()
-    if settings["problem_type"] == "single_label_classification":
-        predictions = logits.argmax(dim=-1).tolist()
-    elif settings["problem_type"] == "multi_label_classification":
-        predictions = (logits.sigmoid() >= torch.tensor(settings["thresholds"])).int().tolist()
-        references = labels.int().tolist()
+    if settings["problem_type"] in LABELLED_PROBLEM_TYPES:
+        predictions, references = decisions(settings, logits), labels.int().tolist()
     elif settings["problem_type"] == "contrastive":
         distinct, places = rows[:, 1:].unique(return_inverse=True)
         predictions = positive_ranks(

@@ -14,6 +14,7 @@ import yaml
 from ..configuration_multitask import (
     HEAD_PROBLEM_TYPES,
     LABELLED_PROBLEM_TYPES,
+    METRICS,
     POOLINGS,
     complete_projection,
     complete_task,
@@ -161,6 +162,18 @@ def _read_mixture(where: str, mixture: Any, tasks: dict[str, Any]) -> dict[str, 
     return mixture
 
 
+def _check_metric_keys(tasks: dict[str, tuple[TaskSource, dict[str, Any]]]) -> None:
+    """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
+    owners: dict[str, str] = {}
+    for name, (_, settings) in tasks.items():
+        for metric in (*METRICS[settings["problem_type"]], "loss"):
+            owner = owners.setdefault(f"{name}_{metric}", name)
+            if owner != name:
+                raise ValueError(
+                    f"tasks: {owner!r} and {name!r} would both report a score called {name}_{metric}. Rename one."
+                )
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """
     Read a recipe and check it.
@@ -188,6 +201,13 @@ def load_recipe(path: str | Path) -> Recipe:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
         _check_embedding(content)
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
+        for key in content.get("training") or {}:
+            if str(key).endswith("_token"):
+                raise ValueError(
+                    f"training.{key}: a token does not belong in a recipe, which is published with the model. "
+                    "Log in with `hf auth login`, or set HF_TOKEN."
+                )
+        _check_metric_keys(read)
         return Recipe(
             path=path,
             sources=[source for source, _ in read.values()],

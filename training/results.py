@@ -158,6 +158,7 @@ def save_result(
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     results = {
         "scores": scores,
+        "confusion": trainer.confusion,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
         "steps": trainer.state.global_step,

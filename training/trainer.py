@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
+from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
 from ..data.mixture import MixtureBatchSampler, MixtureDataset
 from ..modeling_multitask import MultiTaskModel
-from .evaluation import Evaluation, choose_thresholds, combined_score, task_logits, task_scores
+from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
 from .losses import task_loss
 
 PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
@@ -124,6 +125,7 @@ class MultiTaskTrainer(Trainer):
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
         self.evaluations: dict[str, Evaluation] = {}
+        self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         tasks = model.config.tasks
         self.sampler = MixtureBatchSampler(
             sizes=[len(labelled_set.splits["train"]) for labelled_set in self.sets],
@@ -296,6 +298,11 @@ class MultiTaskTrainer(Trainer):
                 self.model, task, embeddings, rows, evaluation.labels[task], self.args.per_device_eval_batch_size
             )
             for task, rows in evaluation.rows.items()
+        }
+        self.confusion = {
+            task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
+            for task, rows in evaluation.rows.items()
+            if tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES
         }
         metrics = {
             f"{metric_key_prefix}_{task}_{metric}": value
