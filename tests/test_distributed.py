@@ -48,15 +48,21 @@ def two_processes(script, backbone, tmp_path_factory):
     """The folder with what two processes wrote, and what they printed; a hang ends as a timeout."""
     folder = tmp_path_factory.mktemp("two_processes")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, backbone, folder]
-    done = subprocess.run(
+    launched = subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder, done.stdout + done.stderr
+    try:
+        printed, _ = launched.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
+        printed, _ = launched.communicate(timeout=60)
+        pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
+    assert launched.returncode == 0, printed[-4000:]
+    return folder, printed
 
 
 def logs_of(history: list[dict], tasks) -> dict[str, float]:

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.train import run
 from multitask_sentence.training.publish import check_can_push, push_folder
 
 _spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
@@ -493,3 +494,64 @@ def test_check_without_a_hub_to_reach_is_an_error_of_the_system(nearby: Any, mon
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="offline mode"):
         check_can_push("team/mine")
+
+
+# ---- the command pushes what it has trained ----
+
+
+def test_command_pushes_the_finished_folder_in_one_commit(
+    nearby: Any, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["text,mood"] + [f"the {thing} was {word},{word}" for thing in ("cat", "film") for word in ("good", "bad")]
+    (tmp_path / "texts.csv").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+backbone: {tiny_backbone}
+tasks:
+  mood:
+    problem_type: single_label_classification
+    dataset: {{path: csv, data_files: {{train: texts.csv, validation: texts.csv, test: texts.csv}}}}
+    columns: {{sentence: text, label: mood}}
+training: {{num_train_epochs: 1, use_cpu: true, disable_tqdm: true, output_dir: {tmp_path / "mine"}}}
+""",
+        encoding="utf-8",
+    )
+    run(
+        [
+            str(tmp_path / "recipe.yaml"),
+            "--push_to_hub",
+            "--hub_model_id",
+            "team/trained",
+            "--hub_private_repo",
+            "true",
+        ]
+    )
+    assert titles(nearby, "team/trained") == ["Upload multi-task sentence model"]
+    assert nearby.repositories["team/trained"].private
+    files = pushed_files(nearby, "team/trained")
+    assert {"model.safetensors", "tokenizer.json", "README.md", "results.json", "modules.json"} <= set(files)
+    assert not [path for path in files if path.startswith("checkpoint-")]
+    assert b"team/trained" in files["README.md"]
+    commit = nearby.repositories["team/trained"].branches["main"][-1]
+    assert f"revision='{commit.oid}'" in capsys.readouterr().out
+
+
+def test_command_without_a_token_stops_before_it_trains(
+    nearby: Any, tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+backbone: {tiny_backbone}
+tasks:
+  mood:
+    problem_type: single_label_classification
+    dataset: {{path: csv, data_files: {{train: there_is_no_such_file.csv}}}}
+    columns: {{sentence: text, label: mood}}
+""",
+        encoding="utf-8",
+    )
+    arguments = ["--push_to_hub", "--hub_model_id", "team/trained", "--output_dir", str(tmp_path / "mine")]
+    with pytest.raises(ValueError, match="token"):
+        run([str(tmp_path / "recipe.yaml"), *arguments])
+    assert not (tmp_path / "mine").exists()

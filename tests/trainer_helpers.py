@@ -118,7 +118,6 @@ def make_arguments(folder: Path, **kwargs: Any) -> MultiTaskTrainingArguments:
         "load_best_model_at_end": False,
         "disable_tqdm": True,
         "use_cpu": True,
-        "ddp_timeout": 100,  # seconds: processes that wait for each other in vain end before the test gives up on them
     }
     return MultiTaskTrainingArguments(**{**quiet, **kwargs})
 

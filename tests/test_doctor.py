@@ -1,0 +1,55 @@
+"""The doctor: doors of a saved folder opened in clean processes and compared."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multitask_sentence import MultiTaskModel, doctor
+
+
+@pytest.fixture
+def folder(tiny_model: MultiTaskModel, tmp_path: Path) -> Path:
+    tiny_model.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_sound_folder_opens_through_sentence_transformers_as_through_automodel(folder: Path) -> None:
+    reference, _ = doctor.open_door("AutoModel", str(folder))
+    found, message = doctor.open_door("SentenceTransformer", str(folder))
+    assert message == ""
+    assert set(reference) == {"embedding", "mood", "tags", "rating"}
+    assert doctor.largest_difference(found, reference) <= 1e-6
+
+
+def test_truncated_weights_shut_the_door_and_say_why(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    found, message = doctor.open_door("AutoModel", str(folder))
+    assert found is None
+    assert "SafetensorError" in message or "safetensors" in message
+
+
+def test_a_door_with_other_numbers_does_not_count_as_open(monkeypatch) -> None:
+    answers = {door: ({"embedding": np.ones((2, 3))}, "") for door in doctor.DOORS}
+    answers["SentenceTransformer"] = ({"embedding": np.ones((2, 3)) + 2e-5}, "")
+    answers["AutoConfig"] = ({}, "")
+    answers['pipeline("multitask")'] = (None, "KeyError: 'multitask'")
+    monkeypatch.setattr(doctor, "open_door", lambda door, source: answers[door])
+    rows = {row["door"]: row for row in doctor.examine("anything")}
+    shut = {door for door, row in rows.items() if not row["works"]}
+    assert shut == {"SentenceTransformer", 'pipeline("multitask")'}
+    assert rows["SentenceTransformer"]["difference"] == pytest.approx(2e-5, rel=1e-6)
+    assert "differs" in rows["SentenceTransformer"]["message"]
+    assert rows["AutoConfig"]["works"] and rows["AutoConfig"]["difference"] is None
+
+
+@pytest.mark.parametrize(("works", "status"), [(True, 0), (False, 1)])
+def test_exit_status_tells_whether_every_door_opens(monkeypatch, capsys, works: bool, status: int) -> None:
+    row = {"door": "AutoModel", "works": works, "difference": 0.0, "seconds": 1.0, "message": ""}
+    monkeypatch.setattr(doctor, "examine", lambda source: [row])
+    monkeypatch.setattr("sys.argv", ["doctor.py", "folder"])
+    with pytest.raises(SystemExit) as exited:
+        doctor.main()
+    assert exited.value.code == status
+    assert ("yes" if works else "NO") in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""The pipeline that answers every task at once, opened from a saved folder as a user would."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import pipeline
+
+from multitask_sentence import MultiTaskModel
+
+SENTENCES = ["the cat sat on the mat .", "a good film", "bad market news today !", "the dog"]
+PAIRS = [("the cat sat", "a cat sat on the mat"), ("good film", "bad news")]
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    tasks = {
+        "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},
+        "tags": {"problem_type": "multi_label_classification", "labels": ["animal", "place"]},
+        "rating": {"problem_type": "regression"},
+        "entails": {"problem_type": "single_label_classification", "labels": ["no", "yes"], "pair": True},
+        "similarity": {"problem_type": "similarity"},
+    }
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, max_length=20)
+    folder: Path = tmp_path_factory.mktemp("pipeline") / "saved"
+    model.save_pretrained(folder)
+    return model, pipeline("multitask", model=str(folder), trust_remote_code=True)
+
+
+def test_rows_hold_what_encode_and_predict_give(opened: tuple) -> None:
+    model, answer = opened
+    rows, expected, embeddings = answer(SENTENCES), model.predict(SENTENCES), model.encode(SENTENCES)
+    assert len(rows) == len(SENTENCES)
+    for index, row in enumerate(rows):
+        np.testing.assert_allclose(row["embedding"], embeddings[index], rtol=0, atol=1e-6)
+        assert row["mood"]["label"] == expected["mood"]["labels"][index]
+        assert row["mood"]["score"] == pytest.approx(expected["mood"]["probabilities"][index].max(), abs=1e-6)
+        assert list(row["mood"]["scores"]) == ["negative", "neutral", "positive"]
+        assert row["tags"]["labels"] == expected["tags"]["labels"][index]
+        assert row["rating"]["value"] == pytest.approx(expected["rating"]["values"][index], abs=1e-6)
+        assert set(row) == {"embedding", "mood", "tags", "rating"}
+
+
+def test_one_sentence_gives_one_dictionary(opened: tuple) -> None:
+    _, answer = opened
+    single, listed = answer(SENTENCES[1]), answer(SENTENCES)[1]
+    assert single["mood"]["label"] == listed["mood"]["label"]
+    np.testing.assert_allclose(single["embedding"], listed["embedding"], rtol=0, atol=1e-5)
+
+
+def test_pairs_are_answered_by_the_pair_tasks(opened: tuple) -> None:
+    model, answer = opened
+    expected = model.predict(PAIRS)
+    for row, similarity in zip(answer(PAIRS), expected["similarity"]["scores"], strict=True):
+        assert set(row) == {"embedding", "entails", "similarity"}
+        assert row["similarity"]["score"] == pytest.approx(similarity, abs=1e-6)
+        assert row["embedding"].shape == (2, 32)
+    as_dictionary = answer({"text": PAIRS[0][0], "text_pair": PAIRS[0][1]})
+    assert as_dictionary["entails"] == answer(PAIRS[0])["entails"]
+
+
+def test_a_datasets_column_and_a_generator_give_the_same_rows(opened: tuple) -> None:
+    _, answer = opened
+    expected = [row["mood"] for row in answer(SENTENCES)]
+    assert [row["mood"] for row in answer(Dataset.from_dict({"text": SENTENCES})["text"])] == expected
+    generated = answer(sentence for sentence in SENTENCES)
+    assert not isinstance(generated, list)
+    assert [row["mood"] for row in generated] == expected
+
+
+def test_tasks_and_batch_size_are_passed_on(opened: tuple) -> None:
+    _, answer = opened
+    assert set(answer(SENTENCES, tasks=["mood"], batch_size=1)[0]) == {"embedding", "mood"}
+    with pytest.raises(ValueError, match="There is no task 'mod'"):
+        answer(SENTENCES, tasks=["mod"])
+
+
+def test_feature_extraction_pipeline_gives_token_states(opened: tuple) -> None:
+    model, answer = opened
+    extract = pipeline("feature-extraction", model=answer.model, tokenizer=model.tokenizer)
+    states = np.array(extract(SENTENCES[0]))[0]
+    assert states.shape == (len(model.tokenizer(SENTENCES[0])["input_ids"]), 32)
