@@ -90,26 +90,26 @@ class MixtureBatchSampler:
         batches: list[list[tuple[int, int]]] = []
         batch: list[tuple[int, int]] = []
         waiting: list[tuple[int, int]] = []  # chunks that did not fit in the batch that was being filled
+        room = batch_size
 
-        def room() -> int:
-            return batch_size - sum(rows for _, rows in batch)
+        def fill() -> None:
+            """Move waiting chunks into the batch while they fit; a full batch is closed and the next one filled."""
+            nonlocal batch, room
+            while fitting := next((chunk for chunk in waiting if chunk[1] <= room), None):
+                waiting.remove(fitting)
+                batch.append(fitting)
+                room -= fitting[1]
+                if room == 0:
+                    batches.append(batch)
+                    batch, room = [], batch_size
 
         for _, which, rows in sorted(chunks):
             waiting.append((which, rows))
-            while waiting and (fitting := next((chunk for chunk in waiting if chunk[1] <= room()), None)):
-                waiting.remove(fitting)
-                batch.append(fitting)
-                if room() == 0:
-                    batches.append(batch)
-                    batch = []
-        while waiting or batch:
-            fitting = next((chunk for chunk in waiting if chunk[1] <= room()), None)
-            if fitting:
-                waiting.remove(fitting)
-                batch.append(fitting)
-            else:
-                batches.append(batch)
-                batch = []
+            fill()
+        while batch:
+            batches.append(batch)
+            batch, room = [], batch_size
+            fill()
         return batches
 
     @property

@@ -231,3 +231,35 @@ tasks:
     sources = load(tmp_path, text).sources
     assert sources[0].dataset == sources[1].dataset
     assert [source.columns["label"] for source in sources] == ["topic", "mood"]
+
+
+def test_token_in_a_recipe_is_refused(tmp_path: Path) -> None:
+    text = RECIPE_WITH_TOKEN.format(training="hub_token: hf_secret")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"training\.hub_token: a token does not belong in a recipe"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_task_names_whose_scores_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    text = (
+        RECIPE_WITH_TOKEN.format(training="seed: 1").replace("  rating:", "  pairs_cosine:").replace("mood:", "pairs:")
+    )
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="'pairs' and 'pairs_cosine' would both report a score called pairs_cosine_spearman"
+    ):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+RECIPE_WITH_TOKEN = """
+tasks:
+  mood:
+    problem_type: similarity
+    dataset: {{path: csv, data_files: {{train: pairs.csv, validation: other.csv}}}}
+    columns: {{sentence1: a, sentence2: b, label: score}}
+  rating:
+    problem_type: regression
+    dataset: {{path: csv, data_files: {{train: texts.csv, validation: other.csv}}}}
+    columns: {{sentence: text, label: stars}}
+training: {{{training}}}
+"""

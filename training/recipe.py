@@ -201,8 +201,9 @@ def load_recipe(path: str | Path) -> Recipe:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
         _check_embedding(content)
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
-        for key in content.get("training") or {}:
-            if str(key).endswith("_token"):
+        training = _mapping("training", content.get("training"), _TRAINING_KEYS)
+        for key in training:
+            if key.endswith("_token"):
                 raise ValueError(
                     f"training.{key}: a token does not belong in a recipe, which is published with the model. "
                     "Log in with `hf auth login`, or set HF_TOKEN."
@@ -214,7 +215,7 @@ def load_recipe(path: str | Path) -> Recipe:
             settings={name: settings for name, (_, settings) in read.items()},
             text=text,
             mixture=_read_mixture("mixture", content.get("mixture"), tasks),
-            training=_mapping("training", content.get("training"), _TRAINING_KEYS),
+            training=training,
             backbone=str(content.get("backbone") or DEFAULT_BACKBONE),
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )
