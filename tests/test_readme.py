@@ -1,0 +1,82 @@
+"""Every code block of the README runs as written: Python in a folder that holds runs/quickstart, recipes, commands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.train import RecipeArgumentParser
+from multitask_sentence.training.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/quickstart as the quickstart saves it, untrained."""
+    folder = tmp_path_factory.mktemp("readme")
+    recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml")
+    MultiTaskModel.from_backbone(recipe.backbone, recipe.settings, max_length=recipe.max_length).save_pretrained(
+        folder / "runs" / "quickstart"
+    )
+    return folder
+
+
+def test_readme_has_the_blocks_that_are_tested_here() -> None:
+    assert len(blocks("python")) >= 4
+    assert len(blocks("yaml")) == 1
+    assert len(blocks("bash")) == 2
+
+
+@pytest.mark.pretrained
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_block_runs_and_gives_the_shapes_it_shows(workplace: Path, monkeypatch, number: int) -> None:
+    monkeypatch.chdir(workplace)
+    names: dict = {}
+    exec(blocks("python")[number], names)
+    for line in blocks("python")[number].splitlines():
+        shown = re.search(r"^(.+?\.shape)\s+# (?:torch\.Size\(\[)?\(?([\d, ]+?)\)?(?:,?\)|\])", line)
+        if shown:
+            expected = [int(size) for size in shown[2].split(",") if size.strip()]
+            assert list(eval(shown[1], names)) == expected, line
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "my_recipe.yaml"
+    path.write_text(blocks("yaml")[0], encoding="utf-8")
+    return path
+
+
+def test_recipe_block_is_a_valid_recipe(recipe: Path) -> None:
+    loaded = load_recipe(recipe)
+    assert [source.name for source in loaded.sources] == ["sentiment", "similarity"]
+
+
+def test_training_commands_are_understood(recipe: Path, monkeypatch) -> None:
+    monkeypatch.chdir(recipe.parent)
+    commands = [line.split("#")[0] for line in blocks("bash")[1].splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command)
+        _, found, _ = RecipeArgumentParser().parse(words[words.index("train.py") + 1 :])
+        assert found.path.name == "my_recipe.yaml"
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\w+)", blocks("bash")[0], flags=re.MULTILINE)
+    assert targets == ["quickstart", "test"]
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_layout_names_what_is_there() -> None:
+    for name in re.findall(r"^\| `([\w/.]+)` \|", README[README.index("## Layout") :], flags=re.MULTILINE):
+        assert (ROOT / name).exists(), name
