@@ -20,6 +20,8 @@ from transformers.activations import ACT2FN
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 POOLINGS = ("mean", "cls", "max")
+# Grows when a saved model means something that older code would read wrongly.
+FORMAT_VERSION = 1
 
 # The first loss and the first metric of each problem type are its defaults.
 LOSSES = {
@@ -259,6 +261,8 @@ class MultiTaskConfig(PreTrainedConfig):
             Task settings by name; see [`complete_task`] for the keys.
         task (`str`, *optional*):
             The task that `AutoModelForSequenceClassification` answers.
+        format_version (`int`, *optional*):
+            Of config.json; one that this code does not know yet is refused.
 
     Raises:
         ValueError: names the setting, what was found and what would be right.
@@ -285,6 +289,7 @@ class MultiTaskConfig(PreTrainedConfig):
     max_length: int = 128
     tasks: dict[str, Any] | None = None
     task: str | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
         backbone_config = self.backbone_config if self.backbone_config is not None else {"model_type": "bert"}
@@ -303,6 +308,11 @@ class MultiTaskConfig(PreTrainedConfig):
 
     def validate_multitask(self):
         """Part of `@strict`-powered validation: runs when the configuration is made and when it is saved."""
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"The model was saved by a newer version of this code (format {self.format_version}; this one knows "
+                f"{FORMAT_VERSION}). Load the code that lies beside it with trust_remote_code=True, or update."
+            )
         check_encoder(self.backbone_config)
         _check_choice("pooling", self.pooling, POOLINGS)
         _check_count("max_length", self.max_length)

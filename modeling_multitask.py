@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput, cached_file, logging
@@ -163,9 +164,35 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+    def from_pretrained(cls, name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        Open a saved model: complete, from safetensors, or not at all.
+
+        Raises:
+            OSError: there are no safetensors, or they are damaged.
+            ValueError: weights are missing, or have other shapes than config.json says.
+        """
+        kwargs.setdefault("use_safetensors", True)  # never unpickle
+        sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            model, report = super().from_pretrained(
+                name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"{name_or_path}: the weights are damaged or not complete ({error}). Download or save them again."
+            ) from error
+        if report["mismatched_keys"] and not sizes_may_differ:
+            name, found, expected = sorted(report["mismatched_keys"])[0]
+            raise ValueError(
+                f"{name_or_path}: {name} has the shape {tuple(found)}, but config.json asks for {tuple(expected)}. "
+                "Labels, hidden_dims and sizes in config.json should be those that the weights were saved with."
+            )
+        if report["missing_keys"]:
+            raise ValueError(
+                f"{name_or_path}: weights are missing for {', '.join(sorted(report['missing_keys'])[:4])}. Save the "
+                "model again, or start a new one with MultiTaskModel.from_backbone."
+            )
         # The tokenizer is read when it is first needed: from the commit of the weights, and with the same token.
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
@@ -175,7 +202,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         for parameter in model.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
-        return loaded
+        return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
