@@ -10,6 +10,7 @@ This file travels with every saved model (`trust_remote_code=True`): it needs to
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -230,6 +231,16 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             with open(os.path.join(save_directory, filename), "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2)
 
+    def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
+        """Copy a file that stands beside the weights, where the model was opened; whether there is one."""
+        if not self.config.name_or_path:
+            return False
+        options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
+        source = cached_file(self.config.name_or_path, filename, **options)
+        if source is not None:
+            shutil.copyfile(source, os.path.join(folder, filename))
+        return source is not None
+
     def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
         # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
         # both with a card that transformers made up where the repository has none.
@@ -237,15 +248,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         card = os.path.join(working_dir, "README.md")
         with open(card, encoding="utf-8") as file:
             is_made_up = "This model card has been automatically generated" in file.read()
-        if is_made_up and self.config.name_or_path:
-            own = cached_file(
-                self.config.name_or_path,
-                "README.md",
-                _raise_exceptions_for_missing_entries=False,
-                **self.base_model._hub_options,
-            )
-            if own is not None:
-                shutil.copyfile(own, card)
+        if is_made_up and self._copy_from_source("README.md", working_dir):
+            with open(card, encoding="utf-8") as file:
+                pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
+            for filename in ("results.json", "recipe.yaml", *pictures):
+                self._copy_from_source(filename, working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 

@@ -220,7 +220,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         folder = save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
         if kept_card is not None:
             (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
-        write_model_card(folder, repo_id=repo_id, data_root=options.data_root or recipe.path.parent)
+        data_root = options.data_root or recipe.path.parent
+        write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
         say("\n" + format_scores(model.config.tasks, scores))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:

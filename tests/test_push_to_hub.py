@@ -74,7 +74,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
 job = json.loads(sys.argv[1])
 expected, report = load_file(job["expected"]), {}
@@ -118,6 +118,14 @@ with torch.no_grad():
     embedding = sentence_transformer(features)["sentence_embedding"]
 report["SentenceTransformer: sentence_embedding"] = bool(torch.equal(embedding, expected["sentence_embedding"]))
 
+answers = pipeline("multitask", model=repo_id, trust_remote_code=True)(job["sentences"])
+embeddings = torch.stack([torch.as_tensor(answer["embedding"]) for answer in answers])
+report["pipeline: embedding"] = bool(torch.equal(embeddings, expected["encode"]))
+classify = pipeline("text-classification", model=repo_id, trust_remote_code=True, model_kwargs={"head": "mood"})
+best = expected["mood"].softmax(dim=-1).amax(dim=-1)
+scores = torch.tensor([answer["score"] for answer in classify(job["sentences"])])
+report["pipeline: largest difference"] = (scores - best).abs().max().item()
+
 pinned = {"revision": job["first"], "trust_remote_code": True}
 model_at_first = AutoModel.from_pretrained("team/moved", **pinned)
 compare_forward("pinned:", model_at_first, AutoTokenizer.from_pretrained("team/moved", **pinned))
@@ -152,7 +160,9 @@ def folder(model: MultiTaskModel, tmp_path_factory: pytest.TempPathFactory) -> P
     """What a run leaves: the finished model, its papers, and what must stay behind. Read only."""
     folder = tmp_path_factory.mktemp("run") / "mine"
     model.save_pretrained(folder)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n\nThe card of the run.\n", encoding="utf-8")
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\n---\n\nThe card of the run. ![Scores](scores.png)\n", encoding="utf-8"
+    )
     (folder / "results.json").write_text('{"scores": {}}', encoding="utf-8")
     (folder / "recipe.yaml").write_text("tasks: {}\n", encoding="utf-8")
     (folder / "scores.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
@@ -315,6 +325,11 @@ def test_sentence_transformers_opens_the_id_with_the_same_bits(loaded: dict[str,
     assert loaded["SentenceTransformer: sentence_embedding"] is True
 
 
+def test_pipelines_open_the_id_with_the_same_answers(loaded: dict[str, Any]) -> None:
+    assert loaded["pipeline: embedding"] is True
+    assert loaded["pipeline: largest difference"] <= 1e-6
+
+
 @pytest.mark.parametrize("door", ["id", "pinned", "branch"])
 def test_encode_fetches_the_tokenizer_of_its_own_revision(loaded: dict[str, Any], door: str) -> None:
     assert loaded["latest: encode"] is False, "premise: the last commit's tokenizer gives other embeddings"
@@ -363,6 +378,7 @@ def test_push_from_the_model_is_one_commit_of_a_whole_repository(
     first = hub.repositories[repo_id].branches["main"][1].files
     assert set(first) >= OPENS_A_MODEL
     assert b"The card of the run." in first["README.md"].content
+    assert {"results.json", "recipe.yaml", "scores.png"} <= set(first)
 
 
 # ---- pushes that fail ----
@@ -512,6 +528,7 @@ tasks:
     problem_type: single_label_classification
     dataset: {{path: csv, data_files: {{train: texts.csv, validation: texts.csv, test: texts.csv}}}}
     columns: {{sentence: text, label: mood}}
+card: {{language: en, license: mit}}
 training: {{num_train_epochs: 1, use_cpu: true, disable_tqdm: true, output_dir: {tmp_path / "mine"}}}
 """,
         encoding="utf-8",
@@ -532,6 +549,8 @@ training: {{num_train_epochs: 1, use_cpu: true, disable_tqdm: true, output_dir: 
     assert {"model.safetensors", "tokenizer.json", "README.md", "results.json", "modules.json"} <= set(files)
     assert not [path for path in files if path.startswith("checkpoint-")]
     assert b"team/trained" in files["README.md"]
+    assert b"language: en\n" in files["README.md"]
+    assert b"license: mit\n" in files["README.md"]
     commit = nearby.repositories["team/trained"].branches["main"][-1]
     assert f"revision='{commit.oid}'" in capsys.readouterr().out
 

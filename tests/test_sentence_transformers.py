@@ -1,4 +1,4 @@
-"""The door of sentence-transformers: it opens, evaluates, trains and saves a model, and a model starts from what it saved."""
+"""The door of sentence-transformers: it opens, evaluates, trains and saves a model, and ours starts from its folders."""
 
 import json
 import math
@@ -24,6 +24,12 @@ PAIRS = {
     "sentence1": ["the cat sat", "a good film", "the bird sang", "bad price"],
     "sentence2": ["a cat sat on the mat", "fine story", "the dog ran", "it was very good today"],
     "score": [0.9, 0.7, 0.3, 0.0],
+}
+TASKS = {
+    "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},
+    "rating": {"problem_type": "regression", "head": {"hidden_dims": [7, 5]}},
+    "entails": {"problem_type": "single_label_classification", "labels": ["no", "yes"], "pair": True},
+    "similarity": {"problem_type": "similarity"},
 }
 PROJECTIONS = {"plain": None, "projection": {"out_features": 24}}
 
@@ -65,11 +71,36 @@ def train(opened: SentenceTransformer, loss: type[nn.Module], folder: Path) -> f
     return trainer.train().training_loss
 
 
-@pytest.fixture
-def folder(tiny_model: MultiTaskModel, tmp_path: Path) -> Path:
-    """`tiny_model`, saved."""
-    tiny_model.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
+@pytest.fixture(scope="module")
+def model(tiny_backbone: str) -> MultiTaskModel:
+    """A model with every task of `TASKS` and a projection to 24. Read only."""
+    torch.manual_seed(1)
+    return MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}, max_length=20)
+
+
+@pytest.fixture(scope="module")
+def folder(model: MultiTaskModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`, saved, with the card of a run. Read only."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nThe card of the run.\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> SentenceTransformer:
+    """`folder`, opened. Read only."""
+    return open_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SentenceTransformer, float, Path]:
+    """`folder`, trained with CoSENT; its loss; and where its Trainer (`run`) and it (`again`) saved. Read only."""
+    root = tmp_path_factory.mktemp("trained")
+    opened = open_folder(folder)
+    loss = train(opened, CoSENTLoss, root / "run")
+    opened.save_pretrained(str(root / "again"))
+    return opened, loss, root
 
 
 # ---- the same numbers ----
@@ -100,72 +131,66 @@ def test_opened_folder_gives_the_same_bits_as_forward(
 
 def test_settings_of_the_embedding_are_told_apart(tiny_backbone: str) -> None:
     """The premise of the test above: a door that left out pooling, projection or normalisation would be seen."""
-    settings = [
-        {"pooling": pooling, "normalize": normalize} for pooling in ("mean", "cls", "max") for normalize in (False, True)
-    ]
+    settings = [{}, {"normalize": True}, {"pooling": "cls"}, {"pooling": "max"}, {"projection": {"out_features": 32}}]
     embeddings = [MultiTaskModel.from_backbone(tiny_backbone, **each).encode(SENTENCES) for each in settings]
     for index, one in enumerate(embeddings):
         for other in embeddings[:index]:
             assert np.abs(one - other).max() > 1e-2
 
 
-def test_long_text_is_truncated_at_max_length(tiny_model: MultiTaskModel, folder: Path) -> None:
-    opened = open_folder(folder)
-    assert opened.max_seq_length == tiny_model.config.max_length == 20
+def test_long_text_is_truncated_at_max_length(model: MultiTaskModel, opened: SentenceTransformer) -> None:
+    assert opened.max_seq_length == model.config.max_length == 20
     long = "the bird sang " * 30
     short, shorter = (" ".join(long.split()[:words]) for words in (18, 17))
     assert opened.preprocess([long])["input_ids"].shape == (1, 20)
     embedding = opened.encode(long)
     np.testing.assert_array_equal(embedding, opened.encode(short))
     assert np.abs(embedding - opened.encode(shorter)).max() > 1e-4, "premise: the last word within counts"
-    np.testing.assert_allclose(embedding, tiny_model.encode(long), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(embedding, model.encode(long), rtol=0, atol=1e-5)
 
 
 # ---- what people call ----
 
 
-def test_encode_takes_one_sentence_or_many(tiny_model: MultiTaskModel, folder: Path) -> None:
-    opened = open_folder(folder)
+def test_encode_takes_one_sentence_or_many(model: MultiTaskModel, opened: SentenceTransformer) -> None:
     many = opened.encode(SENTENCES, batch_size=2)
     assert many.shape == (len(SENTENCES), 24)
-    np.testing.assert_allclose(many, tiny_model.encode(SENTENCES), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(many, model.encode(SENTENCES), rtol=0, atol=1e-5)
     for sentence, row in zip(SENTENCES, many, strict=True):
         one = opened.encode(sentence)
         assert one.shape == (24,)
         np.testing.assert_allclose(one, row, rtol=0, atol=1e-5)
 
 
-def test_queries_and_documents_are_embedded_like_any_sentence(folder: Path) -> None:
-    opened = open_folder(folder)
+def test_queries_and_documents_are_embedded_like_any_sentence(opened: SentenceTransformer) -> None:
     expected = opened.encode(SENTENCES)
     np.testing.assert_array_equal(opened.encode_query(SENTENCES), expected)
     np.testing.assert_array_equal(opened.encode_document(SENTENCES), expected)
 
 
-def test_similarity_is_the_cosine(tiny_model: MultiTaskModel, folder: Path) -> None:
-    opened = open_folder(folder)
+def test_similarity_is_the_cosine(model: MultiTaskModel, opened: SentenceTransformer) -> None:
     embeddings = opened.encode(SENTENCES)
     assert np.abs(np.linalg.norm(embeddings, axis=1) - 1).min() > 0.1, "premise: a dot product is no cosine"
     found = opened.similarity(embeddings, embeddings[:2])
     assert found.shape == (len(SENTENCES), 2)
-    np.testing.assert_allclose(found, tiny_model.similarity(SENTENCES, SENTENCES[:2]), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, model.similarity(SENTENCES, SENTENCES[:2]), rtol=0, atol=1e-5)
 
 
-def test_truncate_dim_keeps_the_first_units(folder: Path) -> None:
-    whole, opened = open_folder(folder), open_folder(folder, truncate_dim=16)
-    assert whole.get_embedding_dimension() == 24
-    assert opened.get_embedding_dimension() == 16
-    expected = whole.encode(SENTENCES)[:, :16]
-    np.testing.assert_array_equal(opened.encode(SENTENCES), expected)
-    np.testing.assert_array_equal(whole.encode(SENTENCES, truncate_dim=16), expected)
+def test_truncate_dim_keeps_the_first_units(folder: Path, opened: SentenceTransformer) -> None:
+    truncated = open_folder(folder, truncate_dim=16)
+    assert opened.get_embedding_dimension() == 24
+    assert truncated.get_embedding_dimension() == 16
+    expected = opened.encode(SENTENCES)[:, :16]
+    np.testing.assert_array_equal(truncated.encode(SENTENCES), expected)
+    np.testing.assert_array_equal(opened.encode(SENTENCES, truncate_dim=16), expected)
 
 
-def test_evaluator_finds_the_spearman_of_our_own_cosines(tiny_model: MultiTaskModel, folder: Path) -> None:
-    cosines = np.diag(tiny_model.similarity(PAIRS["sentence1"], PAIRS["sentence2"]))
+def test_evaluator_finds_the_spearman_of_our_own_cosines(model: MultiTaskModel, opened: SentenceTransformer) -> None:
+    cosines = np.diag(model.similarity(PAIRS["sentence1"], PAIRS["sentence2"]))
     for scores, expected in ((cosines, 1.0), (-cosines, -1.0)):
         gold = (scores - scores.min()) / np.ptp(scores)
         evaluator = EmbeddingSimilarityEvaluator(PAIRS["sentence1"], PAIRS["sentence2"], gold.tolist())
-        found = evaluator(open_folder(folder))
+        found = evaluator(opened)
         assert evaluator.primary_metric == "spearman_cosine"
         assert found["spearman_cosine"] == pytest.approx(expected)
 
@@ -173,44 +198,56 @@ def test_evaluator_finds_the_spearman_of_our_own_cosines(tiny_model: MultiTaskMo
 # ---- further training ----
 
 
-@pytest.mark.parametrize("loss", [CoSENTLoss, MultipleNegativesRankingLoss])
-def test_training_there_changes_the_encoder_and_leaves_the_heads(
-    tiny_model: MultiTaskModel, folder: Path, tmp_path: Path, loss: type[nn.Module]
-) -> None:
-    opened = open_folder(folder)
-    before = {name: value.clone() for name, value in opened.transformers_model.state_dict().items()}
-    assert math.isfinite(train(opened, loss, tmp_path / "run"))
-    after = opened.transformers_model.state_dict()
-    assert set(after) == set(before) == set(tiny_model.state_dict())
+def assert_trained(trained: SentenceTransformer, model: MultiTaskModel) -> None:
+    """Everything that the embedding reads has changed, and no head has."""
+    before, after = model.state_dict(), trained.transformers_model.state_dict()
+    assert set(after) == set(before)
     unchanged = {name for name, value in after.items() if torch.equal(value, before[name])}
     assert unchanged == {name for name in before if name.startswith("heads.")}
 
 
-def test_folder_saved_there_after_training_opens_through_both_doors(
-    tiny_model: MultiTaskModel, folder: Path, tmp_path: Path
+def test_training_with_cosent_changes_the_encoder_and_leaves_the_heads(
+    trained: tuple[SentenceTransformer, float, Path], model: MultiTaskModel
+) -> None:
+    opened, loss, _ = trained
+    assert math.isfinite(loss) and loss > 0
+    assert_trained(opened, model)
+
+
+def test_training_with_ranking_changes_the_encoder_and_leaves_the_heads(
+    folder: Path, model: MultiTaskModel, tmp_path: Path
 ) -> None:
     opened = open_folder(folder)
-    train(opened, CoSENTLoss, tmp_path / "run")
-    opened.save_pretrained(str(tmp_path / "again"))
-    expected, vectors = embed_batch(opened), opened.encode(SENTENCES)
-    assert np.abs(vectors - tiny_model.encode(SENTENCES)).max() > 1e-3, "premise: training moved the embeddings"
+    loss = train(opened, MultipleNegativesRankingLoss, tmp_path)
+    assert math.isfinite(loss) and loss > 0
+    assert_trained(opened, model)
 
-    for place in (tmp_path / "again", tmp_path / "run" / "checkpoint-3"):
-        again = open_folder(place)
-        torch.testing.assert_close(embed_batch(again), expected, rtol=0, atol=0)
-        assert again.max_seq_length == 20
-        model = AutoModel.from_pretrained(place, trust_remote_code=True)
-        assert type(model).__name__ == "MultiTaskModel"
-        assert model.config.tasks == tiny_model.config.tasks
-        torch.testing.assert_close(forward_batch(model, again.preprocess(SENTENCES)), expected, rtol=0, atol=0)
-        np.testing.assert_allclose(model.encode(SENTENCES), vectors, rtol=0, atol=1e-5)
-        for name, value in tiny_model.heads.state_dict().items():
-            torch.testing.assert_close(model.heads.state_dict()[name], value, rtol=0, atol=0)
-        assert set(model.predict("a good film")) == {"mood", "tags", "rating"}
-        embedding = torch.from_numpy(model.encode(["a good film"]))
-        moods = tiny_model.heads["mood"](embedding).softmax(dim=-1)[0].detach()
-        found = model.predict("a good film", "mood")["mood"]["probabilities"]
-        np.testing.assert_allclose(found, moods, rtol=0, atol=1e-6)
+
+@pytest.mark.parametrize("place", ["again", "run/checkpoint-3"])
+def test_folder_saved_there_after_training_opens_through_both_doors(
+    trained: tuple[SentenceTransformer, float, Path], model: MultiTaskModel, place: str
+) -> None:
+    opened, _, root = trained
+    expected, vectors = embed_batch(opened), opened.encode(SENTENCES)
+    assert np.abs(vectors - model.encode(SENTENCES)).max() > 1e-3, "premise: training moved the embeddings"
+
+    again = open_folder(root / place)
+    torch.testing.assert_close(embed_batch(again), expected, rtol=0, atol=0)
+    assert again.max_seq_length == 20
+
+    loaded = AutoModel.from_pretrained(root / place, trust_remote_code=True)
+    assert type(loaded).__name__ == "MultiTaskModel"
+    assert loaded.config.tasks == model.config.tasks
+    torch.testing.assert_close(forward_batch(loaded, again.preprocess(SENTENCES)), expected, rtol=0, atol=0)
+    np.testing.assert_allclose(loaded.encode(SENTENCES), vectors, rtol=0, atol=1e-5)
+    heads = loaded.heads.state_dict()
+    for name, value in model.heads.state_dict().items():
+        torch.testing.assert_close(heads[name], value, rtol=0, atol=0)
+    found = loaded.predict(SENTENCES)
+    assert set(found) == {"mood", "rating"}
+    with torch.no_grad():
+        moods = model.heads["mood"](torch.from_numpy(vectors)).softmax(dim=-1)
+    np.testing.assert_allclose(found["mood"]["probabilities"], moods, rtol=0, atol=1e-5)
 
 
 def test_folder_saved_there_holds_everything_that_ours_does(folder: Path, tmp_path: Path) -> None:
@@ -231,24 +268,32 @@ def test_settings_chosen_there_are_kept_by_its_save(folder: Path, tmp_path: Path
     again = open_folder(tmp_path / "again")
     assert again.prompts["query"] == "the cat "
     assert again.similarity_fn_name == "dot"
-    np.testing.assert_array_equal(again.encode_query(SENTENCES), opened.encode_query(SENTENCES)[:, :24])
+    assert again.truncate_dim == 16
+    np.testing.assert_array_equal(again.encode_query(SENTENCES), opened.encode_query(SENTENCES))
 
 
-def test_maximum_length_chosen_there_is_kept_by_its_save(folder: Path, tmp_path: Path) -> None:
-    opened = open_folder(folder)
-    opened.max_seq_length = 9
-    opened.save_pretrained(str(tmp_path / "again"))
-    again, model = open_folder(tmp_path / "again"), AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True)
-    assert again.max_seq_length == 9
-    np.testing.assert_allclose(model.encode(SENTENCES), opened.encode(SENTENCES), rtol=0, atol=1e-5)
+def test_card_is_kept_by_its_save_unless_it_was_trained_there(
+    opened: SentenceTransformer, folder: Path, trained: tuple[SentenceTransformer, float, Path], tmp_path: Path
+) -> None:
+    opened.save_pretrained(str(tmp_path))
+    assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+    assert "CoSENTLoss" in (trained[2] / "again" / "README.md").read_text(encoding="utf-8")
 
 
 # ---- and back: a model starts from what sentence-transformers saved ----
 
 
-@pytest.mark.parametrize("normalize", [False, True], ids=["as it is", "normalized"])
-@pytest.mark.parametrize("dense", [False, True], ids=["plain", "dense"])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize(
+    ("pooling", "dense", "normalize"),
+    [
+        ("mean", False, False),
+        ("mean", True, True),
+        ("cls", False, True),
+        ("cls", True, False),
+        ("max", False, False),
+        ("max", True, True),
+    ],
+)
 def test_model_started_from_its_folder_keeps_the_embedding_and_gives_it_back(
     tiny_backbone: str, tmp_path: Path, pooling: str, dense: bool, normalize: bool
 ) -> None:
@@ -256,12 +301,15 @@ def test_model_started_from_its_folder_keeps_the_embedding_and_gives_it_back(
     modules = [Transformer(tiny_backbone, max_seq_length=20), Pooling(32, pooling)]
     modules += [Dense(32, 24, activation_function=nn.Tanh())] if dense else []
     modules += [Normalize()] if normalize else []
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "theirs"))
-    theirs = SentenceTransformer(str(tmp_path / "theirs"), device="cpu")
-    expected, features = embed_batch(theirs), theirs.preprocess(SENTENCES)
+    theirs = SentenceTransformer(modules=modules, device="cpu")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    features = theirs.preprocess(SENTENCES)
+    expected = embed_batch(theirs)
 
     model = MultiTaskModel.from_backbone(str(tmp_path / "theirs"))
     model.save_pretrained(tmp_path / "ours")
-    print("MAXDIFF", pooling, dense, normalize, (forward_batch(model, features)-expected).abs().max().item(), model.padding_free)
+    back = embed_batch(open_folder(tmp_path / "ours"))
+    torch.testing.assert_close(back, forward_batch(model, features), rtol=0, atol=0)
+    torch.testing.assert_close(back, expected, rtol=0, atol=1e-6)  # computed without padding, in another order
+    model.set_attn_implementation("sdpa")
     torch.testing.assert_close(forward_batch(model, features), expected, rtol=0, atol=0)
-    torch.testing.assert_close(embed_batch(open_folder(tmp_path / "ours")), expected, rtol=0, atol=0)

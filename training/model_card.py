@@ -130,12 +130,11 @@ def _quickstarts(content: CardContent) -> str:
             "model.similarity(embeddings, embeddings)     # cosines, (2, 2)",
         ),
         (
-            "With a pipeline, the encoder's token states:",
+            "With a pipeline, the embedding and every task's answer:",
             "from transformers import pipeline",
             "",
-            f'extractor = pipeline("feature-extraction", model="{place}", trust_remote_code=True)',
-            f'extractor("A man plays the guitar.", return_tensors=True).shape'
-            f"  # (1, tokens, {content.config.backbone_config.hidden_size})",
+            f'answer = pipeline("multitask", model="{place}", trust_remote_code=True)',
+            'answer("A man plays the guitar.")["embedding"].shape  # ' + f"({size},)",
         ),
     ]
     parts = [text + "\n\n```python\n" + "\n".join(lines) + "\n```" for text, *lines in blocks]

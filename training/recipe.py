@@ -26,11 +26,12 @@ from .trainer import MultiTaskTrainingArguments
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SAMPLINGS = ("proportional",)
 
-_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training")
+_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training", "card")
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
 _MIXTURE_KEYS = ("sampling", "passes", "rows_per_batch")
+_CARD_KEYS = ("language", "license")
 _TRAINING_KEYS = tuple(argument.name for argument in fields(MultiTaskTrainingArguments) if argument.init)
 
 
@@ -44,6 +45,7 @@ class Recipe:
         sources: where each task's rows come from.
         settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
         training: training arguments by name.
+        card: `language` and `license` of the model card.
         text: the file's text, kept beside the finished model.
     """
 
@@ -58,6 +60,7 @@ class Recipe:
     max_length: int | None = None
     mixture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -216,6 +219,7 @@ def load_recipe(path: str | Path) -> Recipe:
             text=text,
             mixture=_read_mixture("mixture", content.get("mixture"), tasks),
             training=training,
+            card=_mapping("card", content.get("card"), _CARD_KEYS),
             backbone=str(content.get("backbone") or DEFAULT_BACKBONE),
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )
