@@ -228,7 +228,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         if self.base_model.has_tokenizer:
             self.base_model.tokenizer.save_pretrained(save_directory)
         for filename, content in SENTENCE_TRANSFORMERS_FILES.items():
-            with open(os.path.join(save_directory, filename), "w", encoding="utf-8") as file:
+            path = os.path.join(save_directory, filename)
+            # sentence-transformers saves prompts, similarity and truncation there before it lets the model be saved.
+            if filename == "config_sentence_transformers.json" and os.path.isfile(path):
+                continue
+            with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2)
 
     def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
