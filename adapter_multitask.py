@@ -136,7 +136,7 @@ def _adapter_file(name_or_path: str | os.PathLike, filename: str, options: dict[
         name_or_path, f"{ADAPTER_FOLDER}/{filename}", _raise_exceptions_for_missing_entries=False, **options
     )
     if path is None:
-        raise OSError(f"{name_or_path}: the model was saved as an adapter, but {ADAPTER_FOLDER}/{filename} is missing.")
+        raise OSError(f"{name_or_path} was saved as an adapter, but {ADAPTER_FOLDER}/{filename} is missing.")
     return path
 
 
@@ -166,7 +166,7 @@ def read_weights(
     if different:
         raise ValueError(
             f"{name_or_path}: the weights of the adapter do not fit its layers ({', '.join(different[:3])}"
-            f"{', ...' if len(different) > 3 else ''}). {ADAPTER_FOLDER}/{WEIGHTS_FILE} should be of the same settings."
+            f"{', ...' if len(different) > 3 else ''}). They should be of equal settings."
         )
     import_peft("An adapter").set_peft_model_state_dict(backbone, weights, ADAPTER_NAME)
 
@@ -174,7 +174,7 @@ def read_weights(
 def read_adapter(
     backbone: PreTrainedModel, name_or_path: str | os.PathLike, options: dict[str, Any] | None = None
 ) -> None:
-    """Put a saved adapter, settings and weights, on the backbone it was trained on; arguments as for `read_weights`."""
+    """Put a saved adapter, settings and weights, on its backbone; arguments as for `read_weights`."""
     peft = import_peft(f"{name_or_path} was saved as an adapter, which")
     adapter_folder = os.path.dirname(_adapter_file(name_or_path, CONFIG_FILE, options or {}))
     adapter_config = peft.PeftConfig.from_pretrained(adapter_folder)
@@ -227,7 +227,7 @@ class BackboneAdapter:
         return "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
 
     def _leave_out_backbone(self, leave_out: bool = True) -> None:
-        """Whether transformers leaves the backbone's weights out when it saves, and does not miss them when loading."""
+        """Whether transformers leaves the backbone's weights out in saving, and does not miss them in loading."""
         names = [name for name in self.state_dict() if name.startswith(self._backbone_prefix)]
         self._keys_to_ignore_on_save = set(names if leave_out else ())
 
