@@ -22,7 +22,7 @@ import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .backbone_multitask import find_backbone
 
@@ -235,12 +235,13 @@ class BackboneAdapter:
         """Save the adapter beside heads and projection, where there is one."""
         if not has_adapter(self.base_model.backbone):
             return
-        prefix = self._backbone_prefix
+        prefix, state_dict = self._backbone_prefix, state_dict or self.state_dict()
         of_backbone = {
-            name.removeprefix(prefix): weight
-            for name, weight in (state_dict or self.state_dict()).items()
-            if name.startswith(prefix)
+            name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)
         }
+        if len(of_backbone) == len(state_dict):  # transformers writes no file without weights, but looks for one
+            os.makedirs(folder, exist_ok=True)
+            save_file({}, os.path.join(folder, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
         base, revision = self.config.base_name_or_path, self.config.base_revision
         write_adapter(self.base_model.backbone, folder, base, revision, of_backbone)
 
