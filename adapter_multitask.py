@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from .backbone_multitask import find_backbone
 
@@ -131,6 +133,13 @@ def write_adapter(
     adapter_config.base_model_name_or_path, adapter_config.revision, adapter_config.inference_mode = kept
 
 
+def cached_commit(name_or_path: str, options: dict[str, Any]) -> str | None:
+    """The commit that files of a Hub repository were just read from; `None` for a folder, or what is not cached."""
+    where = {name: options.get(name) for name in ("cache_dir", "revision")}
+    path = None if os.path.isdir(name_or_path) else try_to_load_from_cache(name_or_path, CONFIG_NAME, **where)
+    return extract_commit_hash(path, None) if isinstance(path, str) else None
+
+
 def _adapter_file(name_or_path: str | os.PathLike, filename: str, options: dict[str, Any]) -> str:
     path = cached_file(
         name_or_path, f"{ADAPTER_FOLDER}/{filename}", _raise_exceptions_for_missing_entries=False, **options
@@ -204,13 +213,13 @@ class BackboneAdapter:
             ValueError: there is an adapter already, it does not fit, or the model was not started from anything.
             ImportError: peft is not installed.
         """
-        source = self.config if self.config.name_or_path else self.config.backbone_config
-        base = source.name_or_path
+        opened_from = self.config.name_or_path
+        base = opened_from or self.config.backbone_config.name_or_path
         if not base:
             raise ValueError("An adapter needs a base: start the model with from_backbone or from_pretrained.")
         inject_adapter(self.base_model.backbone, adapter_config)
         self.config.base_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
-        self.config.base_revision = getattr(source, "_commit_hash", None)
+        self.config.base_revision = cached_commit(base, self.base_model._hub_options if opened_from else {})
         self._leave_out_backbone()
 
     def merge_adapter(self) -> None:

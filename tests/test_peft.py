@@ -1,5 +1,6 @@
 """Adapters: what a recipe may ask for, what is trained, and the two ways to save: merged, and as an adapter."""
 
+import importlib.util
 import io
 import json
 import os
@@ -22,6 +23,11 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
 from multitask_sentence.training.adapters import check_adapter
+
+_spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
+hub_server = importlib.util.module_from_spec(_spec)
+sys.modules["hub_server"] = hub_server  # dataclasses look their module up there
+_spec.loader.exec_module(hub_server)
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "the film was very good !", "market news today , and bad"]
 TASKS: dict[str, dict[str, Any]] = {
@@ -370,8 +376,8 @@ class Without:
         self.finder = finder
 
     def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in ("peft", "multitask_sentence") else self.finder.find_spec(
-            name, path, target)
+        blocked = name.partition(".")[0] in ("peft", "multitask_sentence")
+        return None if blocked else self.finder.find_spec(name, path, target)
 
     def __getattr__(self, name):
         return getattr(self.finder, name)
@@ -381,32 +387,60 @@ sys.meta_path[:] = [Without(finder) for finder in finders]
 from transformers import AutoModel
 
 job, report = json.loads(sys.argv[1]), {}
-model = AutoModel.from_pretrained(job["merged"], trust_remote_code=True)
-report["merged"] = model.encode(job["sentences"]).tolist()
-report["loaded"] = [name for name in sys.modules if name.partition(".")[0] in ("peft", "multitask_sentence")]
+
+def encode(name_or_path):
+    return AutoModel.from_pretrained(name_or_path, trust_remote_code=True).encode(job["sentences"]).tolist()
+
+report["merged"] = encode(job["merged"])
 try:
-    AutoModel.from_pretrained(job["adapter"], trust_remote_code=True)
+    encode(job["adapter"])
 except ImportError as error:
     report["without"] = str(error)
+report["loaded"] = [name for name in sys.modules if name.partition(".")[0] in ("peft", "multitask_sentence")]
+
 sys.meta_path[:] = finders
-report["adapter"] = AutoModel.from_pretrained(job["adapter"], trust_remote_code=True).encode(job["sentences"]).tolist()
+report["adapter"] = encode(job["adapter"])
+
+from huggingface_hub import HfApi
+from peft import LoraConfig
+from multitask_sentence import MultiTaskModel
+
+def push(folder, repo_id):
+    HfApi().create_repo(repo_id, exist_ok=True)
+    return HfApi().upload_folder(folder_path=folder, repo_id=repo_id).oid
+
+report["base"] = push(job["base"], "team/base")
+model = MultiTaskModel.from_backbone("team/base", tasks=job["tasks"])
+model.add_adapter(LoraConfig(r=3, target_modules=["query"], init_lora_weights=False))
+model.save_pretrained("adapter_on_the_hub")
+push("adapter_on_the_hub", "team/adapter")
+push(job["other"], "team/base")  # the base goes on; the adapter was trained on what it was
+opened = AutoModel.from_pretrained("team/adapter", trust_remote_code=True)
+report["revision"] = opened.config.base_revision
+report["code"] = type(opened).__module__
+report["hub"] = bool((opened.encode(job["sentences"]) == model.eval().encode(job["sentences"])).all())
+moved = MultiTaskModel.from_backbone("team/base", tasks=job["tasks"]).encode(job["sentences"])
+report["far from"] = float(abs(opened.encode(job["sentences"]) - moved).max())
 print("REPORT" + json.dumps(report))
 """
 
 
-def test_merged_model_opens_where_peft_is_missing_and_an_adapter_says_that_it_is(
-    finished: SimpleNamespace, tmp_path: Path
+def test_saved_models_open_in_a_clean_process_without_peft_where_merged_and_from_the_hub(
+    finished: SimpleNamespace, tiny_backbone: str, tmp_path: Path
 ):
     folders = {"merged": str(finished.merged.folder), "adapter": str(finished.adapter.folder)}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = subprocess.run(
-        [sys.executable, "-c", OPEN, json.dumps({**folders, "sentences": SENTENCES})],
-        env={**environment, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    torch.manual_seed(7)
+    BertModel(BertConfig.from_pretrained(tiny_backbone)).save_pretrained(tmp_path / "other")
+    job = {**folders, "base": tiny_backbone, "other": str(tmp_path / "other"), "tasks": TASKS, "sentences": SENTENCES}
+    with hub_server.HubServer() as hub:
+        process = subprocess.run(
+            [sys.executable, "-c", OPEN, json.dumps(job)],
+            env={**os.environ, **hub.environment(tmp_path / "home")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.split("REPORT")[1])
     assert report["loaded"] == []
@@ -417,6 +451,10 @@ def test_merged_model_opens_where_peft_is_missing_and_an_adapter_says_that_it_is
     for save, folder in folders.items():
         expected = torch.tensor(MultiTaskModel.from_pretrained(folder).encode(SENTENCES))
         torch.testing.assert_close(torch.tensor(report[save]), expected, rtol=0, atol=0)
+    assert report["revision"] == report["base"]
+    assert report["code"].startswith("transformers_modules.")
+    assert report["hub"] is True
+    assert report["far from"] > 0.01
 
 
 # ---- what is refused before any data is loaded ----
