@@ -21,7 +21,8 @@ from transformers import AutoModel, BertConfig
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
-from multitask_sentence.training.starting import scores_before
+from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.starting import check_start, scores_before, start_model
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)
@@ -184,6 +185,15 @@ def test_settings_say_what_is_continued_new_and_kept(first: SimpleNamespace, sec
     assert "loss_tags" not in second.printed
     assert second.results["continue_from"] == str(first.folder)
     assert "was trained on `mood` and `stars` from there" in (second.folder / "README.md").read_text()
+
+
+def test_heads_without_data_are_frozen_and_a_new_one_is_not(first: SimpleNamespace, tmp_path: Path):
+    # Distributed training waits in vain for the gradient of a trainable parameter that takes no part.
+    recipe = load_recipe(write_job(tmp_path / "job", ["mood", "stars"], continue_from=str(first.folder)))
+    start = check_start(recipe, tmp_path / "result")
+    model = start_model(start, recipe, SimpleNamespace(labels={}, score_ranges={}))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"heads.tags.layers.1.weight", "heads.tags.layers.1.bias"}
 
 
 def test_labels_of_the_trained_model_are_those_the_data_must_have(first: SimpleNamespace, tmp_path: Path):

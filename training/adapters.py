@@ -143,8 +143,8 @@ def describe_adapter(model: MultiTaskModel, settings: dict[str, Any]) -> str:
     shown = {key: value for key, value in settings.items() if key not in ("peft_type", "save", "target_modules")}
     if hasattr(config, "r"):
         shown = {"r": config.r, **shown}
-    if getattr(config, "target_modules", None):
-        targets = config.target_modules
+    targets = settings.get("target_modules") or getattr(config, "target_modules", None)
+    if targets:
         shown["target_modules"] = targets if isinstance(targets, str) else "[" + ", ".join(sorted(targets)) + "]"
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained, total = sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts)
