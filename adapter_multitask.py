@@ -49,14 +49,6 @@ def has_adapter(backbone: nn.Module) -> bool:
     return bool(getattr(backbone, "peft_config", None))
 
 
-def _adapter_layers(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-    except ImportError:
-        return []
-    return [(name, module) for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
-
-
 def inject_adapter(backbone: PreTrainedModel, adapter_config: Any) -> None:
     """
     Put new adapter layers on a backbone, in place. They are trainable; the backbone's own weights no longer are.
@@ -90,9 +82,11 @@ def merge_into_backbone(backbone: PreTrainedModel) -> None:
     Raises:
         NotImplementedError: peft cannot merge this kind.
     """
-    for name, layer in _adapter_layers(backbone):
-        layer.merge()
-        backbone.set_submodule(name, layer.get_base_layer())
+    kind = import_peft("Merging an adapter").tuners.tuners_utils.BaseTunerLayer
+    for name, layer in list(backbone.named_modules()):
+        if isinstance(layer, kind):
+            layer.merge()
+            backbone.set_submodule(name, layer.get_base_layer())
     del backbone.peft_config
     backbone.requires_grad_(True)
 
