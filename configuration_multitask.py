@@ -261,6 +261,11 @@ class MultiTaskConfig(PreTrainedConfig):
             Task settings by name; see [`complete_task`] for the keys.
         task (`str`, *optional*):
             The task that `AutoModelForSequenceClassification` answers.
+        base_name_or_path (`str`, *optional*):
+            Of a model saved as an adapter: Hub id or folder of the encoder, or multi-task model, that the backbone's
+            weights come from.
+        base_revision (`str`, *optional*):
+            The commit of those weights, where they come from the Hub.
         format_version (`int`, *optional*):
             Of config.json; one that this code does not know yet is refused.
 
@@ -289,6 +294,8 @@ class MultiTaskConfig(PreTrainedConfig):
     max_length: int = 128
     tasks: dict[str, Any] | None = None
     task: str | None = None
+    base_name_or_path: str | None = None
+    base_revision: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput, cached_file, logging
 
+from .adapter_multitask import BackboneAdapter
 from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
 from .configuration_multitask import (
     HEAD_PROBLEM_TYPES,
@@ -153,7 +154,7 @@ def _reference(remote_class: type) -> str:
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
 
 
-class MultiTaskPreTrainedModel(PreTrainedModel):
+class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
     """How transformers loads, saves and initialises a multi-task model."""
 
     config_class = MultiTaskConfig
@@ -172,6 +173,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: there are no safetensors, or they are damaged.
             ValueError: weights are missing, or have other shapes than config.json says.
+            ImportError: the model was saved as an adapter, and peft is not installed.
         """
         kwargs.setdefault("use_safetensors", True)  # never unpickle
         sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
@@ -198,6 +200,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
+        if model.config.base_name_or_path:
+            model._open_adapter(name_or_path, options)
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
         # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
         for parameter in model.parameters():
@@ -219,6 +223,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.config.custom_pipelines = {
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
         }
+        if is_main_process:
+            self._save_adapter(save_directory, kwargs.get("state_dict"))
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self._save_companions(save_directory)
@@ -282,6 +288,8 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
+        if config.base_name_or_path:
+            self._keys_to_ignore_on_load_missing = [r"^(multitask\.)?backbone\."]  # they come from the base
         self.post_init()
 
     def _adopt_backbone(self) -> None:

@@ -86,18 +86,28 @@ def _introduction(content: CardContent) -> str:
     if is_hub_id(backbone, Path()):
         start = f"[{backbone}](https://huggingface.co/{backbone})"
     else:
-        start = f"a local {config.backbone_config.model_type} encoder"
+        kind = "multi-task model" if content.results.get("continue_from") else "encoder"
+        start = f"a local {config.backbone_config.model_type} {kind}"
     tasks = [code_span(task) for task in content.tasks]
     answers = f"answers {len(tasks)} task{'s' * (len(tasks) != 1)} ({_and(tasks)})"
     projection = ""
     if config.projection:
         projection = f", a projection to {config.embedding_dim} numbers ({config.projection['activation']})"
+    trained = "all tasks together"
+    if content.results.get("continue_from"):
+        trained = f"{_and([code_span(task) for task in content.tasks if task in content.results['rows']])} from there"
+    needs = ""
+    if config.base_name_or_path:
+        needs = (
+            " It is saved as an adapter: opening it needs the package peft, and loads the encoder's own weights from "
+            "where it started."
+        )
     return (
         f"One small model that turns a sentence into an embedding of {config.embedding_dim} numbers and {answers} "
-        f"from the same pass of one encoder. It started from {start} and was trained on all tasks together with "
+        f"from the same pass of one encoder. It started from {start} and was trained on {trained} with "
         f"multitask-sentence {__version__}. The embedding comes from {config.pooling} pooling{projection} and is "
         f"{'scaled to length 1' if config.normalize else 'not normalised'}; sentences beyond {config.max_length} "
-        "tokens are cut off."
+        f"tokens are cut off.{needs}"
     )
 
 
@@ -209,8 +219,9 @@ def _training(content: CardContent) -> str:
             said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
             parts[-1] += f" {what}: {said} (as usual where nothing is said)."
     shown = [[code_span(key), code_span(arguments[key])] for key in SHOWN_ARGUMENTS if key in arguments]
-    if results.get("strategy"):
-        shown.append([code_span("strategy"), code_span(json.dumps(results["strategy"], ensure_ascii=False))])
+    for key in ("strategy", "peft"):
+        if results.get(key):
+            shown.append([code_span(key), code_span(json.dumps(results[key], ensure_ascii=False))])
     parts += [
         _table(shown, ["setting", "value"]),
         "Arguments that are not listed have the defaults of transformers, or only say how the run was watched and "

@@ -26,7 +26,10 @@ from .trainer import MultiTaskTrainingArguments
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SAMPLINGS = ("proportional",)
 
-_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training", "card")
+_RECIPE_KEYS = (
+    *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
+    *("tasks", "mixture", "peft", "training", "card"),
+)
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
@@ -47,6 +50,9 @@ class Recipe:
         training: training arguments by name.
         card: `language` and `license` of the model card.
         text: the file's text, kept beside the finished model.
+        backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
+        continue_from: the trained model to go on from, `None` to start from an encoder.
+        peft: settings of an adapter, `None` for none; see training/adapters.py.
     """
 
     path: Path
@@ -61,6 +67,8 @@ class Recipe:
     mixture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    continue_from: str | None = None
+    peft: dict[str, Any] | None = None
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -165,10 +173,10 @@ def _read_mixture(where: str, mixture: Any, tasks: dict[str, Any]) -> dict[str, 
     return mixture
 
 
-def _check_metric_keys(tasks: dict[str, tuple[TaskSource, dict[str, Any]]]) -> None:
+def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
-    for name, (_, settings) in tasks.items():
+    for name, settings in tasks.items():
         for metric in (*METRICS[settings["problem_type"]], "loss"):
             owner = owners.setdefault(f"{name}_{metric}", name)
             if owner != name:
@@ -211,16 +219,22 @@ def load_recipe(path: str | Path) -> Recipe:
                     f"training.{key}: a token does not belong in a recipe, which is published with the model. "
                     "Log in with `hf auth login`, or set HF_TOKEN."
                 )
-        _check_metric_keys(read)
+        settings = {name: settings for name, (_, settings) in read.items()}
+        check_metric_keys(settings)
+        continue_from = content.get("continue_from")
+        if continue_from and content.get("backbone"):
+            raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
         return Recipe(
             path=path,
             sources=[source for source, _ in read.values()],
-            settings={name: settings for name, (_, settings) in read.items()},
+            settings=settings,
             text=text,
             mixture=_read_mixture("mixture", content.get("mixture"), tasks),
             training=training,
             card=_mapping("card", content.get("card"), _CARD_KEYS),
-            backbone=str(content.get("backbone") or DEFAULT_BACKBONE),
+            backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
+            continue_from=str(continue_from) if continue_from else None,
+            peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -66,12 +67,15 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if isinstance(value, (str, int, float, bool, list, dict))}
 
 
-def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer) -> str:
-    """The settings in force, as a readable block."""
+def format_settings(
+    recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, start: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The settings in force, as a readable block; `start` are lines on what the model was started from."""
     config = model.config
     lines = [
         ("recipe", recipe.path),
         ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
+        *start,
         ("pooling", config.pooling),
         ("projection", config.projection or "none"),
         ("normalize", config.normalize),
@@ -167,6 +171,8 @@ def save_result(
         "rows": rows,
         "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
         "backbone": recipe.backbone,
+        "continue_from": recipe.continue_from,
+        "peft": recipe.peft,
         "tasks": model.config.tasks,
         "mixture": recipe.mixture,
         "training": changed_arguments(trainer.args),

@@ -8,7 +8,7 @@ an evaluation runs.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
+from ..adapter_multitask import has_adapter, read_weights
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
 from ..data.mixture import MixtureBatchSampler, MixtureDataset
@@ -98,6 +99,7 @@ class MultiTaskTrainer(Trainer):
         rows_per_batch: how many rows of a task stand together in a batch where it has any, by task. Tasks whose loss
             compares rows with each other get 16 (or the batch size, if smaller) where nothing is said.
         callbacks: as in `Trainer`.
+        tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
 
     Raises:
         ValueError: nothing is trainable, or several GPUs are visible to one process.
@@ -114,6 +116,7 @@ class MultiTaskTrainer(Trainer):
         passes: dict[str, float] | None = None,
         rows_per_batch: dict[str, int] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        tasks: Sequence[str] | None = None,
     ):
         if args.n_gpu > 1:
             raise ValueError(
@@ -126,7 +129,8 @@ class MultiTaskTrainer(Trainer):
         self.sets = list(sets)
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
-        tasks = model.config.tasks
+        self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
+        tasks = self.tasks
         self.sampler = MixtureBatchSampler(
             sizes=[len(labelled_set.splits["train"]) for labelled_set in self.sets],
             batch_size=args.per_device_train_batch_size,
@@ -161,6 +165,20 @@ class MultiTaskTrainer(Trainer):
             return min(LEAST_ROWS_OF_PAIR_LOSSES, args.per_device_train_batch_size)
         return 1
 
+    # ---- checkpoints ----
+
+    # With an adapter, the Trainer finds heads and projection in a checkpoint's model.safetensors, and no backbone.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, self.state.best_model_checkpoint)
+
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
@@ -178,7 +196,7 @@ class MultiTaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, and by task how many labelled rows all processes have in them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        names = list(self.model.config.tasks)
+        names = list(self.tasks)
         counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
@@ -222,7 +240,7 @@ class MultiTaskTrainer(Trainer):
         outputs = model(**inputs)
         counts = num_items_in_batch or {task: len(labels[task]) for task in labels}
         losses = []
-        for task, settings in self.model.config.tasks.items():
+        for task, settings in self.tasks.items():
             summed = task_loss(
                 settings, outputs.logits[task], labels[task], outputs.sentence_embedding, inputs["task_rows"][task]
             )
@@ -230,19 +248,19 @@ class MultiTaskTrainer(Trainer):
         losses = torch.stack(losses)  # (tasks,)
         if model.training:
             self._task_losses += losses.detach()
-        weights = losses.new_tensor([settings["loss_weight"] for settings in self.model.config.tasks.values()])
+        weights = losses.new_tensor([settings["loss_weight"] for settings in self.tasks.values()])
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
     def _reset_task_losses(self) -> None:
-        self._task_losses = torch.zeros(len(self.model.config.tasks), device=self.args.device)
+        self._task_losses = torch.zeros(len(self.tasks), device=self.args.device)
         self._task_losses_since = self.state.global_step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             steps = max(self.state.global_step - self._task_losses_since, 1)
             losses = self.accelerator.reduce(self._task_losses, reduction="mean") / steps
-            names = [f"loss_{task}" for task in self.model.config.tasks]
+            names = [f"loss_{task}" for task in self.tasks]
             logs.update(zip(names, losses.tolist(), strict=True))
             self._reset_task_losses()
         super().log(logs, start_time)
@@ -269,6 +287,26 @@ class MultiTaskTrainer(Trainer):
         gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
         return evaluation, gathered[: len(evaluation.sentences)]
 
+    def _scores(
+        self, evaluation: Evaluation, embeddings: torch.Tensor, tasks: Iterable[str]
+    ) -> dict[str, dict[str, float]]:
+        return {
+            task: task_scores(
+                self.model,
+                task,
+                embeddings,
+                evaluation.rows[task],
+                evaluation.labels[task],
+                self.args.per_device_eval_batch_size,
+            )
+            for task in tasks
+        }
+
+    def measure(self, split: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
+        evaluation, embeddings = self._embed_split(split)
+        return self._scores(evaluation, embeddings, [task for task in evaluation.rows if task in tasks])
+
     def evaluate(
         self, eval_dataset: str | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -293,12 +331,7 @@ class MultiTaskTrainer(Trainer):
         if not evaluation.rows:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
-        scores = {
-            task: task_scores(
-                self.model, task, embeddings, rows, evaluation.labels[task], self.args.per_device_eval_batch_size
-            )
-            for task, rows in evaluation.rows.items()
-        }
+        scores = self._scores(evaluation, embeddings, evaluation.rows)
         self.confusion = {
             task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
             for task, rows in evaluation.rows.items()
@@ -320,12 +353,20 @@ class MultiTaskTrainer(Trainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
+    def _is_trained(self, task: str) -> bool:
+        parts = (self.model.backbone, self.model.projection, self.model.heads[task])
+        return any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters())
+
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
-        """Set the multi-label tasks' thresholds in the configuration to the best of a split, and return them."""
+        """
+        Set the multi-label tasks' thresholds in the configuration to the best of a split, and return them.
+
+        A task whose logits training cannot have changed, all they come from being frozen, keeps its thresholds.
+        """
         multi_label = [
             task
-            for task, settings in self.model.config.tasks.items()
-            if settings["problem_type"] == "multi_label_classification"
+            for task, settings in self.tasks.items()
+            if settings["problem_type"] == "multi_label_classification" and self._is_trained(task)
         ]
         if not multi_label:
             return {}
