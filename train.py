@@ -41,6 +41,7 @@ from multitask_sentence.training.results import (
     save_result,
     scores_by_task,
 )
+from multitask_sentence.training.strategy import format_plan, make_plan, planned_parts
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -122,6 +123,17 @@ def checked_backbone(backbone: str) -> str:
     return path
 
 
+def check_strategy(recipe: Recipe, backbone: str, arguments: MultiTaskTrainingArguments) -> bool:
+    """Refuse a strategy that does not fit the model, before any data is loaded; whether anything trains."""
+    if not recipe.strategy:
+        return True
+    try:
+        parts = planned_parts(backbone, recipe.settings, recipe.projection, recipe.pooling)
+        return bool(make_plan(recipe.strategy, parts, arguments).stages)
+    except ValueError as error:
+        raise ValueError(f"{recipe.path}: {error}") from error
+
+
 def edited_card(output_dir: Path) -> str | None:
     """The text of a model card that somebody edited, so that replacing a run does not lose it."""
     card = output_dir / CARD_FILE
@@ -172,6 +184,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
     backbone = checked_backbone(recipe.backbone)
+    trains = check_strategy(recipe, backbone, arguments)
+    if checkpoint and not trains:
+        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -199,14 +214,19 @@ def run(argv: Sequence[str] | None = None) -> None:
         sets=loaded.sets,
         passes=recipe.mixture.get("passes"),
         rows_per_batch=recipe.mixture.get("rows_per_batch"),
+        strategy=recipe.strategy,
     )
     say(format_settings(recipe, model, trainer))
+    say("\n" + format_plan(trainer.plan, model.parts()))
     for announcement in loaded.announcements:
         say(announcement)
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))
 
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trains:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:
+        say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
 
     trainer.choose_thresholds()
     scores = {"validation": trainer.evaluate("validation")}
@@ -222,7 +242,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
         data_root = options.data_root or recipe.path.parent
         write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
-        say("\n" + format_scores(model.config.tasks, scores))
+        say("\n" + format_scores(model.config.tasks, scores, trainer.trained_tasks))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:
             revision = arguments.hub_revision
