@@ -112,7 +112,9 @@ def select_parts(known: Iterable[str], *wanted: Any) -> list[str]:
                     f"{key}: this backbone has no single list of its own layers, so it trains and is frozen as a "
                     "whole. Write backbone instead."
                 )
-            if key in PART_COUNTS and isinstance(item, dict):
+            if key in PART_COUNTS and not isinstance(item, dict):
+                raise ValueError(f"{key} needs a number: {{{key}: 3}}, in Python {key}=3.")
+            if key in PART_COUNTS:
                 _check_count(key, value, len(layers))
                 chosen.update(layers[:value] if key == "layers" else layers[len(layers) - value :])
             elif key == "heads" and isinstance(item, dict):

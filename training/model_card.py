@@ -199,8 +199,8 @@ def _training(content: CardContent) -> str:
     results, arguments = content.results, content.results["training"]
     if not results["steps"]:
         return (
-            "## Training\n\nNothing was trained, because every part was frozen: the scores are those of the model as it "
-            f"was. The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), all that was logged in "
+            "## Training\n\nNothing was trained, because every part was frozen: the scores are those of the model as "
+            f"it was. The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), all that was logged in "
             f"[{RESULTS_FILE}]({RESULTS_FILE})."
         )
     length = f"{results['steps']} steps ({results['epochs']:g} epochs of {results['rows_per_epoch']} rows)"

@@ -146,7 +146,7 @@ def _stage_parts(where: str, train: Any, names: Sequence[str], frozen: Iterable[
         chosen = set(_select(f"{where}.train", names, item))
         if chosen and not chosen & free:
             raise ValueError(f"{where}.train: {item!r} is frozen for the whole training. Name it in one place only.")
-        if not chosen & free - joined - new:
+        if chosen and not chosen & free - joined - new:
             raise ValueError(f"{where}.train: {item!r} trains already. Name only what joins in this stage.")
         new |= chosen & free
     if not new:
@@ -390,7 +390,8 @@ def format_plan(plan: Plan, parts: Parts) -> str:
         rows.append([_title(names), f"{count:,}", *row(names[0])])
     header = ["learning rate"]
     if len(plan.stages) > 1:
-        lengths = [f"{stage.epochs:g} epochs" if stage.epochs else "to the end" for stage in plan.stages]
+        epochs = [stage.epochs for stage in plan.stages]
+        lengths = [f"{length:g} epoch{'s' * (length != 1)}" if length else "to the end" for length in epochs]
         header = [f"rate in stage {number} ({length})" for number, length in enumerate(lengths, 1)]
     align = ["left", "right", "left", *["right"] * len(header)]
     title = "Parts, from top to bottom" + ("" if plan.stages else ": nothing is trained")
