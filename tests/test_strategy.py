@@ -1,9 +1,8 @@
 """Freezing, gradual unfreezing and learning rates by part, as a recipe's `strategy` block asks for them."""
 
 import importlib.util
-import io
 import json
-from contextlib import redirect_stdout
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from matplotlib.axes import Axes
 from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
@@ -24,6 +24,7 @@ from multitask_sentence.training.strategy import (
     planned_parts,
     stage_starts,
 )
+from multitask_sentence.training.trainer import MultiTaskTrainer
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)
@@ -525,3 +526,148 @@ def test_table_shows_parts_from_top_to_bottom_with_their_rates():
         ["layers 0-2", "18", "from stage 3", "-", "-", "0.0001"],
         ["embeddings", "6", "no", "-", "-", "-"],
     ]
+
+
+# The command
+
+
+@pytest.fixture(scope="module", autouse=True)
+def private_cache(tmp_path_factory):
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture
+def job(tmp_path, backbone) -> Path:
+    """A recipe with three tasks over two files; the result goes to `result` beside it."""
+    for split, count in (("train", 16), ("validation", 8), ("test", 8)):
+        sentences = helpers.make_sentences(2 * count, seed=count)
+        rows = [f"{a},{b},{n % 5},{'xy'[n % 2]}" for n, (a, b) in enumerate(zip(*[iter(sentences)] * 2, strict=True))]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["a,b,score,letter", *rows]) + "\n", encoding="utf-8")
+    files = {split: f"{split}.csv" for split in ("train", "validation", "test")}
+    dataset = {"path": "csv", "data_files": files}
+    tasks = {
+        "letter": {"problem_type": "single_label_classification", "columns": {"sentence": "a", "label": "letter"}},
+        "letters": {"problem_type": "multi_label_classification", "columns": {"sentence": "a", "label": "letter"}},
+        "pairs": {"problem_type": "similarity", "columns": {"sentence1": "a", "sentence2": "b", "label": "score"}},
+    }
+    training = {
+        **{"output_dir": str(tmp_path / "result"), "num_train_epochs": 2, "per_device_train_batch_size": 8},
+        **{"learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "use_cpu": True},
+    }
+    recipe = {
+        "backbone": str(backbone),
+        "max_length": 20,
+        "tasks": {name: {**task, "dataset": dataset} for name, task in tasks.items()},
+        "training": training,
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def with_strategy(job: Path, strategy: dict[str, Any]) -> Path:
+    job.write_text(json.dumps({**json.loads(job.read_text()), "strategy": strategy}), encoding="utf-8")
+    return job
+
+
+def run_job(job: Path, capsys: pytest.CaptureFixture) -> tuple[str, dict[str, Any], str]:
+    """What was printed, results.json, and the card."""
+    run([str(job)])
+    folder = job.parent / "result"
+    return (
+        capsys.readouterr().out,
+        json.loads((folder / "results.json").read_text()),
+        (folder / "README.md").read_text(),
+    )
+
+
+def test_command_with_everything_frozen_only_evaluates_and_says_so(job, backbone, capsys, monkeypatch):
+    monkeypatch.setattr(MultiTaskTrainer, "train", lambda *_, **__: pytest.fail("it trains"))
+    printed, results, card = run_job(with_strategy(job, {"freeze": "all"}), capsys)
+    assert "Nothing is trained, because strategy.freeze is all" in printed
+    assert "Mixture: an epoch is 0 rows in 0 batches" in printed
+    assert "Parts, from top to bottom: nothing is trained" in printed
+    for task in ("letter", "letters", "pairs"):
+        assert re.search(rf"^{task} +[a-z_]+ .* only evaluated +-$", printed, re.M), "the table of settings"
+        assert f"\n{task} (only evaluated) " in printed, "the table of scores"
+    assert (results["steps"], results["best_step"], results["rows_per_epoch"]) == (0, None, 0)
+    assert results["only_evaluated"] == ["letter", "letters", "pairs"]
+    assert results["strategy"] == {"freeze": "all"}
+    assert results["tasks"]["letters"]["thresholds"] == [0.5, 0.5]
+    assert set(results["scores"]["test"]) == {"letter", "letters", "pairs"}
+    weights, before = load_file(job.parent / "result" / "model.safetensors"), load_file(backbone / "model.safetensors")
+    kept = [name for name in before if f"backbone.{name}" in weights]
+    assert kept
+    assert all(torch.equal(weights[f"backbone.{name}"], before[name]) for name in kept)
+    assert "Nothing was trained, because every part was frozen" in card
+    for untrue in ("trained on all tasks together", "mixes rows", "thresholds of multi-label tasks were chosen"):
+        assert untrue not in card
+    with pytest.raises(ValueError, match=r"strategy\.freeze is all, so there is no training to go on with"):
+        checkpoint = job.parent / "result" / "checkpoint-1"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text("{}")
+        run([str(job), "--resume_from_checkpoint"])
+
+
+def test_command_trains_in_stages_and_draws_them(job, capsys):
+    stages = [{"epochs": 1, "train": "heads", "learning_rates": {"heads": 0.01}}, {"train": "all"}]
+    printed, results, card = run_job(with_strategy(job, {"freeze": "embeddings", "unfreeze": stages}), capsys)
+    assert re.search(r"^letter \(head\) +66 +yes +0\.01 +0\.001$", printed, re.M)
+    assert re.search(r"^layers 0-1 +[\d,]+ +from stage 2 +- +0\.001$", printed, re.M)
+    assert re.search(r"^embeddings +[\d,]+ +no +- +-$", printed, re.M)
+    assert "only evaluated" not in printed
+    assert results["only_evaluated"] == []
+    layers = [entry["trainable_layers"] for entry in results["history"] if "loss" in entry]
+    assert layers == [0] * (len(layers) // 2) + [2] * (len(layers) // 2)
+    assert '"unfreeze"' in card
+    assert (job.parent / "result" / "training.png").is_file()
+
+
+def test_command_leaves_a_task_with_nothing_to_train_out_of_the_mixture(job, capsys):
+    printed, results, card = run_job(with_strategy(job, {"freeze": ["backbone", {"heads": ["letters"]}]}), capsys)
+    assert "Mixture: an epoch is 16 rows in 2 batches" in printed
+    assert "letters (only evaluated)" in printed
+    assert "pairs (only evaluated)" in printed
+    assert "letter (only evaluated)" not in printed
+    assert results["only_evaluated"] == ["letters", "pairs"]
+    assert results["steps"] == 4
+    assert "trained on `letter` with" in card
+    assert "all that the answers come from was frozen: letters and pairs" in card
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"freze": "all"}, r"job\.yaml: strategy: unknown key 'freze'"),
+        ({"freeze": {"heads": ["pairs"]}}, "job.yaml: strategy.freeze: heads: no task 'pairs' has a head"),
+        ({"freeze": {"layers": 9}}, "job.yaml: strategy.freeze: layers is 9, but the backbone has 2 layers"),
+        ({"freeze": "projection"}, "job.yaml: strategy.freeze: projection: the model has none"),
+        ({"unfreeze": [{"epochs": 2, "train": "heads"}, {"train": "all"}]}, "take 2 epochs, but training has 2"),
+    ],
+)
+def test_strategy_that_does_not_fit_is_refused_before_data_is_loaded(job, strategy, message):
+    for path in job.parent.glob("*.csv"):
+        path.unlink()  # so that looking at the data would be another error
+    with pytest.raises(ValueError, match=message):
+        run([str(with_strategy(job, strategy))])
+
+
+# The picture
+
+
+def history_of(layers: list[int]) -> list[dict[str, Any]]:
+    losses = [{"step": 10 * n, "loss": 9.0 / n, "loss_topic": 9.0 / n} for n in range(1, len(layers) + 1)]
+    scores = [{"step": 20 * n, "eval_score": 0.1 * n, "eval_topic_accuracy": 0.1 * n} for n in range(1, 5)]
+    return [{**entry, "trainable_layers": count} for entry, count in zip(losses, layers, strict=True)] + scores
+
+
+def test_picture_shows_a_band_for_every_stage(tmp_path, monkeypatch):
+    bands, texts = [], []
+    monkeypatch.setattr(Axes, "axvspan", lambda self, left, right, **_: bands.append((left, right)))
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **_: texts.append((x, text)))
+    tasks = {"topic": {"loss_weight": 1.0, "metrics": ["accuracy"]}}
+    assert draw_training(tmp_path / "training.png", history_of([0, 0, 1, 1, 1, 6, 6, 6]), tasks)
+    assert bands == [(0, 20), (20, 50), (50, 80)] * 2
+    assert texts == [(10, "0 layers"), (35, "1 layer"), (65, "6 layers")] * 2

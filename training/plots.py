@@ -9,6 +9,7 @@ matplotlib is needed for drawing only, and imported there.
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,15 @@ def _plot_losses(
 def _shade_stages(axes: Any, losses: dict[int, dict[str, Any]]) -> None:
     """A band for every stretch of steps with the same number of trainable layers, with that number at its top."""
     steps, layers = _series(losses, "trainable_layers")
-    starts = [place for place in range(len(steps)) if place == 0 or layers[place] != layers[place - 1]]
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(steps)], strict=True)):
-        left, right = steps[start - 1] if start else 0, steps[end - 1]
+    left = 0
+    for number, (count, stretch) in enumerate(groupby(zip(steps, layers, strict=True), lambda entry: entry[1])):
+        *_, (right, _) = stretch
         axes.axvspan(left, right, color=str(0.95 - 0.06 * (number % 2)), linewidth=0, zorder=0)
-        label = f"{layers[start]:g} layer{'s' * (layers[start] != 1)}"
+        label = f"{count:g} layer{'s' * (count != 1)}"
         axes.text(
             (left + right) / 2, 0.99, label, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9
         )
+        left = right
 
 
 def _plot_scores(
@@ -147,7 +149,8 @@ def draw_training(
             if panel is _plot_scores and best_step:
                 axes.axvline(best_step, color="0.5", linewidth=1.2, linestyle=":", label="kept checkpoint")
             axes.set_xlim(left=0)
-            axes.set_xlabel("step")
+            in_stages = any("trainable_layers" in entry for entry in losses.values())
+            axes.set_xlabel("step (at the top: backbone layers that train)" if in_stages else "step")
             axes.grid(alpha=0.3)
             axes.legend(
                 loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=10, handlelength=1.6

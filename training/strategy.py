@@ -384,7 +384,8 @@ def format_plan(plan: Plan, parts: Parts) -> str:
         return (part.split(".")[0] if part.startswith("layers.") else part, *row(part))
 
     rows = []
-    for _, group in groupby(reversed(parts), together):
+    heads = [part for part in parts if part.startswith("heads.")]
+    for _, group in groupby([*heads, *reversed([part for part in parts if part not in heads])], together):
         names = list(group)[::-1]
         count = sum(parameter.numel() for name in names for parameter in parts[name].values())
         rows.append([_title(names), f"{count:,}", *row(names[0])])
