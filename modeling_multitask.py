@@ -34,6 +34,7 @@ from .configuration_multitask import (
     complete_task,
     suggest,
 )
+from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import install, is_installed, packed_states, takes_padding_free
 
@@ -266,7 +267,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
-class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
+class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
     """
     One encoder, one sentence embedding, any number of task heads.
 

@@ -39,7 +39,14 @@ from multitask_sentence.training.results import (
     save_result,
     scores_by_task,
 )
-from multitask_sentence.training.starting import check_start, describe_start, scores_before, start_model
+from multitask_sentence.training.starting import (
+    check_start,
+    check_strategy,
+    describe_start,
+    scores_before,
+    start_model,
+)
+from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -153,6 +160,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
+    trains = check_strategy(start, recipe, arguments)
+    if checkpoint and not trains:
+        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -173,8 +183,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         passes=recipe.mixture.get("passes"),
         rows_per_batch=recipe.mixture.get("rows_per_batch"),
         tasks=list(recipe.settings),
+        strategy=recipe.strategy,
     )
     say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
+    say("\n" + format_plan(trainer.plan, model.parts()))
     for announcement in loaded.announcements:
         say(announcement)
     if state.is_main_process:
@@ -183,7 +195,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     splits = ["validation"] + ["test"] * any("test" in labelled_set.splits for labelled_set in loaded.sets)
     before = scores_before(trainer, splits, list(start.tasks)) if start.tasks else {}
 
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trains:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:
+        say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
 
     if recipe.peft is not None and recipe.peft.get("save") != "adapter":
         model.merge_adapter()
@@ -199,7 +214,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
         data_root = options.data_root or recipe.path.parent
         write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
-        say("\n" + format_scores(trainer.tasks, scores))
+        say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:
             revision = arguments.hub_revision

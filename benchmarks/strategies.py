@@ -47,7 +47,9 @@ DATA: dict[str, tuple[str, dict[str, str]]] = {
     "similarity": ("stsb", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "score"}),
 }
 LORA_TARGETS = {"bert": ["query", "key", "value"], "mpnet": ["q", "k", "v"]}
-LORA_LEARNING_RATE = 1e-3  # adapters start from zero and are small: the usual rate is some ten times that of full training
+LORA_LEARNING_RATE = (
+    1e-3  # adapters start from zero and are small: the usual rate is some ten times that of full training
+)
 
 
 def strategies(num_layers: int, model_type: str, epochs: int) -> dict[str, dict[str, Any]]:
@@ -158,8 +160,13 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
         ]
         means = [sum(score(results, split, task) for task in TASKS) / len(TASKS) for split in ("validation", "test")]
         rows.append(
-            [name, *cells, f"{means[0]:.1f} / {means[1]:.1f}", f"{training_seconds(results):.0f}"]
-            + [f"{results['peak_memory']:.0f}"]
+            [
+                name,
+                *cells,
+                f"{means[0]:.1f} / {means[1]:.1f}",
+                f"{training_seconds(results):.0f}",
+                f"{results['peak_memory']:.0f}",
+            ]
         )
     header = ["validation / test", *TASKS, "mean", "training, s", "peak memory, MB"]
     groups = groups_of(list(next(iter(found.values()))["moved"]))

@@ -1,5 +1,6 @@
 """The mixture: all tasks' training sets and the rule that draws mixed batches from them.
 
+    labelled_rows        the rows of a set that are labelled for any of some tasks
     MixtureDataset       the rows of all sets under one running index; -1 is a row without sentence and label
     MixtureBatchSampler  one epoch's batches: every set spread evenly over the epoch, in the shares that were asked for
 
@@ -15,7 +16,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from .collation import LABEL_PREFIX
+
 FILLER_ROW = -1  # stands in the batches that only make the number of batches the same on every process
+
+
+def labelled_rows(dataset: Any, tasks: Sequence[str]) -> Any:
+    """The rows of a `datasets.Dataset` in canonical columns that are labelled for any of the tasks."""
+    columns = [dataset[LABEL_PREFIX + task] for task in tasks]
+    labelled = [place for place, labels in enumerate(zip(*columns, strict=True)) if any(x is not None for x in labels)]
+    return dataset if len(labelled) == len(dataset) else dataset.select(labelled)
 
 
 class MixtureDataset(Dataset):
@@ -69,12 +79,12 @@ class MixtureBatchSampler:
         self.num_processes = num_processes
         self.seed = seed
         self.epoch = 0
-        if max(self.least_rows) > batch_size:
+        if max(self.least_rows, default=0) > batch_size:
             raise ValueError(
                 f"mixture.rows_per_batch asks for {max(self.least_rows)} rows of one set in a batch, but a batch "
                 f"holds {batch_size}. Raise per_device_train_batch_size or lower rows_per_batch."
             )
-        if min(self.rows_per_epoch) < 1:
+        if min(self.rows_per_epoch, default=1) < 1:
             raise ValueError(
                 f"mixture: an epoch would hold {self.rows_per_epoch} rows of the sets; each needs at least 1."
             )

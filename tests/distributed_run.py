@@ -60,6 +60,22 @@ def evaluate(backbone: Path, folder: Path) -> dict[str, float]:
     return scores | {f"threshold_{label}": threshold for label, threshold in enumerate(thresholds)}
 
 
+def train_in_stages(backbone: Path, folder: Path, checkpoint: str | None = None, **arguments: Any) -> dict:
+    """The weights after two epochs of 4 steps in which heads, the upper layer and the rest join one after another."""
+    stages = [{"epochs": 0.5, "train": "heads"}, {"epochs": 1, "train": {"top_layers": 1}}, {"train": "all"}]
+    options = {"strategy": {"freeze": "embeddings", "unfreeze": stages, "layer_decay": 0.5}}
+    trainer = make_trainer(
+        make_model(backbone, MEAN_LOSS_TASKS).double(),
+        [make_set(list(MEAN_LOSS_TASKS), train=20)],
+        folder,
+        options,
+        **{"per_device_train_batch_size": 3, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4},
+        **arguments,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
 def train_and_resume(backbone: Path, folder: Path) -> tuple[dict, dict]:
     """The weights after two epochs of 4 steps, and after the same from the checkpoint at step 6."""
     weights = []
@@ -86,6 +102,9 @@ def main(backbone: Path, folder: Path) -> None:
         save_file(gradients, folder / f"{name}.{process}.safetensors")
     for name, weights in zip(("trained", "resumed"), train_and_resume(backbone, folder / "resume"), strict=True):
         save_file(weights, folder / f"{name}.{process}.safetensors")
+    for name, step in (("staged", None), ("staged_resumed", 4)):
+        checkpoint = step and str(folder / "staged" / f"checkpoint-{step}")
+        save_file(train_in_stages(backbone, folder / "staged", checkpoint), folder / f"{name}.{process}.safetensors")
     results["scores"] = evaluate(backbone, folder / "runs")
     (folder / f"results.{process}.json").write_text(json.dumps(results))
 

@@ -110,6 +110,16 @@ def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_
         assert_same(load_file(folder / f"{name}.safetensors"), trained)
 
 
+def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    one = script.train_in_stages(backbone, tmp_path, gradient_accumulation_steps=2)
+    two = load_file(folder / "staged.0.safetensors")
+    assert_same(two, one)
+    for name in ("staged.1", "staged_resumed.0", "staged_resumed.1"):
+        for key, weights in load_file(folder / f"{name}.safetensors").items():
+            torch.testing.assert_close(weights, two[key], rtol=0, atol=0, msg=f"{name}: {key}")
+
+
 def test_two_processes_do_not_warn(two_processes):
     _, printed = two_processes
     assert "warn" not in printed.lower()

@@ -93,9 +93,17 @@ def _introduction(content: CardContent) -> str:
     projection = ""
     if config.projection:
         projection = f", a projection to {config.embedding_dim} numbers ({config.projection['activation']})"
-    trained = "all tasks together"
-    if content.results.get("continue_from"):
-        trained = f"{_and([code_span(task) for task in content.tasks if task in content.results['rows']])} from there"
+    results = content.results
+    idle = results.get("only_evaluated", [])
+    trained = [task for task in content.tasks if task in results["rows"] and task not in idle]
+    if not trained:
+        how = "evaluated, not trained,"
+    elif len(trained) == len(content.tasks) and not results.get("continue_from"):
+        how = "trained on all tasks together"
+    else:
+        how = f"trained on {_and([code_span(task) for task in trained])}"
+    if trained and results.get("continue_from"):
+        how += " from there"
     needs = ""
     if config.base_name_or_path:
         needs = (
@@ -104,7 +112,7 @@ def _introduction(content: CardContent) -> str:
         )
     return (
         f"One small model that turns a sentence into an embedding of {config.embedding_dim} numbers and {answers} "
-        f"from the same pass of one encoder. It started from {start} and was trained on {trained} with "
+        f"from the same pass of one encoder. It started from {start} and was {how} with "
         f"multitask-sentence {__version__}. The embedding comes from {config.pooling} pooling{projection} and is "
         f"{'scaled to length 1' if config.normalize else 'not normalised'}; sentences beyond {config.max_length} "
         f"tokens are cut off.{needs}"
@@ -202,6 +210,12 @@ def _kept_step(results: dict[str, Any]) -> int | None:
 
 def _training(content: CardContent) -> str:
     results, arguments = content.results, content.results["training"]
+    if not results["steps"]:
+        return (
+            "## Training\n\nNothing was trained, because every part was frozen: the scores are those of the model as "
+            f"it was. The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), all that was logged in "
+            f"[{RESULTS_FILE}]({RESULTS_FILE})."
+        )
     length = f"{results['steps']} steps ({results['epochs']:g} epochs of {results['rows_per_epoch']} rows)"
     seconds, processes = results["seconds"], results["processes"]
     duration = f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes"
@@ -210,6 +224,8 @@ def _training(content: CardContent) -> str:
         score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
         parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
     mixture = results.get("mixture") or {}
+    if idle := results.get("only_evaluated"):
+        parts[0] += f" Only evaluated, because all that the answers come from was frozen: {_and(idle)}."
     parts.append(
         f"A batch mixes rows of all tasks ({mixture.get('sampling', 'proportional')} sampling), and the loss is the "
         "sum of the tasks' losses times their weights."
@@ -262,7 +278,9 @@ def _limits(content: CardContent) -> str:
     untested = [code_span(task) for task in content.tasks if not content.results["scores"].get("test", {}).get(task)]
     if untested:
         lines.append(f"Not tested: {_and(untested)}.")
-    if any(settings["problem_type"] == "multi_label_classification" for settings in content.tasks.values()):
+    idle = content.results.get("only_evaluated", [])
+    multi_label = [task for task, s in content.tasks.items() if s["problem_type"] == "multi_label_classification"]
+    if set(multi_label) - set(idle):
         lines.append("The thresholds of multi-label tasks were chosen on validation data as well.")
     lines.append("The data sets and the backbone have licences of their own.")
     return "## Limits\n\n" + "\n".join(f"* {line}" for line in lines)
@@ -296,7 +314,9 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
     """Draw what the results hold; returns title and file of each picture, or `None` without matplotlib."""
     pictures = {}
     try:
-        if draw_training(folder / TRAINING_PICTURE, results["history"], tasks, _kept_step(results)):
+        if results["steps"] and draw_training(
+            folder / TRAINING_PICTURE, results["history"], tasks, _kept_step(results)
+        ):
             pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
         for task, counted in results.get("confusion", {}).items():
             if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES:

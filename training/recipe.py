@@ -21,6 +21,7 @@ from ..configuration_multitask import (
     suggest,
 )
 from ..data.sources import TaskSource
+from .strategy import STRATEGY_KEYS
 from .trainer import MultiTaskTrainingArguments
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -28,7 +29,7 @@ SAMPLINGS = ("proportional",)
 
 _RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "mixture", "peft", "training", "card"),
+    *("tasks", "mixture", "strategy", "peft", "training", "card"),
 )
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
@@ -47,6 +48,7 @@ class Recipe:
         path: the file.
         sources: where each task's rows come from.
         settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
+        strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
         training: training arguments by name.
         card: `language` and `license` of the model card.
         text: the file's text, kept beside the finished model.
@@ -65,6 +67,7 @@ class Recipe:
     normalize: bool | None = None
     max_length: int | None = None
     mixture: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     continue_from: str | None = None
@@ -230,6 +233,7 @@ def load_recipe(path: str | Path) -> Recipe:
             settings=settings,
             text=text,
             mixture=_read_mixture("mixture", content.get("mixture"), tasks),
+            strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
             card=_mapping("card", content.get("card"), _CARD_KEYS),
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
+ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
 
 
@@ -87,10 +88,14 @@ def format_settings(
     ]
     epoch = sum(trainer.sampler.rows_per_epoch)
     tasks = []
-    for labelled_set, rows, least in zip(
-        trainer.sets, trainer.sampler.rows_per_epoch, trainer.sampler.least_rows, strict=True
+    idle = [task for task in config.tasks if task not in trainer.trained_tasks]
+    for drawn, rows, least in zip(
+        [*trainer.drawn_tasks, idle],
+        [*trainer.sampler.rows_per_epoch, 0],
+        [*trainer.sampler.least_rows, "-"],
+        strict=True,
     ):
-        for task in labelled_set.tasks:
+        for task in drawn:
             settings = config.tasks[task]
             tasks.append(
                 [
@@ -102,7 +107,7 @@ def format_settings(
                     settings["loss"],
                     settings["loss_weight"],
                     ", ".join(settings["metrics"]),
-                    f"{rows} ({rows / epoch:.0%})",
+                    f"{rows} ({rows / epoch:.0%})" if rows else ONLY_EVALUATED,
                     least,
                 ]
             )
@@ -128,15 +133,19 @@ def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]
     return {task: found for task, found in scores.items() if found}
 
 
-def format_scores(tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A table with a line per task and metric, the primary metric first."""
+def format_scores(
+    tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], trained: Iterable[str] | None = None
+) -> str:
+    """A table with a line per task and metric, the primary metric first; all tasks were trained unless it is said."""
+    trained = set(tasks if trained is None else trained)
     rows = []
     for task, settings in tasks.items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
         metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
         for place, metric in enumerate(metrics):
             values = [scores[split].get(task, {}).get(metric) for split in scores]
-            rows.append([task if place == 0 else "", metric, *values])
+            name = task if task in trained else f"{task} ({ONLY_EVALUATED})"
+            rows.append([name if place == 0 else "", metric, *values])
     return tabulate(rows, ["task", "metric", *scores], floatfmt=".4f", missingval="-")
 
 
@@ -175,6 +184,8 @@ def save_result(
         "peft": recipe.peft,
         "tasks": model.config.tasks,
         "mixture": recipe.mixture,
+        "strategy": recipe.strategy,
+        "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
         "training": changed_arguments(trainer.args),
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},

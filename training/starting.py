@@ -1,6 +1,7 @@
 """What a run starts from: an encoder with new heads, or a trained model with tasks added; with an adapter or without.
 
 check_start      all that can be refused before any data is loaded
+check_strategy   the same for what is frozen, what joins when, and learning rates
 start_model      the model to train
 describe_start   what is printed at the start
 scores_before    what a trained model's tasks score before training goes on
@@ -14,14 +15,21 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..backbone_multitask import find_backbone
-from ..configuration_multitask import MultiTaskConfig, check_encoder, complete_projection, complete_task
+from ..backbone_multitask import find_backbone, read_sentence_transformers
+from ..configuration_multitask import (
+    LABELLED_PROBLEM_TYPES,
+    MultiTaskConfig,
+    check_encoder,
+    complete_projection,
+    complete_task,
+)
 from ..data.loading import LoadedTasks
 from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .recipe import Recipe, check_metric_keys
-from .trainer import MultiTaskTrainer
+from .strategy import make_plan, planned_parts
+from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
 FIXED_SETTINGS = ("problem_type", "pair", "labels", "head")
@@ -135,6 +143,42 @@ def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start
     if recipe.peft is not None:
         check_adapter(recipe.peft, backbone_config)
     return start
+
+
+def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
+    """The configuration of the model to train, as far as it is known without data: labels may be stand-ins."""
+    new = {
+        name: {"labels": ["first", "second"], **task} if task["problem_type"] in LABELLED_PROBLEM_TYPES else task
+        for name, task in recipe.settings.items()
+        if name not in start.tasks
+    }
+    if recipe.continue_from is not None:
+        config = MultiTaskConfig.from_pretrained(start.path)
+        backbone_config, projection = config.backbone_config, config.projection
+    else:
+        backbone_config = AutoConfig.from_pretrained(start.path)
+        stored = read_sentence_transformers(start.path, unless_given=recipe.pooling)
+        projection = recipe.projection or stored.projection
+    return MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**start.tasks, **new})
+
+
+def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> bool:
+    """
+    Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
+
+    Raises:
+        ValueError: what `make_plan` says, after the recipe's name.
+    """
+    if not recipe.strategy:
+        return True
+    parts = planned_parts(_planned_config(start, recipe))
+    for name in start.tasks.keys() - recipe.settings.keys():
+        for parameter in parts.get(f"heads.{name}", {}).values():
+            parameter.requires_grad_(False)  # as `start_model` does
+    try:
+        return bool(make_plan(recipe.strategy, parts, args).stages)
+    except ValueError as error:
+        raise ValueError(f"{recipe.path}: {error}") from error
 
 
 def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:

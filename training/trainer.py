@@ -7,7 +7,9 @@ The Trainer itself is left as it is: what is overridden is where batches come fr
 an evaluation runs.
 """
 
+import math
 import time
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +22,11 @@ from transformers.trainer_utils import speed_metrics
 from ..adapter_multitask import has_adapter, read_weights
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
-from ..data.mixture import MixtureBatchSampler, MixtureDataset
+from ..data.mixture import MixtureBatchSampler, MixtureDataset, labelled_rows
 from ..modeling_multitask import MultiTaskModel
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
 from .losses import task_loss
+from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
 
 PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
 LEAST_ROWS_OF_PAIR_LOSSES = 16
@@ -67,7 +70,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
 
 class _BeginCallback(TrainerCallback):
-    """Lets task losses count from where training begins or resumes, and tells the sampler which epoch begins."""
+    """Lets task losses count from where training begins or resumes, tells the sampler which epoch begins, and lets the
+    parts train whose stage it is."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -78,6 +82,9 @@ class _BeginCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # After resuming, the sampler is wrapped too deeply for the Trainer to reach it.
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer._enter_stage()
 
 
 class MultiTaskTrainer(Trainer):
@@ -100,9 +107,18 @@ class MultiTaskTrainer(Trainer):
             compares rows with each other get 16 (or the batch size, if smaller) where nothing is said.
         callbacks: as in `Trainer`.
         tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
+        strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
+            frozen in the model.
+
+    Attributes:
+        tasks: settings of the tasks that take part.
+        plan: what trains when.
+        trained_tasks: settings of the tasks with anything to train. The others are only evaluated: rows that are
+            labelled for no other task are not drawn, and their losses are no part of `loss`.
 
     Raises:
-        ValueError: nothing is trainable, or several GPUs are visible to one process.
+        ValueError: the strategy does not fit, or several GPUs are visible to one process; in `train`, nothing is
+            trainable.
     """
 
     # compute_loss already divides by the rows of the whole accumulated step; the Trainer must not divide again.
@@ -117,6 +133,7 @@ class MultiTaskTrainer(Trainer):
         rows_per_batch: dict[str, int] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
+        strategy: dict[str, Any] | None = None,
     ):
         if args.n_gpu > 1:
             raise ValueError(
@@ -130,17 +147,28 @@ class MultiTaskTrainer(Trainer):
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
-        tasks = self.tasks
+        self.plan = make_plan(strategy, parts := model.parts(), args)
+        for part in self.plan.frozen:
+            for parameter in parts[part].values():
+                parameter.requires_grad_(False)
+        self.trained_tasks = tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
+        # The sets that are drawn from, each with its tasks that train.
+        drawn = [(entry, [task for task in entry.tasks if task in self.trained_tasks]) for entry in self.sets]
+        drawn = [(entry, trained) for entry, trained in drawn if trained]
+        rows = [
+            entry.splits["train"]
+            if len(trained) == len(entry.tasks)
+            else labelled_rows(entry.splits["train"], trained)
+            for entry, trained in drawn
+        ]
+        self.drawn_tasks = [trained for _, trained in drawn]
         self.sampler = MixtureBatchSampler(
-            sizes=[len(labelled_set.splits["train"]) for labelled_set in self.sets],
+            sizes=[len(dataset) for dataset in rows],
             batch_size=args.per_device_train_batch_size,
-            passes=[max((passes or {}).get(task, 1.0) for task in labelled_set.tasks) for labelled_set in self.sets],
+            passes=[max((passes or {}).get(task, 1.0) for task in trained) for trained in self.drawn_tasks],
             least_rows=[
-                max(
-                    self._least_rows(tasks[task], (rows_per_batch or {}).get(task), args)
-                    for task in labelled_set.tasks
-                )
-                for labelled_set in self.sets
+                max(self._least_rows(tasks[task], (rows_per_batch or {}).get(task), args) for task in trained)
+                for trained in self.drawn_tasks
             ],
             num_processes=args.world_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
@@ -148,14 +176,22 @@ class MultiTaskTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset([labelled_set.splits["train"] for labelled_set in self.sets]),
+            train_dataset=MixtureDataset(rows),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
-            data_collator=MultiTaskCollator(model.tokenizer, tasks, model.config.max_length),
+            data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
             callbacks=[_BeginCallback(self), *(callbacks or [])],
         )
         self.label_names = ["labels"]
         self._reset_task_losses()
+        self._stage = 0
+        self._stage_starts = [0]
+        if len(self.plan.stages) > 1:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
+            steps_per_epoch = -(-len(self.sampler) // (args.world_size * args.gradient_accumulation_steps))
+            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+            self._stage_starts = stage_starts(self.plan, steps_per_epoch, max_steps)
 
     @staticmethod
     def _least_rows(settings: dict[str, Any], asked_for: int | None, args: MultiTaskTrainingArguments) -> int:
@@ -196,38 +232,59 @@ class MultiTaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, and by task how many labelled rows all processes have in them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        names = list(self.tasks)
+        names = list(self.trained_tasks)
         counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
 
-    # ---- loss ----
+    # ---- what trains ----
+
+    def train(self, *args, **kwargs):
+        self._check_trainable()
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
+            if len(self.plan.stages) > 1:
+                enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
+
+    def _check_trainable(self) -> None:
+        if not self.plan.stages or not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(
+                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head, or "
+                "only call evaluate."
+            )
 
     def create_optimizer(self, model=None):
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise ValueError(
-                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head."
-            )
-        if self.optimizer is None and self.args.head_learning_rate is not None:
+        self._check_trainable()
+        self._enter_stage()
+        if self.optimizer is None and self.plan.has_own_rates(self.args.learning_rate):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(self._parameter_groups(), **options)
+            if {"params", "model", "optimizer_dict"} & set(options):
+                raise ValueError(
+                    f"training.optim {self.args.optim} divides the parameters by itself, so that parts cannot have "
+                    "learning rates or stages of their own. Take another optimizer, such as adamw_torch."
+                )
+            groups = parameter_groups(self.plan, self.get_decay_parameter_names(self.model), self.args.weight_decay)
+            self.optimizer = optimizer_class(groups, **options)
         return super().create_optimizer(model)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Backbone and the rest, each with and without weight decay; biases and norms have none."""
-        decayed = set(self.get_decay_parameter_names(self.model))
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name.startswith("backbone."), name in decayed), []).append(parameter)
-        return [
-            {
-                "params": parameters,
-                "lr": self.args.learning_rate if is_backbone else self.args.head_learning_rate,
-                "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-            }
-            for (is_backbone, is_decayed), parameters in groups.items()
-        ]
+    def _enter_stage(self) -> None:
+        """Let the parts train whose stage the next step belongs to."""
+        if len(self.plan.stages) < 2:
+            return
+        self._stage = bisect(self._stage_starts, self.state.global_step) - 1
+        enter_stage(self.plan, self._stage, self.model_wrapped)
+        if self.lr_scheduler is not None:
+            set_peaks(self.plan, self._stage, self.optimizer, self.lr_scheduler)
+
+    def _get_learning_rate(self) -> float:
+        """What is logged as `learning_rate`: that of a part that trains."""
+        if len(self.plan.stages) < 2:
+            return super()._get_learning_rate()
+        rates = self.plan.stages[self._stage].learning_rates
+        return next(group["lr"] for group in self.optimizer.param_groups if group["part"] in rates)
+
+    # ---- loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -240,7 +297,7 @@ class MultiTaskTrainer(Trainer):
         outputs = model(**inputs)
         counts = num_items_in_batch or {task: len(labels[task]) for task in labels}
         losses = []
-        for task, settings in self.tasks.items():
+        for task, settings in self.trained_tasks.items():
             summed = task_loss(
                 settings, outputs.logits[task], labels[task], outputs.sentence_embedding, inputs["task_rows"][task]
             )
@@ -248,20 +305,22 @@ class MultiTaskTrainer(Trainer):
         losses = torch.stack(losses)  # (tasks,)
         if model.training:
             self._task_losses += losses.detach()
-        weights = losses.new_tensor([settings["loss_weight"] for settings in self.tasks.values()])
+        weights = losses.new_tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
     def _reset_task_losses(self) -> None:
-        self._task_losses = torch.zeros(len(self.tasks), device=self.args.device)
+        self._task_losses = torch.zeros(len(self.trained_tasks), device=self.args.device)
         self._task_losses_since = self.state.global_step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             steps = max(self.state.global_step - self._task_losses_since, 1)
             losses = self.accelerator.reduce(self._task_losses, reduction="mean") / steps
-            names = [f"loss_{task}" for task in self.tasks]
+            names = [f"loss_{task}" for task in self.trained_tasks]
             logs.update(zip(names, losses.tolist(), strict=True))
+            if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(self._stage)) is not None:
+                logs["trainable_layers"] = layers
             self._reset_task_losses()
         super().log(logs, start_time)
 
@@ -353,20 +412,12 @@ class MultiTaskTrainer(Trainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
-    def _is_trained(self, task: str) -> bool:
-        parts = (self.model.backbone, self.model.projection, self.model.heads[task])
-        return any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters())
-
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
-        """
-        Set the multi-label tasks' thresholds in the configuration to the best of a split, and return them.
-
-        A task whose logits training cannot have changed, all they come from being frozen, keeps its thresholds.
-        """
+        """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
         multi_label = [
             task
-            for task, settings in self.tasks.items()
-            if settings["problem_type"] == "multi_label_classification" and self._is_trained(task)
+            for task, settings in self.trained_tasks.items()
+            if settings["problem_type"] == "multi_label_classification"
         ]
         if not multi_label:
             return {}
