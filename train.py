@@ -197,11 +197,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=arguments,
         sets=loaded.sets,
-        passes=recipe.mixture.get("passes"),
-        rows_per_batch=recipe.mixture.get("rows_per_batch"),
+        mixture=recipe.mixture,
     )
     say(format_settings(recipe, model, trainer))
-    for announcement in loaded.announcements:
+    for announcement in [*loaded.announcements, *trainer.announcements]:
         say(announcement)
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))

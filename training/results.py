@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
+from .mixture import describe_epoch
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
@@ -106,7 +107,7 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
     return (
         "Settings\n"
         + tabulate(lines, tablefmt="plain")
-        + f"\n\nMixture: an epoch is {epoch} rows in {len(trainer.sampler)} batches\n"
+        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.sets, trainer.sampler)}\n"
         + tabulate(tasks, header)
     )
 

@@ -19,13 +19,12 @@ from transformers.trainer_utils import speed_metrics
 
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
-from ..data.mixture import MixtureBatchSampler, MixtureDataset
+from ..data.mixture import MixtureDataset
 from ..modeling_multitask import MultiTaskModel
+from .class_balance import resolve_balanced
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
 from .losses import task_loss
-
-PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
-LEAST_ROWS_OF_PAIR_LOSSES = 16
+from .mixture import complete_mixture, make_sampler, training_sets
 
 
 @dataclass
@@ -94,13 +93,14 @@ class MultiTaskTrainer(Trainer):
         model: the model to train.
         args: training arguments.
         sets: labelled sets, each with `tasks` and a `splits` dictionary of datasets in canonical columns.
-        passes: how often an epoch goes through a task's set, by task; 1 where nothing is said.
-        rows_per_batch: how many rows of a task stand together in a batch where it has any, by task. Tasks whose loss
-            compares rows with each other get 16 (or the batch size, if smaller) where nothing is said.
+        mixture: how batches are drawn from the sets, as in a recipe; see `complete_mixture` for the keys. Tasks whose
+            loss compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where
+            nothing is said.
         callbacks: as in `Trainer`.
 
     Raises:
-        ValueError: nothing is trainable, or several GPUs are visible to one process.
+        ValueError: nothing is trainable, several GPUs are visible to one process, the mixture is wrong, a task has no
+            training row, or a class that balanced weights need has none.
     """
 
     # compute_loss already divides by the rows of the whole accumulated step; the Trainer must not divide again.
@@ -111,8 +111,7 @@ class MultiTaskTrainer(Trainer):
         model: MultiTaskModel,
         args: MultiTaskTrainingArguments,
         sets: Sequence[Any],
-        passes: dict[str, float] | None = None,
-        rows_per_batch: dict[str, int] | None = None,
+        mixture: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.n_gpu > 1:
@@ -127,24 +126,20 @@ class MultiTaskTrainer(Trainer):
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         tasks = model.config.tasks
-        self.sampler = MixtureBatchSampler(
-            sizes=[len(labelled_set.splits["train"]) for labelled_set in self.sets],
-            batch_size=args.per_device_train_batch_size,
-            passes=[max((passes or {}).get(task, 1.0) for task in labelled_set.tasks) for labelled_set in self.sets],
-            least_rows=[
-                max(
-                    self._least_rows(tasks[task], (rows_per_batch or {}).get(task), args)
-                    for task in labelled_set.tasks
-                )
-                for labelled_set in self.sets
-            ],
-            num_processes=args.world_size,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        self.mixture = complete_mixture(mixture, [labelled_set.tasks for labelled_set in self.sets])
+        train_sets, self.announcements = training_sets(self.mixture, self.sets, seed)
+        self.sampler = make_sampler(
+            self.mixture, self.sets, train_sets, tasks, args.per_device_train_batch_size, args.world_size, seed
         )
+        balanced, announcements = resolve_balanced(tasks, self.sets, train_sets)
+        for task, options in balanced.items():
+            tasks[task]["loss_options"] = options
+        self.announcements += announcements
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset([labelled_set.splits["train"] for labelled_set in self.sets]),
+            train_dataset=MixtureDataset(train_sets),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, tasks, model.config.max_length),
@@ -152,14 +147,6 @@ class MultiTaskTrainer(Trainer):
         )
         self.label_names = ["labels"]
         self._reset_task_losses()
-
-    @staticmethod
-    def _least_rows(settings: dict[str, Any], asked_for: int | None, args: MultiTaskTrainingArguments) -> int:
-        if asked_for is not None:
-            return asked_for
-        if settings["loss"] in PAIR_LOSSES:
-            return min(LEAST_ROWS_OF_PAIR_LOSSES, args.per_device_train_batch_size)
-        return 1
 
     # ---- batches ----
 
@@ -224,7 +211,12 @@ class MultiTaskTrainer(Trainer):
         losses = []
         for task, settings in self.model.config.tasks.items():
             summed = task_loss(
-                settings, outputs.logits[task], labels[task], outputs.sentence_embedding, inputs["task_rows"][task]
+                settings,
+                outputs.logits[task],
+                labels[task],
+                outputs.sentence_embedding,
+                inputs["task_rows"][task],
+                gather=self.accelerator.num_processes > 1,
             )
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
         losses = torch.stack(losses)  # (tasks,)
