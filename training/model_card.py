@@ -158,7 +158,12 @@ def _tasks(content: CardContent) -> str:
             shown = f"{len(labels)}, listed below"
         kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
-        rows.append([code_span(task), kind, shown, settings["loss"], f"{settings['loss_weight']:g}", *splits])
+        options = [
+            key if isinstance(value, list) else f"{key} {value}"
+            for key, value in settings.get("loss_options", {}).items()
+        ]
+        loss = settings["loss"] + (f" ({', '.join(options)})" if options else "")
+        rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
     header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
     parts = [_table(rows, header, right=4), *long_lists]
     sources = [f"* {code_span(task)}: {source.description}" for task, source in content.sources.items()]
@@ -200,14 +205,21 @@ def _training(content: CardContent) -> str:
         score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
         parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
     mixture = results.get("mixture") or {}
+    batch = "holds rows of one data set" if mixture.get("batches") == "single_task" else "mixes rows of all tasks"
+    sampling = " ".join(str(mixture[key]) for key in ("sampling", "temperature") if mixture.get(key))
     parts.append(
-        f"A batch mixes rows of all tasks ({mixture.get('sampling', 'proportional')} sampling), and the loss is the "
-        "sum of the tasks' losses times their weights."
+        f"A batch {batch} ({sampling or 'proportional'} sampling), and the loss is the sum of the tasks' losses times "
+        "their weights."
     )
-    for key, what in (("passes", "Passes through a task's rows in an epoch"), ("rows_per_batch", "Rows in a batch")):
+    for key, what in (
+        ("rates", "Shares of an epoch's rows"),
+        ("max_rows", "Training rows that are used at most"),
+        ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
+        ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
+    ):
         if mixture.get(key):
             said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
-            parts[-1] += f" {what}: {said} (as usual where nothing is said)."
+            parts[-1] += f" {what}: {said}."
     shown = [[code_span(key), code_span(arguments[key])] for key in SHOWN_ARGUMENTS if key in arguments]
     if results.get("strategy"):
         shown.append([code_span("strategy"), code_span(json.dumps(results["strategy"], ensure_ascii=False))])
