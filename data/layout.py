@@ -28,8 +28,8 @@ def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: in
     Batches that mix the sets, full ones as far as pieces fit together: at most one more per set than the rows need.
 
     The set that is furthest behind comes next: with an even share of what is left of it, with less where the batch has
-    no room for that, or in the next batch. Where no further set fits, those that are in the batch fill it up. What is
-    left of a set can always be cut into pieces between `least_pieces` and the size of a batch.
+    no room for that, or in the next batch. A set that is in the batch already may add any number of rows. What is left
+    of a set can always be cut into pieces between `least_pieces` and the size of a batch.
 
     Args:
         rows: rows of each set in the epoch, at least 1.
@@ -58,13 +58,6 @@ def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: in
     batches: Layout = []
     while any(left):
         batch: dict[int, int] = {}
-
-        def add(which: int, count: int, batch: dict[int, int] = batch) -> int:
-            batch[which] = batch.get(which, 0) + count
-            left[which] -= count
-            places[which] = place(which) if left[which] else float("inf")
-            return count
-
         room, passed_over = batch_size, set()
         while room:
             waiting = [which for which in range(len(rows)) if left[which] and which not in passed_over]
@@ -73,12 +66,13 @@ def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: in
             which = min(waiting, key=places.__getitem__)
             smallest = 1 if which in batch else least[which]
             if count := largest_piece(which, min(room, even_piece(which)), smallest):
-                room -= add(which, count)
+                batch[which] = batch.get(which, 0) + count
+                room -= count
+                left[which] -= count
+                if left[which]:
+                    places[which] = place(which)
             else:
                 passed_over.add(which)
-        for which in list(batch):
-            if room and (count := largest_piece(which, room)):
-                room -= add(which, count)
         batches.append(sorted(batch.items()))
     return batches
 
