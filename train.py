@@ -180,14 +180,13 @@ def run(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=arguments,
         sets=loaded.sets,
-        passes=recipe.mixture.get("passes"),
-        rows_per_batch=recipe.mixture.get("rows_per_batch"),
+        mixture=recipe.mixture,
         tasks=list(recipe.settings),
         strategy=recipe.strategy,
     )
     say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
     say("\n" + format_plan(trainer.plan, model.parts()))
-    for announcement in loaded.announcements:
+    for announcement in [*loaded.announcements, *trainer.announcements]:
         say(announcement)
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))

@@ -26,7 +26,7 @@ from trainer_helpers import (
 # Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
 SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}
 # Three sets of 4 rows that stand together: a batch holds the rows of one set, so every other task has none in it.
-SEPARATE = {"tasks": tuple(TASKS), "rows_per_batch": dict.fromkeys(TASKS, 4)}
+SEPARATE = {"tasks": tuple(TASKS), "mixture": {"rows_per_batch": dict.fromkeys(TASKS, 4)}}
 RUNS = {
     "two_batches": (SENTENCES, {"per_device_train_batch_size": 4}),
     "accumulated": (SENTENCES, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
@@ -43,7 +43,7 @@ def train_step(name: str, backbone: Path, folder: Path, **arguments: Any) -> tup
         sets += [make_set([task], seed=seed, train=4) for seed, task in ((100, "pairs"), (200, "search"))]
     recorder = GradientRecorder()
     model = make_model(backbone, data["tasks"]).double()
-    options = {"callbacks": [recorder], "rows_per_batch": data.get("rows_per_batch")}
+    options = {"callbacks": [recorder], "mixture": data.get("mixture")}
     trainer = make_trainer(model, sets, folder, options, **without_learning(), **{**own_arguments, **arguments})
     trainer.train()
     (gradients,) = recorder.steps

@@ -585,7 +585,7 @@ def test_command_with_everything_frozen_only_evaluates_and_says_so(job, backbone
     monkeypatch.setattr(MultiTaskTrainer, "train", lambda *_, **__: pytest.fail("it trains"))
     printed, results, card = run_job(with_strategy(job, {"freeze": "all"}), capsys)
     assert "Nothing is trained, because strategy.freeze is all" in printed
-    assert "Mixture: an epoch is 0 rows in 0 batches" in printed
+    assert "Mixture: no rows are drawn" in printed
     assert "Parts, from top to bottom: nothing is trained" in printed
     for task in ("letter", "letters", "pairs"):
         assert re.search(rf"^{task} +[a-z_]+ .* only evaluated +-$", printed, re.M), "the table of settings"
@@ -625,7 +625,7 @@ def test_command_trains_in_stages_and_draws_them(job, capsys):
 
 def test_command_leaves_a_task_with_nothing_to_train_out_of_the_mixture(job, capsys):
     printed, results, card = run_job(with_strategy(job, {"freeze": ["backbone", {"heads": ["letters"]}]}), capsys)
-    assert "Mixture: an epoch is 16 rows in 2 batches" in printed
+    assert "Mixture: an epoch is 16 rows in 2 mixed batches" in printed
     assert "letters (only evaluated)" in printed
     assert "pairs (only evaluated)" in printed
     assert "letter (only evaluated)" not in printed

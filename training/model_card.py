@@ -176,7 +176,12 @@ def _tasks(content: CardContent) -> str:
             shown = f"{len(labels)}, listed below"
         kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
-        rows.append([code_span(task), kind, shown, settings["loss"], f"{settings['loss_weight']:g}", *splits])
+        options = [
+            key if isinstance(value, list) else f"{key} {value}"
+            for key, value in settings.get("loss_options", {}).items()
+        ]
+        loss = settings["loss"] + (f" ({', '.join(options)})" if options else "")
+        rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
     header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
     parts = [_table(rows, header, right=4), *long_lists]
     sources = [f"* {code_span(task)}: {source.description}" for task, source in content.sources.items()]
@@ -226,14 +231,21 @@ def _training(content: CardContent) -> str:
     mixture = results.get("mixture") or {}
     if idle := results.get("only_evaluated"):
         parts[0] += f" Only evaluated, because all that the answers come from was frozen: {_and(idle)}."
+    batch = "holds rows of one data set" if mixture.get("batches") == "single_task" else "mixes rows of all tasks"
+    sampling = " ".join(str(mixture[key]) for key in ("sampling", "temperature") if mixture.get(key))
     parts.append(
-        f"A batch mixes rows of all tasks ({mixture.get('sampling', 'proportional')} sampling), and the loss is the "
-        "sum of the tasks' losses times their weights."
+        f"A batch {batch} ({sampling or 'proportional'} sampling), and the loss is the sum of the tasks' losses times "
+        "their weights."
     )
-    for key, what in (("passes", "Passes through a task's rows in an epoch"), ("rows_per_batch", "Rows in a batch")):
+    for key, what in (
+        ("rates", "Shares of an epoch's rows"),
+        ("max_rows", "Training rows that are used at most"),
+        ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
+        ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
+    ):
         if mixture.get(key):
             said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
-            parts[-1] += f" {what}: {said} (as usual where nothing is said)."
+            parts[-1] += f" {what}: {said}."
     shown = [[code_span(key), code_span(arguments[key])] for key in SHOWN_ARGUMENTS if key in arguments]
     for key in ("strategy", "peft"):
         if results.get(key):

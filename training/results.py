@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
+from .mixture import describe_epoch
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
@@ -88,9 +89,9 @@ def format_settings(
     ]
     epoch = sum(trainer.sampler.rows_per_epoch)
     tasks = []
-    idle = [task for task in config.tasks if task not in trainer.trained_tasks]
+    idle = [task for task in trainer.tasks if task not in trainer.trained_tasks]
     for drawn, rows, least in zip(
-        [*trainer.drawn_tasks, idle],
+        [*(labelled_set.tasks for labelled_set in trainer.drawn), idle],
         [*trainer.sampler.rows_per_epoch, 0],
         [*trainer.sampler.least_rows, "-"],
         strict=True,
@@ -115,7 +116,7 @@ def format_settings(
     return (
         "Settings\n"
         + tabulate(lines, tablefmt="plain")
-        + f"\n\nMixture: an epoch is {epoch} rows in {len(trainer.sampler)} batches\n"
+        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.drawn, trainer.sampler)}\n"
         + tabulate(tasks, header)
     )
 

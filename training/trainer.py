@@ -22,14 +22,14 @@ from transformers.trainer_utils import speed_metrics
 from ..adapter_multitask import has_adapter, read_weights
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
-from ..data.mixture import MixtureBatchSampler, MixtureDataset, labelled_rows
+from ..data.loading import LabelledSet
+from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
+from .class_balance import resolve_balanced
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
 from .losses import task_loss
+from .mixture import complete_mixture, make_sampler, training_sets
 from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
-
-PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
-LEAST_ROWS_OF_PAIR_LOSSES = 16
 
 
 @dataclass
@@ -102,9 +102,9 @@ class MultiTaskTrainer(Trainer):
         model: the model to train.
         args: training arguments.
         sets: labelled sets, each with `tasks` and a `splits` dictionary of datasets in canonical columns.
-        passes: how often an epoch goes through a task's set, by task; 1 where nothing is said.
-        rows_per_batch: how many rows of a task stand together in a batch where it has any, by task. Tasks whose loss
-            compares rows with each other get 16 (or the batch size, if smaller) where nothing is said.
+        mixture: how batches are drawn from the sets, as in a recipe; see `complete_mixture` for the keys. Tasks whose
+            loss compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where
+            nothing is said.
         callbacks: as in `Trainer`.
         tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
@@ -117,8 +117,8 @@ class MultiTaskTrainer(Trainer):
             labelled for no other task are not drawn, and their losses are no part of `loss`.
 
     Raises:
-        ValueError: the strategy does not fit, or several GPUs are visible to one process; in `train`, nothing is
-            trainable.
+        ValueError: the strategy or the mixture does not fit, several GPUs are visible to one process, a task has no
+            training row, or a class that balanced weights need has none; in `train`, nothing is trainable.
     """
 
     # compute_loss already divides by the rows of the whole accumulated step; the Trainer must not divide again.
@@ -129,8 +129,7 @@ class MultiTaskTrainer(Trainer):
         model: MultiTaskModel,
         args: MultiTaskTrainingArguments,
         sets: Sequence[Any],
-        passes: dict[str, float] | None = None,
-        rows_per_batch: dict[str, int] | None = None,
+        mixture: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
@@ -151,32 +150,28 @@ class MultiTaskTrainer(Trainer):
         for part in self.plan.frozen:
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
-        self.trained_tasks = tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
-        # The sets that are drawn from, each with its tasks that train.
-        drawn = [(entry, [task for task in entry.tasks if task in self.trained_tasks]) for entry in self.sets]
-        drawn = [(entry, trained) for entry, trained in drawn if trained]
-        rows = [
-            entry.splits["train"]
-            if len(trained) == len(entry.tasks)
-            else labelled_rows(entry.splits["train"], trained)
-            for entry, trained in drawn
-        ]
-        self.drawn_tasks = [trained for _, trained in drawn]
-        self.sampler = MixtureBatchSampler(
-            sizes=[len(dataset) for dataset in rows],
-            batch_size=args.per_device_train_batch_size,
-            passes=[max((passes or {}).get(task, 1.0) for task in trained) for trained in self.drawn_tasks],
-            least_rows=[
-                max(self._least_rows(tasks[task], (rows_per_batch or {}).get(task), args) for task in trained)
-                for trained in self.drawn_tasks
-            ],
-            num_processes=args.world_size,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
+        self.trained_tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
+        self.drawn = self._drawn_sets()
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        self.mixture = complete_mixture(mixture, [labelled_set.tasks for labelled_set in self.sets])
+        train_sets, self.announcements = training_sets(self.mixture, self.drawn, seed)
+        self.sampler = make_sampler(
+            self.mixture,
+            self.drawn,
+            train_sets,
+            self.trained_tasks,
+            args.per_device_train_batch_size,
+            args.world_size,
+            seed,
         )
+        balanced, announcements = resolve_balanced(self.trained_tasks, self.drawn, train_sets)
+        for task, options in balanced.items():
+            self.trained_tasks[task]["loss_options"] = options
+        self.announcements += announcements
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset(rows),
+            train_dataset=MixtureDataset(train_sets),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
@@ -193,13 +188,16 @@ class MultiTaskTrainer(Trainer):
             max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
             self._stage_starts = stage_starts(self.plan, steps_per_epoch, max_steps)
 
-    @staticmethod
-    def _least_rows(settings: dict[str, Any], asked_for: int | None, args: MultiTaskTrainingArguments) -> int:
-        if asked_for is not None:
-            return asked_for
-        if settings["loss"] in PAIR_LOSSES:
-            return min(LEAST_ROWS_OF_PAIR_LOSSES, args.per_device_train_batch_size)
-        return 1
+    def _drawn_sets(self) -> list[LabelledSet]:
+        """The sets that training draws from: of each, the tasks that train and the rows that are labelled for any."""
+        drawn = []
+        for labelled_set in self.sets:
+            trained = [task for task in labelled_set.tasks if task in self.trained_tasks]
+            rows = labelled_set.splits["train"]
+            if trained:
+                rows = rows if trained == list(labelled_set.tasks) else rows_labelled_for(rows, trained)
+                drawn.append(LabelledSet(trained, {"train": rows}))
+        return drawn
 
     # ---- checkpoints ----
 
@@ -299,7 +297,12 @@ class MultiTaskTrainer(Trainer):
         losses = []
         for task, settings in self.trained_tasks.items():
             summed = task_loss(
-                settings, outputs.logits[task], labels[task], outputs.sentence_embedding, inputs["task_rows"][task]
+                settings,
+                outputs.logits[task],
+                labels[task],
+                outputs.sentence_embedding,
+                inputs["task_rows"][task],
+                gather=self.accelerator.num_processes > 1,
             )
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
         losses = torch.stack(losses)  # (tasks,)
