@@ -155,6 +155,7 @@ def test_task_with_nothing_to_train_leaves_the_mixture_and_the_loss(backbone, tm
     expected = [row["sentences"] for row in rows if row["label_sentiment"] is not None]
     assert len(expected) < len(rows), "premise: rows that are labelled for rating only, or not at all"
     assert [row["sentences"] for row in trainer.train_dataset] == expected
+    assert list(trainer.data_collator.tasks) == ["sentiment"]
     trainer.train()
     entry = trainer.state.log_history[0]
     assert {key for key in entry if key.startswith("loss_")} == {"loss_sentiment"}
@@ -192,6 +193,16 @@ def test_learning_rates_fall_back_from_task_to_heads_to_training_arguments():
     assert rates_of(plan_of({"learning_rates": {"rating": 5e-4}}, head_learning_rate=1e-3)) == (
         [1e-4] * 3 + [1e-3, 1e-3, 5e-4]
     )
+
+
+def test_stage_has_its_own_rates_before_those_of_the_strategy_and_for_itself_only():
+    stages = [
+        {"epochs": 1, "train": ["heads", "projection"], "learning_rates": {"heads": 2e-3}},
+        {"train": "all", "learning_rates": {"rating": 3e-3}},
+    ]
+    plan = plan_of({"unfreeze": stages, "learning_rates": {"rating": 5e-4, "projection": 6e-4}})
+    assert rates_of(plan, 0) == [6e-4, 2e-3, 2e-3]
+    assert rates_of(plan, 1) == [1e-4] * 3 + [6e-4, 1e-4, 3e-3]
 
 
 def test_layer_decay_lowers_the_rate_with_every_layer_down_to_the_embeddings():
