@@ -31,6 +31,8 @@ from multitask_sentence.configuration_multitask import check_encoder, suggest
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.training.balancing import make_balancer
+from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
@@ -171,6 +173,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_early_stopping(arguments, tuple(recipe.settings))
     backbone = checked_backbone(recipe.backbone)
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
@@ -199,6 +203,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         sets=loaded.sets,
         passes=recipe.mixture.get("passes"),
         rows_per_batch=recipe.mixture.get("rows_per_batch"),
+        balancing=recipe.balancing,
     )
     say(format_settings(recipe, model, trainer))
     for announcement in loaded.announcements:
@@ -223,6 +228,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         data_root = options.data_root or recipe.path.parent
         write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
         say("\n" + format_scores(model.config.tasks, scores))
+        if trainer.best_of_tasks.summary:
+            say("\n" + format_best(trainer.best_of_tasks.summary, trainer.best_of_tasks.chosen_step))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:
             revision = arguments.hub_revision

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
+from .balancing import format_balancing
 from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
@@ -204,6 +205,9 @@ def _training(content: CardContent) -> str:
         f"A batch mixes rows of all tasks ({mixture.get('sampling', 'proportional')} sampling), and the loss is the "
         "sum of the tasks' losses times their weights."
     )
+    balancing = results.get("balancing", {"method": "sum"})
+    if balancing["method"] != "sum":
+        parts[-1] += f" These weights were balanced during training: {code_span(format_balancing(balancing))}."
     for key, what in (("passes", "Passes through a task's rows in an epoch"), ("rows_per_batch", "Rows in a batch")):
         if mixture.get(key):
             said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
@@ -219,6 +223,20 @@ def _training(content: CardContent) -> str:
         + f". The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), "
         f"all that was logged in [{RESULTS_FILE}]({RESULTS_FILE}).",
     ]
+    if best := results.get("best_of_tasks"):
+        rows = [
+            [
+                code_span(task),
+                found["metric"].replace("_", " "),
+                found["step"],
+                _number(found["score"]),
+                _number(found["chosen_score"]),
+            ]
+            for task, found in best.items()
+        ]
+        header = ["task", "metric", "best step", "score there", "score in this model"]
+        parts.append("When each task was at its best, on validation data, before any thresholds were chosen:")
+        parts.append(_table(rows, header, right=3))
     if content.pictures is None:
         parts.append(
             "Pictures of loss, scores and confusions are missing, because matplotlib was not installed: "

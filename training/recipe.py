@@ -21,12 +21,24 @@ from ..configuration_multitask import (
     suggest,
 )
 from ..data.sources import TaskSource
+from .balancing import complete_balancing
 from .trainer import MultiTaskTrainingArguments
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SAMPLINGS = ("proportional",)
 
-_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training", "card")
+_RECIPE_KEYS = (
+    "backbone",
+    "pooling",
+    "projection",
+    "normalize",
+    "max_length",
+    "tasks",
+    "mixture",
+    "training",
+    "card",
+    "balancing",
+)
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
@@ -46,6 +58,7 @@ class Recipe:
         settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
         training: training arguments by name.
         card: `language` and `license` of the model card.
+        balancing: how the tasks' losses become one: `method` and its options.
         text: the file's text, kept beside the finished model.
     """
 
@@ -61,6 +74,7 @@ class Recipe:
     mixture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -220,6 +234,7 @@ def load_recipe(path: str | Path) -> Recipe:
             mixture=_read_mixture("mixture", content.get("mixture"), tasks),
             training=training,
             card=_mapping("card", content.get("card"), _CARD_KEYS),
+            balancing=complete_balancing(content.get("balancing")),
             backbone=str(content.get("backbone") or DEFAULT_BACKBONE),
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )

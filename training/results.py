@@ -11,6 +11,8 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
+from .balancing import format_balancing
+from .best_checkpoints import BEST_FOLDER, is_best_folder
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
@@ -23,7 +25,7 @@ def _is_run(folder: Path) -> bool:
     """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
     if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
         return True
-    checkpoints = set(folder.glob("checkpoint-*"))
+    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
     return bool(checkpoints) and set(folder.iterdir()) <= {*checkpoints, folder / "runs"}
 
 
@@ -77,6 +79,7 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
         ("normalize", config.normalize),
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
+        ("balancing", format_balancing(trainer.balancer.settings)),
         ("processes", trainer.args.world_size),
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
@@ -159,6 +162,7 @@ def save_result(
     results = {
         "scores": scores,
         "confusion": trainer.confusion,
+        "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
         "steps": trainer.state.global_step,
@@ -169,6 +173,7 @@ def save_result(
         "backbone": recipe.backbone,
         "tasks": model.config.tasks,
         "mixture": recipe.mixture,
+        "balancing": trainer.balancer.settings,
         "training": changed_arguments(trainer.args),
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
