@@ -16,7 +16,7 @@ from multitask_sentence.training.best_checkpoints import (
     best_of_history,
     evaluations_without_improvement,
     format_best,
-    keep_model,
+    keep_models,
 )
 from multitask_sentence.training.results import check_output_dir
 
@@ -174,21 +174,22 @@ class HalfSaved:
 
 
 def test_folder_of_the_best_is_the_older_one_until_the_newer_is_complete(tmp_path):
-    model, folder = HalfSaved(times=2), tmp_path / "best" / "topic"
-    keep_model(model, folder, {"step": 1})
-    keep_model(model, folder, {"step": 2})
+    model, folder = HalfSaved(times=2), tmp_path / "topic"
+    keep_models(model, tmp_path, {"topic": {"step": 1}})
+    keep_models(model, tmp_path, {"topic": {"step": 2}})
     assert (folder / "model.safetensors").read_text() == "0"
     with pytest.raises(OSError, match="No space left"):
-        keep_model(model, folder, {"step": 3})
+        keep_models(model, tmp_path, {"topic": {"step": 3}})
     assert json.loads((folder / STEP_FILE).read_text()) == {"step": 2}
     assert (folder / "config.json").read_text() == "1"
     model.times = 1
-    keep_model(model, folder, {"step": 4})  # what was left half-written is in nobody's way
-    assert [path.name for path in folder.parent.iterdir()] == ["topic"]
+    keep_models(model, tmp_path, {"topic": {"step": 4}, "tone": {"step": 4}})  # in spite of what was left half-written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tone", "topic"]
+    assert {path.name for path in (tmp_path / "tone").iterdir()} == {path.name for path in folder.iterdir()}
 
 
 def test_output_folder_with_the_best_of_an_unfinished_run_may_be_replaced(tmp_path):
-    keep_model(HalfSaved(times=1), tmp_path / "run" / "best" / "topic", {"step": 1})
+    keep_models(HalfSaved(times=1), tmp_path / "run" / "best", {"topic": {"step": 1}})
     with pytest.raises(ValueError, match="holds an earlier run"):
         check_output_dir(tmp_path / "run", overwrite=False)
     check_output_dir(tmp_path / "run", overwrite=True)
@@ -200,9 +201,9 @@ def test_output_folder_with_the_best_of_an_unfinished_run_may_be_replaced(tmp_pa
 def test_table_shows_best_step_and_both_scores():
     summary = {**EXPECTED_SUMMARY, "tags": {**EXPECTED_SUMMARY["rating"], "chosen_score": None, "folder": None}}
     lines = [" ".join(line.split()) for line in format_best(summary, 6).splitlines()]
-    assert lines[1] == "task metric best step score there chosen (step 6) kept in"
-    assert lines[3] == "sentiment accuracy 4 0.9000 0.8000 best/sentiment"
-    assert lines[5] == "tags pearson 8 0.7000 - -"
+    assert lines[1] == "task best step metric score there chosen (step 6) kept in"
+    assert lines[3] == "sentiment 4 accuracy 0.9000 0.8000 best/sentiment"
+    assert lines[5] == "tags 8 pearson 0.7000 - -"
 
 
 # Early stopping

@@ -48,17 +48,31 @@ def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, dict[str
     return best
 
 
-def keep_model(model: PreTrainedModel, folder: Path, found: dict[str, Any]) -> None:
-    """Save a model as `folder`, in place of an older one; a folder of that name is always complete."""
-    unfinished, older = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "old"))
+def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str, Any]]) -> None:
+    """
+    Save a model as `folder/<task>` for each of some tasks, in place of older ones.
+
+    It is written under other names first, so that a folder with a task's name is always complete.
+
+    Args:
+        model: what is saved.
+        folder: the folder of all tasks.
+        found: by task, what is written into its `best.json`.
+    """
+    if not found:
+        return
+    unfinished, older = folder / ".unfinished", folder / ".older"
     for leftover in (unfinished, older):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    (unfinished / STEP_FILE).write_text(json.dumps(found, indent=2), encoding="utf-8")
-    if folder.exists():
-        folder.rename(older)
-    unfinished.rename(folder)
-    shutil.rmtree(older, ignore_errors=True)
+    model.save_pretrained(unfinished / ".model")
+    for task, content in found.items():
+        shutil.copytree(unfinished / ".model", unfinished / task)
+        (unfinished / task / STEP_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        if (folder / task).exists():
+            (folder / task).rename(older)
+        (unfinished / task).rename(folder / task)
+        shutil.rmtree(older, ignore_errors=True)
+    shutil.rmtree(unfinished)
 
 
 def is_best_folder(folder: Path) -> bool:
@@ -84,25 +98,22 @@ class BestOfTasks(TrainerCallback):
         self.summary: dict[str, dict[str, Any]] = {}
         self.chosen_step = 0
 
-    def _folder(self, task: str) -> Path:
-        return Path(self.trainer.args.output_dir) / BEST_FOLDER / task
-
     def on_evaluate(self, args, state, control, **kwargs):
         keeps = args.should_save and args.keep_best_of_tasks and args.save_strategy != "no"
         if not keeps or not self.trainer.is_in_train:
             return
-        for task, found in best_of_history(state.log_history, self.trainer.model.config.tasks).items():
-            if found["step"] == state.global_step:
-                keep_model(self.trainer.model, self._folder(task), {"task": task, **found})
+        best = best_of_history(state.log_history, self.trainer.model.config.tasks)
+        improved = {task: found for task, found in best.items() if found["step"] == state.global_step}
+        keep_models(self.trainer.model, Path(args.output_dir) / BEST_FOLDER, improved)
 
     def on_train_end(self, args, state, control, **kwargs):
         is_best_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         self.chosen_step = state.best_global_step if is_best_loaded else state.global_step
         chosen = [entry for entry in state.log_history if entry["step"] == self.chosen_step]
-        tasks = self.trainer.model.config.tasks
+        tasks, folder = self.trainer.model.config.tasks, Path(args.output_dir) / BEST_FOLDER
         self.summary = best_of_history(state.log_history, tasks)
         for task, found in self.summary.items():
-            key, file = score_key(task, tasks[task]), self._folder(task) / STEP_FILE
+            key, file = score_key(task, tasks[task]), folder / task / STEP_FILE
             found["chosen_score"] = next((entry[key] for entry in chosen if key in entry), None)
             # A folder of another step is left from before an interruption, or from training again.
             is_kept = file.is_file() and json.loads(file.read_text(encoding="utf-8"))["step"] == found["step"]
@@ -112,10 +123,10 @@ class BestOfTasks(TrainerCallback):
 def format_best(summary: dict[str, dict[str, Any]], chosen_step: int) -> str:
     """A table with a line per task: its best step, the score there and the score in the chosen model."""
     rows = [
-        [task, found["metric"], found["step"], found["score"], found["chosen_score"], found["folder"]]
+        [task, found["step"], found["metric"], found["score"], found["chosen_score"], found["folder"]]
         for task, found in summary.items()
     ]
-    header = ["task", "metric", "best step", "score there", f"chosen (step {chosen_step})", "kept in"]
+    header = ["task", "best step", "metric", "score there", f"chosen (step {chosen_step})", "kept in"]
     return "Best of every task, on validation data\n" + tabulate(rows, header, floatfmt=".4f", missingval="-")
 
 
