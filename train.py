@@ -29,6 +29,8 @@ from transformers.utils import logging
 from multitask_sentence.configuration_multitask import suggest
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.training.balancing import make_balancer
+from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
@@ -159,6 +161,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_early_stopping(arguments, tuple(recipe.settings))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
     trains = check_strategy(start, recipe, arguments)
     if checkpoint and not trains:
@@ -183,6 +187,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         mixture=recipe.mixture,
         tasks=list(recipe.settings),
         strategy=recipe.strategy,
+        balancing=recipe.balancing,
     )
     say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
     say("\n" + format_plan(trainer.plan, model.parts()))
@@ -214,6 +219,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         data_root = options.data_root or recipe.path.parent
         write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
         say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
+        if trainer.best_of_tasks.summary:
+            say("\n" + format_best(trainer.best_of_tasks.summary, trainer.best_of_tasks.chosen_step))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:
             revision = arguments.hub_revision

@@ -36,7 +36,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "topic": {
         "problem_type": "single_label_classification",
-        "labels": ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"],
+        "labels": ["abbreviation", "description", "entity", "human", "location", "number"],
         "metrics": ["accuracy"],
     },
     "similarity": {"problem_type": "similarity", "score_range": [0, 5], "metrics": ["cosine_spearman"]},

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
+from .balancing import format_balancing
 from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
@@ -237,6 +238,9 @@ def _training(content: CardContent) -> str:
         f"A batch {batch} ({sampling or 'proportional'} sampling), and the loss is the sum of the tasks' losses times "
         "their weights."
     )
+    balancing = results.get("balancing", {"method": "sum"})
+    if balancing["method"] != "sum":
+        parts[-1] += f" These weights were balanced during training: {code_span(format_balancing(balancing))}."
     for key, what in (
         ("rates", "Shares of an epoch's rows"),
         ("max_rows", "Training rows that are used at most"),
@@ -258,6 +262,20 @@ def _training(content: CardContent) -> str:
         + f". The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), "
         f"all that was logged in [{RESULTS_FILE}]({RESULTS_FILE}).",
     ]
+    if best := results.get("best_of_tasks"):
+        rows = [
+            [
+                code_span(task),
+                found["metric"].replace("_", " "),
+                found["step"],
+                _number(found["score"]),
+                _number(found["chosen_score"]),
+            ]
+            for task, found in best.items()
+        ]
+        header = ["task", "metric", "best step", "score there", "score in this model"]
+        parts.append("When each task was at its best, on validation data, before any thresholds were chosen:")
+        parts.append(_table(rows, header, right=3))
     if content.pictures is None:
         parts.append(
             "Pictures of loss, scores and confusions are missing, because matplotlib was not installed: "

@@ -72,9 +72,10 @@ def _plot_losses(
         steps, values = _series(entries, f"loss_{task}")
         if not steps:  # only evaluated
             continue
-        weight = settings["loss_weight"]
-        weighted = [weight * value for value in values]
-        label = task if weight == 1 else f"{weight:g} x {task}"
+        weight, key = settings["loss_weight"], f"weight_{task}"  # the latter only where weights change in training
+        weighted = [entries[step].get(key, weight) * value for step, value in zip(steps, values, strict=True)]
+        is_balanced = any(key in entry for entry in entries.values())
+        label = task if weight == 1 or is_balanced else f"{weight:g} x {task}"
         axes.plot(steps, weighted, color=colours(number), linewidth=1.4, label=label)
     axes.set(title="Training loss", ylabel="loss times weight")
     axes.set_ylim(bottom=0)

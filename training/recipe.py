@@ -21,6 +21,7 @@ from ..configuration_multitask import (
 )
 from ..data.loading import group_sources
 from ..data.sources import TaskSource
+from .balancing import complete_balancing
 from .mixture import complete_mixture
 from .strategy import STRATEGY_KEYS
 from .trainer import MultiTaskTrainingArguments
@@ -29,7 +30,7 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
 _RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "mixture", "strategy", "peft", "training", "card"),
+    *("tasks", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
@@ -50,6 +51,7 @@ class Recipe:
         strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
         training: training arguments by name.
         card: `language` and `license` of the model card.
+        balancing: how the tasks' losses become one: `method` and its options.
         text: the file's text, kept beside the finished model.
         backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
         continue_from: the trained model to go on from, `None` to start from an encoder.
@@ -71,6 +73,7 @@ class Recipe:
     card: dict[str, Any] = field(default_factory=dict)
     continue_from: str | None = None
     peft: dict[str, Any] | None = None
+    balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -241,6 +244,7 @@ def load_recipe(path: str | Path) -> Recipe:
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
             card=_mapping("card", content.get("card"), _CARD_KEYS),
+            balancing=complete_balancing(content.get("balancing")),
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
             continue_from=str(continue_from) if continue_from else None,
             peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,

@@ -12,6 +12,8 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
+from .balancing import format_balancing
+from .best_checkpoints import BEST_FOLDER, is_best_folder
 from .mixture import describe_epoch
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
@@ -26,7 +28,7 @@ def _is_run(folder: Path) -> bool:
     """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
     if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
         return True
-    checkpoints = set(folder.glob("checkpoint-*"))
+    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
     return bool(checkpoints) and set(folder.iterdir()) <= {*checkpoints, folder / "runs"}
 
 
@@ -83,6 +85,7 @@ def format_settings(
         ("normalize", config.normalize),
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
+        ("balancing", format_balancing(trainer.balancer.settings)),
         ("processes", trainer.args.world_size),
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
@@ -173,6 +176,7 @@ def save_result(
     results = {
         "scores": scores,
         "confusion": trainer.confusion,
+        "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
         "steps": trainer.state.global_step,
@@ -187,6 +191,7 @@ def save_result(
         "mixture": recipe.mixture,
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
+        "balancing": trainer.balancer.settings,
         "training": changed_arguments(trainer.args),
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},

@@ -25,6 +25,9 @@ from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
+from .balancers import GradientBalancer
+from .balancing import check_finite, load_balancer, make_balancer, save_balancer
+from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
 from .losses import task_loss
@@ -64,14 +67,28 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "The peak learning rate of heads and projection (that of the backbone)."}
     )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations in a row without improvement."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "An improvement is a gain over the best score so far by more than this."}
+    )
+    early_stopping_task: str | None = field(
+        default=None, metadata={"help": "Watch the first metric of this task, not metric_for_best_model."}
+    )
+    keep_best_of_tasks: bool = field(
+        default=True,
+        metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
+    )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
     )
 
 
 class _BeginCallback(TrainerCallback):
-    """Lets task losses count from where training begins or resumes, tells the sampler which epoch begins, and lets the
-    parts train whose stage it is."""
+    """What happens at moments of the training loop: task losses count from where training begins or resumes, the
+    sampler learns which epoch begins, the parts train whose stage it is, and the losses of a step are looked at before
+    and after the optimizer's."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -86,6 +103,13 @@ class _BeginCallback(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer._enter_stage()
 
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer._check_and_learn_from_step()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        if self.trainer.balancer.learns_after_step:
+            self.trainer._learn_from_second_pass()
+
 
 class MultiTaskTrainer(Trainer):
     """
@@ -98,6 +122,10 @@ class MultiTaskTrainer(Trainer):
     A task without a labelled row in a step contributes an exact zero that touches its parameters: their gradient is
     zero, not absent, so an optimizer's momentum and weight decay still move them.
 
+    A NaN or infinite loss stops training before the optimizer step, on every process. With `balancing`, the weights in
+    that sum change from step to step and are logged as `weight_<task>`: what a task added to `loss` since the last log
+    over its `loss_<task>`, so that the sum still holds. (For gradient methods they hold for the shared parameters.)
+
     Args:
         model: the model to train.
         args: training arguments.
@@ -109,6 +137,8 @@ class MultiTaskTrainer(Trainer):
         tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
             frozen in the model.
+        balancing: how the tasks' losses become one: a method's name, or `{"method": ..., **options}`; see
+            `complete_balancing`.
 
     Attributes:
         tasks: settings of the tasks that take part.
@@ -117,8 +147,10 @@ class MultiTaskTrainer(Trainer):
             labelled for no other task are not drawn, and their losses are no part of `loss`.
 
     Raises:
-        ValueError: the strategy or the mixture does not fit, several GPUs are visible to one process, a task has no
-            training row, or a class that balanced weights need has none; in `train`, nothing is trainable.
+        ValueError: the strategy, the mixture or the balancing does not fit, several GPUs are visible to one process, a
+            task has no training row, or a class that balanced weights need has none; in `train`, nothing is trainable,
+            or a loss is NaN or infinite.
+        ImportError: `balancing` needs torchjd, which is missing.
     """
 
     # compute_loss already divides by the rows of the whole accumulated step; the Trainer must not divide again.
@@ -133,6 +165,7 @@ class MultiTaskTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
+        balancing: str | dict[str, Any] | None = None,
     ):
         if args.n_gpu > 1:
             raise ValueError(
@@ -151,6 +184,12 @@ class MultiTaskTrainer(Trainer):
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
         self.trained_tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
+        self.balancer = make_balancer(balancing if self.trained_tasks else None, len(self.trained_tasks), args)
+        check_early_stopping(args, tuple(self.tasks))
+        self.best_of_tasks = BestOfTasks(self)
+        own_callbacks = [_BeginCallback(self), self.best_of_tasks]
+        if args.early_stopping_patience is not None:
+            own_callbacks.append(EarlyStopping(self.tasks))
         self.drawn = self._drawn_sets()
         seed = args.data_seed if args.data_seed is not None else args.seed
         self.mixture = complete_mixture(mixture, [labelled_set.tasks for labelled_set in self.sets])
@@ -175,7 +214,7 @@ class MultiTaskTrainer(Trainer):
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
-            callbacks=[_BeginCallback(self), *(callbacks or [])],
+            callbacks=[*own_callbacks, *(callbacks or [])],
         )
         self.label_names = ["labels"]
         self._reset_task_losses()
@@ -306,15 +345,90 @@ class MultiTaskTrainer(Trainer):
             )
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
         losses = torch.stack(losses)  # (tasks,)
-        if model.training:
-            self._task_losses += losses.detach()
         weights = losses.new_tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
+        self._values = weights * losses
+        if model.training and torch.is_grad_enabled():
+            self._step_losses += losses.detach()
+            self._task_losses += losses.detach()
+            if not isinstance(self.balancer, GradientBalancer):  # which have weights only after their backward pass
+                weights = weights * self._weights_of_step()
+                self._weighted_losses += (weights * losses).detach()
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
     def _reset_task_losses(self) -> None:
-        self._task_losses = torch.zeros(len(self.trained_tasks), device=self.args.device)
+        self._step_losses, self._task_losses, self._weighted_losses = torch.zeros(
+            3, len(self.trained_tasks), device=self.args.device
+        )
         self._task_losses_since = self.state.global_step
+
+    # ---- balancing ----
+
+    def _weights_of_step(self) -> torch.Tensor:
+        """What the values of this step are multiplied with, `(tasks,)`; with the micro-batches of a step the same."""
+        if self.balancer.method == "sum":
+            return torch.ones_like(self._values)
+        values = self._values.detach()
+        mean = self.accelerator.reduce(values, reduction="mean").cpu() if self.balancer.needs_values else None
+        return self.balancer.weights(self.state.global_step, int(self.state.epoch or 0), mean).to(values)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.balancer.learns_after_step:
+            self._last_batch = inputs, num_items_in_batch, self._rng_states()
+        if not isinstance(self.balancer, GradientBalancer):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
+            self.optimizer.train()
+        with self.compute_loss_context_manager():
+            self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        shared = [parameter for parameter in trainable if parameter not in own]
+        if not shared:
+            raise ValueError(
+                f"balancing: {self.balancer.method} balances gradients of shared parameters, but none is trainable. "
+                "Unfreeze a part of the backbone, or leave balancing out."
+            )
+        values = self._values
+        weighted = (self.balancer.backward(values, shared, list(own)) * values).detach()
+        self._weighted_losses += weighted
+        return weighted.sum()
+
+    def _rng_states(self) -> list[torch.Tensor]:
+        on_gpu = self.args.device.type == "cuda"
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.args.device)] if on_gpu else [])]
+
+    def _check_and_learn_from_step(self) -> None:
+        """Stop at a loss that is NaN or infinite; all processes see the same losses, and so stop together."""
+        losses = self.accelerator.reduce(self._step_losses, reduction="mean").cpu()
+        self._step_losses = torch.zeros_like(self._step_losses)
+        tasks = self.trained_tasks
+        check_finite(losses.tolist(), tasks, self.state.global_step + 1)
+        self.balancer.update(losses * torch.tensor([settings["loss_weight"] for settings in tasks.values()]))
+
+    def _learn_from_second_pass(self) -> None:
+        """Show the balancer the losses of the last batch after the step, with the dropout of before it."""
+        inputs, counts, (state, *cuda_state) = self._last_batch
+        with torch.no_grad(), torch.random.fork_rng(devices=[self.args.device] if cuda_state else []):
+            torch.set_rng_state(state)
+            if cuda_state:
+                torch.cuda.set_rng_state(*cuda_state, self.args.device)
+            with self.compute_loss_context_manager():
+                self.compute_loss(self.model, self._prepare_inputs(inputs), num_items_in_batch=counts)
+        values = self.accelerator.reduce(self._values, reduction="mean").cpu()
+        check_finite(values.tolist(), self.trained_tasks, self.state.global_step + 1, after=True)
+        self.balancer.update_after_step(values)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            save_balancer(self.balancer, output_dir, list(self.trained_tasks))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_balancer(self.balancer, checkpoint, list(self.trained_tasks))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -324,6 +438,13 @@ class MultiTaskTrainer(Trainer):
             logs.update(zip(names, losses.tolist(), strict=True))
             if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(self._stage)) is not None:
                 logs["trainable_layers"] = layers
+            if self.balancer.method != "sum":
+                weighted = self.accelerator.reduce(self._weighted_losses, reduction="mean") / steps
+                for task, weight, loss in zip(
+                    self.trained_tasks, (weighted / losses).tolist(), losses.tolist(), strict=True
+                ):
+                    if loss > 0:  # a task without rows since the last log had no weight
+                        logs[f"weight_{task}"] = weight
             self._reset_task_losses()
         super().log(logs, start_time)
 
