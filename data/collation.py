@@ -9,6 +9,15 @@ from transformers import PreTrainedTokenizerBase
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
 
 
+def label_tensor(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
+    """A task's labels: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`."""
+    if settings["problem_type"] == "single_label_classification":
+        return torch.tensor(labels, dtype=torch.long)
+    if settings["problem_type"] == "multi_label_classification":
+        return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
+    return torch.tensor(labels, dtype=torch.float)
+
+
 @dataclass
 class MultiTaskCollator:
     """
@@ -51,13 +60,5 @@ class MultiTaskCollator:
                 batch["task_rows"][task] = torch.tensor(task_rows)  # (rows, sentences of a row)
             else:
                 batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
-            batch["labels"][task] = self._labels(settings, [row[LABEL_PREFIX + task] for row in labelled])
+            batch["labels"][task] = label_tensor(settings, [row[LABEL_PREFIX + task] for row in labelled])
         return batch
-
-    @staticmethod
-    def _labels(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
-        if settings["problem_type"] == "single_label_classification":
-            return torch.tensor(labels, dtype=torch.long)
-        if settings["problem_type"] == "multi_label_classification":
-            return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
-        return torch.tensor(labels, dtype=torch.float)

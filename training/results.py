@@ -81,6 +81,8 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
     ]
+    if (features := trainer.describe_features()) is not None:
+        lines.append(("feature cache", features))
     epoch = sum(trainer.sampler.rows_per_epoch)
     tasks = []
     for labelled_set, rows, least in zip(

@@ -8,10 +8,11 @@ an evaluation runs.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -22,6 +23,8 @@ from ..data.collation import MultiTaskCollator
 from ..data.mixture import MixtureBatchSampler, MixtureDataset
 from ..modeling_multitask import MultiTaskModel
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
+from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
+from .feature_cache import FeatureCache, cache_sentences, can_cache_features, embed_cached, open_features
 from .losses import task_loss
 
 PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
@@ -59,6 +62,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "The peak learning rate of heads and projection (that of the backbone)."}
+    )
+    feature_cache: bool = field(
+        default=True,
+        metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},
     )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
@@ -124,6 +131,7 @@ class MultiTaskTrainer(Trainer):
         args.accelerator_config.even_batches = False
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
+        self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         tasks = model.config.tasks
@@ -164,6 +172,17 @@ class MultiTaskTrainer(Trainer):
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
+        self._check_trainable()
+        if (cache := self._open_features()) is not None:
+            sets = [labelled_set.splits["train"] for labelled_set in self.sets]
+            places = self._cache_sentences(cache, lambda: sentence_windows(sets))
+            dataloader = DataLoader(
+                FeatureDataset(sets, self.model.config.tasks, cache, places),
+                batch_sampler=self.sampler,
+                collate_fn=as_it_is,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+            return self.accelerator.prepare(dataloader)
         dataloader = DataLoader(
             self.train_dataset,
             batch_sampler=self.sampler,
@@ -183,13 +202,38 @@ class MultiTaskTrainer(Trainer):
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
 
+    # ---- features of a frozen backbone ----
+
+    def _open_features(self) -> FeatureCache | None:
+        """The cache of pooled vectors where they are the same in every epoch, else nothing."""
+        if not (self.args.feature_cache and can_cache_features(self.model)):
+            return None
+        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
+        self._features = open_features(self.model, precision, self._features)
+        return self._features
+
+    def _cache_sentences(self, cache: FeatureCache, sentences: Callable[[], Iterable[Sequence[str]]]) -> np.ndarray:
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            return cache_sentences(cache, self.model, sentences, show_progress=not self.args.disable_tqdm)
+
+    def describe_features(self) -> str | None:
+        """What the feature cache holds of all splits, as one line; nothing where the backbone is trained."""
+        if not can_cache_features(self.model):
+            return None
+        if (cache := self._open_features()) is None:
+            return "off"
+        return describe_features(cache, [rows for entry in self.sets for rows in entry.splits.values()])
+
     # ---- loss ----
 
-    def create_optimizer(self, model=None):
+    def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
                 "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head."
             )
+
+    def create_optimizer(self, model=None):
+        self._check_trainable()
         if self.optimizer is None and self.args.head_learning_rate is not None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(self._parameter_groups(), **options)
@@ -254,6 +298,10 @@ class MultiTaskTrainer(Trainer):
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
         evaluation = self.evaluations[split]
+        if evaluation.sentences and (cache := self._open_features()) is not None:
+            places = self._cache_sentences(cache, lambda: [evaluation.sentences])
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                return evaluation, embed_cached(self.model, cache, places)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             share = self.model.embed(
