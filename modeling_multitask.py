@@ -414,12 +414,18 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
-        super().train(mode)
-        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
-            for module in self.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.train(False)
+        if not mode or not self.training:
+            super().train(mode)
+        waiting: list[nn.Module] = [self] if mode else []
+        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
+            module = waiting.pop()
+            parameters = list(module.parameters())
+            if not parameters or any(parameter.requires_grad for parameter in parameters):
+                if not module.training:
+                    module.training = True
+                waiting.extend(module.children())
+            elif any(part.training for part in module.modules()):
+                module.train(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
