@@ -66,7 +66,8 @@ class MultiTaskOutput(ModelOutput):
     What `forward` returns.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence, hidden)`): The backbone's token states.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence, hidden)`):
+            The backbone's token states; absent where `forward` was given pooled vectors.
         sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_dim)`):
             The pooled and projected vector, of length 1 where `config.normalize` says so.
         logits (`dict[str, torch.FloatTensor]`):
@@ -422,12 +423,18 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
-        super().train(mode)
-        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
-            for module in self.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.train(False)
+        if not mode or not self.training:
+            super().train(mode)
+        waiting: list[nn.Module] = [self] if mode else []
+        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
+            module = waiting.pop()
+            parameters = list(module.parameters())
+            if not parameters or any(parameter.requires_grad for parameter in parameters):
+                if not module.training:
+                    module.training = True
+                waiting.extend(module.children())
+            elif any(part.training for part in module.modules()):
+                module.train(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -446,6 +453,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         task: str | None = None,
         task_rows: dict[str, torch.LongTensor] | None = None,
         return_dict: bool | None = None,
+        pooled: torch.FloatTensor | None = None,
     ) -> MultiTaskOutput | tuple:
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
@@ -460,9 +468,12 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             task_rows: which rows of the batch each task reads: `(rows,)` for single sentences, `(rows, 2)` for pairs,
                 `(rows, 2 + negatives)` for contrastive tasks. Tasks that are not named are left out.
             return_dict: `False` for a plain tuple.
+            pooled: `(batch, hidden)`, pooled vectors of an earlier pass in place of `input_ids`: the backbone is then
+                not called, and there is no `last_hidden_state`.
 
         Raises:
-            ValueError: the task is unknown, or a task that compares two sentences was named without `task_rows`.
+            ValueError: the task is unknown, a task that compares two sentences was named without `task_rows`, or
+                `pooled` came together with tokens.
         """
         if task is not None and task != "embedding":
             self._check_tasks([task])
@@ -474,12 +485,18 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             "inputs_embeds": inputs_embeds,
         }
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if attention_mask is None:
-            shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-            attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
-        if token_type_ids is not None and not self._takes_token_types:
-            del inputs["token_type_ids"]
-        last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
+        if pooled is not None:
+            if inputs or attention_mask is not None:
+                given = ", ".join([*inputs, *(["attention_mask"] if attention_mask is not None else [])])
+                raise ValueError(f"forward was given pooled vectors and {given}. Give one or the other.")
+            last_hidden_state, embedding = None, self.project(pooled.to(self.dtype))
+        else:
+            if attention_mask is None:
+                shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+                attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
+            if token_type_ids is not None and not self._takes_token_types:
+                del inputs["token_type_ids"]
+            last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
         output = MultiTaskOutput(
             last_hidden_state=last_hidden_state,
             sentence_embedding=F.normalize(embedding, dim=-1) if self.config.normalize else embedding,
@@ -497,6 +514,13 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             attention_mask: `(batch, sequence)`, 0 for padding.
             inputs: `input_ids` and what else the backbone takes.
         """
+        states, pooled = self.states_and_pooled(attention_mask, **inputs)
+        return states, self.project(pooled)
+
+    def states_and_pooled(
+        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
         can_pack = (
             self.padding_free
             and is_installed(self.backbone)
@@ -508,8 +532,11 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             states = packed_states(self.backbone, attention_mask=attention_mask, **inputs)
         else:
             states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
-        pooled = POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)  # (batch, hidden)
-        return states, self.projection(pooled) if self.projection is not None else pooled
+        return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)
+
+    def project(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled vectors `(batch, hidden)` to embeddings `(batch, embedding_dim)` before normalisation."""
+        return self.projection(pooled) if self.projection is not None else pooled
 
     @property
     def _takes_token_types(self) -> bool:

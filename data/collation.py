@@ -15,6 +15,21 @@ def sentence_id(sentence: str) -> int:
     return int.from_bytes(blake2b(sentence.encode(), digest_size=8).digest(), "little", signed=True)
 
 
+def label_tensor(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
+    """A task's labels: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`."""
+    if settings["problem_type"] == "single_label_classification":
+        return torch.tensor(labels, dtype=torch.long)
+    if settings["problem_type"] == "multi_label_classification":
+        return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
+    return torch.tensor(labels, dtype=torch.float)
+
+
+def sentence_ids(rows: list[list[str]]) -> torch.Tensor:
+    """A contrastive task's labels: the `sentence_id` of every sentence of every row, `(rows, 2 + negatives)`."""
+    ids = [[sentence_id(sentence) for sentence in row] for row in rows]
+    return torch.tensor(ids, dtype=torch.long) if ids else torch.empty(0, 2, dtype=torch.long)
+
+
 @dataclass
 class MultiTaskCollator:
     """
@@ -59,16 +74,7 @@ class MultiTaskCollator:
             else:
                 batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
             if settings["problem_type"] == "contrastive":
-                ids = [[sentence_id(sentence) for sentence in row["sentences"]] for row in labelled]
-                batch["labels"][task] = torch.tensor(ids, dtype=torch.long).reshape(batch["task_rows"][task].shape)
+                batch["labels"][task] = sentence_ids([row["sentences"] for row in labelled])
             else:
-                batch["labels"][task] = self._labels(settings, [row[LABEL_PREFIX + task] for row in labelled])
+                batch["labels"][task] = label_tensor(settings, [row[LABEL_PREFIX + task] for row in labelled])
         return batch
-
-    @staticmethod
-    def _labels(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
-        if settings["problem_type"] == "single_label_classification":
-            return torch.tensor(labels, dtype=torch.long)
-        if settings["problem_type"] == "multi_label_classification":
-            return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
-        return torch.tensor(labels, dtype=torch.float)

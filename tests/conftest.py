@@ -10,10 +10,14 @@ import shutil
 import tempfile
 from typing import Any
 
-# Before transformers is imported, which reads both: no network, and no remote code from or for other sessions.
+# Before transformers and datasets are imported, which read these: no network, and no remote code from or for other
+# sessions.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+# Nor a cache of data sets and features that outlives the tests.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-datasets-")
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -90,6 +90,8 @@ def format_settings(
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
     ]
+    if (features := trainer.describe_features()) is not None:
+        lines.append(("feature cache", features))
     epoch = sum(trainer.sampler.rows_per_epoch)
     tasks = []
     idle = [task for task in trainer.tasks if task not in trainer.trained_tasks]

@@ -59,6 +59,11 @@ class Plan:
         """Whether training changes anything that the task's answers come from."""
         return any(not part.startswith("heads.") or part == f"heads.{task}" for part in self.parameters)
 
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether any part of the backbone ever trains."""
+        return any(part != "projection" and not part.startswith("heads.") for part in self.parameters)
+
     def has_own_rates(self, learning_rate: float) -> bool:
         """Whether any part ever trains with another learning rate than this one, or joins later."""
         rates = {rate for stage in self.stages for rate in stage.learning_rates.values()}

@@ -10,10 +10,11 @@ an evaluation runs.
 import math
 import time
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -30,6 +31,8 @@ from .balancing import check_finite, load_balancer, make_balancer, save_balancer
 from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
+from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
+from .feature_cache import FeatureCache, cache_sentences, can_cache_features, embed_cached, open_features
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
 from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
@@ -79,6 +82,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
     keep_best_of_tasks: bool = field(
         default=True,
         metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
+    )
+    feature_cache: bool = field(
+        default=True,
+        metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},
     )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
@@ -176,6 +183,7 @@ class MultiTaskTrainer(Trainer):
         args.accelerator_config.even_batches = False
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
+        self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
@@ -255,6 +263,17 @@ class MultiTaskTrainer(Trainer):
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
+        self._check_trainable()
+        if (cache := self._open_features()) is not None:
+            sets = self.train_dataset.sets
+            places = self._cache_sentences(cache, lambda: sentence_windows(sets))
+            dataloader = DataLoader(
+                FeatureDataset(sets, self.trained_tasks, cache, places),
+                batch_sampler=self.sampler,
+                collate_fn=as_it_is,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+            return self.accelerator.prepare(dataloader)
         dataloader = DataLoader(
             self.train_dataset,
             batch_sampler=self.sampler,
@@ -273,6 +292,32 @@ class MultiTaskTrainer(Trainer):
         counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
+
+    # ---- features of a frozen backbone ----
+
+    def _open_features(self) -> FeatureCache | None:
+        """The cache of pooled vectors where they are the same in every epoch, else nothing."""
+        if not (self.args.feature_cache and self._can_cache_features()):
+            return None
+        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
+        self._features = open_features(self.model, precision, self._features)
+        return self._features
+
+    def _can_cache_features(self) -> bool:
+        """Also no later stage may train a part of the backbone."""
+        return not self.plan.trains_backbone and can_cache_features(self.model)
+
+    def _cache_sentences(self, cache: FeatureCache, sentences: Callable[[], Iterable[Sequence[str]]]) -> np.ndarray:
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            return cache_sentences(cache, self.model, sentences, show_progress=not self.args.disable_tqdm)
+
+    def describe_features(self) -> str | None:
+        """What the feature cache holds of all splits, as one line; nothing where the backbone is trained."""
+        if not self._can_cache_features():
+            return None
+        if (cache := self._open_features()) is None:
+            return "off"
+        return describe_features(cache, [rows for entry in self.sets for rows in entry.splits.values()])
 
     # ---- what trains ----
 
@@ -455,6 +500,10 @@ class MultiTaskTrainer(Trainer):
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
         evaluation = self.evaluations[split]
+        if evaluation.sentences and (cache := self._open_features()) is not None:
+            places = self._cache_sentences(cache, lambda: [evaluation.sentences])
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                return evaluation, embed_cached(self.model, cache, places)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             share = self.model.embed(
