@@ -250,11 +250,9 @@ class Watcher(TrainerCallback):
 
 SCHEDULERS = {
     "linear": {"warmup_steps": 2},
-    "cosine": {"warmup_steps": 2},
     "constant_with_warmup": {"warmup_steps": 3},
     "cosine_with_min_lr": {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
     "warmup_stable_decay": {"warmup_steps": 2, "lr_scheduler_kwargs": {"num_decay_steps": 3}},
-    "inverse_sqrt": {"warmup_steps": 2},
 }
 
 
@@ -350,7 +348,7 @@ def train_in_stages(backbone: Path, folder: Path, checkpoint: Path | None = None
     return copy_of(trainer.model)
 
 
-@pytest.mark.parametrize("step", [2, 3, 5, 7, 8])
+@pytest.mark.parametrize("step", [3, 5, 8])
 def test_resuming_in_any_stage_gives_the_weights_of_an_uninterrupted_run(step, uninterrupted, backbone, tmp_path):
     folder, expected = uninterrupted
     set_seed(987)
