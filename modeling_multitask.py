@@ -34,7 +34,7 @@ from .configuration_multitask import (
     suggest,
 )
 from .inference_multitask import SentenceInference
-from .padding_free_multitask import install, is_installed, packed_states, takes_padding_free
+from .padding_free_multitask import cannot_pack, install, is_installed, packed_pass
 
 logger = logging.get_logger(__name__)
 
@@ -288,7 +288,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
-        self.padding_free = takes_padding_free(self.backbone)
+        self.padding_free = cannot_pack(self.backbone) is None
         if self.padding_free:
             install(self.backbone)
 
@@ -488,19 +488,30 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             attention_mask: `(batch, sequence)`, 0 for padding.
             inputs: `input_ids` and what else the backbone takes.
         """
-        can_pack = (
-            self.padding_free
-            and is_installed(self.backbone)
-            and set(inputs) <= {"input_ids", "token_type_ids"}
-            and attention_mask.dim() == 2
-            and self.device.type == "cpu"
-        )
-        if can_pack:
-            states = packed_states(self.backbone, attention_mask=attention_mask, **inputs)
+        if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
+            states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
         else:
             states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
-        pooled = POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)  # (batch, hidden)
-        return states, self.projection(pooled) if self.projection is not None else pooled
+            pooled = POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)  # (batch, hidden)
+        return states, self.project(pooled)
+
+    def project(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
+        return self.projection(pooled) if self.projection is not None else pooled
+
+    def packs(self) -> bool:
+        """Whether passes run without padding; which way they go, and why, is logged once."""
+        if not self.padding_free:
+            reason = cannot_pack(self.backbone) or "model.padding_free is False"
+        elif not is_installed(self.backbone):
+            reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
+        elif self.device.type != "cpu":
+            reason = f"the model is on {self.device.type}, and packed passes were measured on CPUs only"
+        else:
+            logger.info_once("Passes run without padding (model.padding_free = False pads them).")
+            return True
+        logger.info_once(f"Passes are padded: {reason}.")
+        return False
 
     @property
     def _takes_token_types(self) -> bool:
