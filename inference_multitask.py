@@ -2,11 +2,15 @@
 
     SentenceInference   encode, predict and similarity, for a model that has a backbone, a tokenizer and task logits
 
-Sentences are sorted by length and cut into batches by a token budget; results come back in the caller's order.
+Input of any length is read in windows; a window's sentences are tokenized (while the window before is computed),
+sorted by length and cut into batches by a token budget, and each batch is written to its place in the result. So
+results come back in the caller's order, and memory does not grow with the input beyond the result.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from .padding_free_multitask import pack, pool_row, row_states
+
 # Tokens of one backbone pass in `encode`: enough to fill the matrix products, little enough to stay in the caches.
 TOKENS_PER_BATCH = 2048
-# Sentences that are tokenized and sorted by length together; memory does not grow with the input beyond this.
+# Sentences that are tokenized and sorted by length together.
 SENTENCES_PER_WINDOW = 16384
 # From so many sentences on, a progress bar appears by itself.
 SENTENCES_FOR_PROGRESS = 2000
@@ -45,23 +51,49 @@ def length_sorted_batches(
         yield batch
 
 
-def check_sentences(sentences: Sequence[Any]) -> None:
-    """Raise a TypeError that gives the place of the first thing that is not a string."""
-    for index, sentence in enumerate(sentences):
+def check_sentences(sentences: Sequence[Any], start: int = 0) -> None:
+    """Raise a TypeError that gives the place (counted from `start`) of the first thing that is not a string."""
+    for index, sentence in enumerate(sentences, start):
         if not isinstance(sentence, str):
             raise TypeError(f"Sentence {index} is {sentence!r} ({type(sentence).__name__}), but should be a string.")
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise a ValueError for what is no number of sentences."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
+
+
+def windows_of(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """Rows in lists of at most `SENTENCES_PER_WINDOW`, each with the place of its first row."""
+    start, iterator = 0, iter(rows)
+    while window := list(islice(iterator, SENTENCES_PER_WINDOW)):
+        yield start, window
+        start += len(window)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, each module's own mode restored afterwards, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
+
+
+def check_rows(rows: Sequence[Any], is_pair: bool, start: int = 0) -> None:
+    """As `check_sentences`, also for pairs of strings."""
+    if not is_pair:
+        check_sentences(rows, start)
+        return
+    for index, row in enumerate(rows, start):
+        is_good = isinstance(row, (tuple, list)) and len(row) == 2
+        if not is_good or not all(isinstance(sentence, str) for sentence in row):
+            raise TypeError(f"Row {index} is {row!r}, but should be a pair of strings.")
 
 
 class SentenceInference:
@@ -69,48 +101,104 @@ class SentenceInference:
 
     @torch.no_grad()
     def embed(
-        self, sentences: Sequence[str], batch_size: int | None = None, show_progress: bool | None = None
+        self,
+        sentences: Iterable[str],
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+        normalize: bool = False,
     ) -> torch.Tensor:
         """
-        Embeddings as the heads read them, not normalised: `(sentences, embedding_dim)`, float32, on the CPU.
+        Embeddings as the heads read them: `(sentences, embedding_dim)`, float32, on the CPU.
 
         Args:
             sentences: any number of strings; longer ones than `config.max_length` tokens are truncated.
             batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
             show_progress: whether to show a bar; `None` shows one for long input.
+            normalize: whether to scale them to length 1.
         """
-        check_sentences(sentences)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
-        embeddings = torch.empty(len(sentences), self.config.embedding_dim)
-        show = show_progress if show_progress is not None else len(sentences) >= SENTENCES_FOR_PROGRESS
-        with evaluating(self), tqdm(total=len(sentences), unit="sentence", desc="Encoding", disable=not show) as bar:
-            for start in range(0, len(sentences), SENTENCES_PER_WINDOW):
-                window = list(sentences[start : start + SENTENCES_PER_WINDOW])
-                token_ids = self.tokenizer(
-                    window, truncation=True, max_length=self.config.max_length, return_attention_mask=False
-                )["input_ids"]
-                for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
-                    inputs = self._pad([token_ids[index] for index in batch])
-                    _, embedding = self.states_and_embedding(**inputs)  # (batch, embedding_dim)
-                    embeddings[[start + index for index in batch]] = embedding.float().cpu()
-                    bar.update(len(batch))
-        return embeddings
+        check_batch_size(batch_size)
+        if isinstance(sentences, (list, tuple)):
+            check_sentences(sentences)  # all of them before the first is computed
 
-    def _pad(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
-        """Token ids of different lengths to `input_ids` and `attention_mask` of shape `(batch, sequence)`."""
+        def checked() -> Iterator[tuple[list[str], int]]:
+            for start, window in windows_of(sentences):
+                check_sentences(window, start)
+                yield window, start
+
+        total = len(sentences) if hasattr(sentences, "__len__") else None
+        embeddings = torch.empty(total or 0, self.config.embedding_dim)
+        grown = []  # where the length is not known beforehand
+        with evaluating(self), self._progress(total, show_progress) as bar:
+            for token_ids, start in self._tokenize_ahead(checked()):
+                if total is None:
+                    place = torch.empty(len(token_ids), self.config.embedding_dim)
+                    grown.append(place)
+                else:
+                    place = embeddings[start : start + len(token_ids)]
+                self._embed_tokens(token_ids, batch_size, bar, place, normalize)
+        return torch.cat([embeddings, *grown]) if total is None else embeddings
+
+    @staticmethod
+    def _progress(total: int | None, show: bool | None) -> tqdm:
+        show = show if show is not None else (total or 0) >= SENTENCES_FOR_PROGRESS
+        return tqdm(total=total, unit="sentence", desc="Encoding", disable=not show)
+
+    def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
+        """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
+        sentences, companion = next(windows, ([], None))
+        token_ids = self._tokenize(sentences)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            for sentences, next_companion in windows:
+                following = thread.submit(self._tokenize, sentences)
+                yield token_ids, companion
+                token_ids, companion = following.result(), next_companion
+        if token_ids:
+            yield token_ids, companion
+
+    def _tokenize(self, sentences: list[str]) -> list[list[int]]:
+        if not sentences:
+            return []
+        return self.tokenizer(
+            sentences,
+            truncation=True,
+            max_length=self.config.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+
+    def _embed_tokens(
+        self,
+        token_ids: list[list[int]],
+        batch_size: int | None,
+        bar: tqdm,
+        place: torch.Tensor,
+        normalize: bool = False,
+    ) -> None:
+        """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
+        for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
+            pooled = self.pooled_batch([token_ids[index] for index in batch])  # (batch, hidden)
+            embedding = self.project(pooled).float()  # (batch, embedding_dim)
+            place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
+            bar.update(len(batch))
+
+    def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+        """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
+        if self.packs():
+            row = pack(self.backbone, token_ids)
+            return pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
         longest = max(map(len, token_ids))
         pad_id = self.tokenizer.pad_token_id or 0
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
         attention_mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
-        return {
-            "input_ids": torch.tensor(input_ids, device=self.device),
-            "attention_mask": torch.tensor(attention_mask, device=self.device),
-        }
+        _, pooled = self.states_and_pooled(
+            input_ids=torch.tensor(input_ids, device=self.device),
+            attention_mask=torch.tensor(attention_mask, device=self.device),
+        )
+        return pooled
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         batch_size: int | None = None,
         normalize: bool | None = None,
         convert_to: str = "numpy",
@@ -120,7 +208,8 @@ class SentenceInference:
         Sentence embeddings in the caller's order.
 
         Args:
-            sentences: one string, or any number of them. Longer ones than `config.max_length` tokens are truncated.
+            sentences: one string, or any number of them: a list, a `datasets` column, a generator. Longer ones than
+                `config.max_length` tokens are truncated.
             batch_size: at most so many sentences a batch; `None` leaves it to a token budget. The result does not
                 depend on it.
             normalize: whether to scale embeddings to length 1; `None` does what `config.normalize` says.
@@ -137,16 +226,15 @@ class SentenceInference:
         if convert_to not in ("numpy", "tensor"):
             raise ValueError(f"convert_to is {convert_to!r}, but should be 'numpy' or 'tensor'.")
         is_single = isinstance(sentences, str)
-        embeddings = self.embed([sentences] if is_single else sentences, batch_size, show_progress)
-        if self.config.normalize if normalize is None else normalize:
-            embeddings = F.normalize(embeddings, dim=-1)
+        normalize = self.config.normalize if normalize is None else normalize
+        embeddings = self.embed([sentences] if is_single else sentences, batch_size, show_progress, normalize)
         embeddings = embeddings[0] if is_single else embeddings
         return embeddings.numpy() if convert_to == "numpy" else embeddings
 
     @torch.no_grad()
     def predict(
         self,
-        sentences: str | tuple[str, str] | Sequence[str] | Sequence[tuple[str, str]],
+        sentences: str | tuple[str, str] | Iterable[str] | Iterable[tuple[str, str]],
         tasks: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -155,8 +243,8 @@ class SentenceInference:
         Every task's answer from one pass of the backbone.
 
         Args:
-            sentences: one string or a list of them, or one pair `(str, str)` or a list of pairs for the tasks that
-                compare two sentences.
+            sentences: one string or any number of them (a list, a `datasets` column, a generator), or one pair
+                `(str, str)` or any number of pairs for the tasks that compare two sentences.
             tasks: names of the tasks to answer; `None` answers every task of the given kind (single or pair).
             batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
             show_progress: whether to show a bar; `None` shows one for long input.
@@ -171,8 +259,8 @@ class SentenceInference:
             ValueError: a task is unknown, or reads the other kind of input.
         """
         is_single = isinstance(sentences, (str, tuple))
-        rows = [sentences] if is_single else list(sentences)
-        _, answers = self.embed_and_predict(rows, tasks, batch_size, show_progress)
+        rows = [sentences] if is_single else sentences
+        _, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=False)
         if is_single:
             answers = {name: {key: value[0] for key, value in answer.items()} for name, answer in answers.items()}
         return answers
@@ -180,7 +268,7 @@ class SentenceInference:
     @torch.no_grad()
     def embed_and_predict(
         self,
-        rows: Sequence[str] | Sequence[tuple[str, str]],
+        rows: Iterable[str] | Iterable[tuple[str, str]],
         tasks: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -191,26 +279,57 @@ class SentenceInference:
         Arguments and answers are those of `predict` for a list; the embeddings are those of `encode`: `(rows,
         embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
         """
-        is_pair = bool(rows) and isinstance(rows[0], (tuple, list))
-        names = self._tasks_for(tasks, is_pair, check_kind=bool(rows))
-
-        if is_pair:
-            for index, row in enumerate(rows):
-                is_good = isinstance(row, (tuple, list)) and len(row) == 2
-                if not is_good or not all(isinstance(sentence, str) for sentence in row):
-                    raise TypeError(f"Row {index} is {row!r}, but should be a pair of strings.")
-        flat = [sentence for row in rows for sentence in row] if is_pair else rows
-        check_sentences(flat)
-        distinct = list(dict.fromkeys(flat))
-        embeddings = self.embed(distinct, batch_size, show_progress)
-        position = {sentence: index for index, sentence in enumerate(distinct)}
-        index = torch.tensor([position[sentence] for sentence in flat], dtype=torch.long)
-        index = index.view(-1, 2) if is_pair else index  # (rows,) or (rows, 2)
-
-        answers = {name: self._answer(name, embeddings, index) for name in names}
+        embeddings, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=True)
         if self.config.normalize:
             embeddings = F.normalize(embeddings, dim=-1)
-        return embeddings[index].numpy(), answers
+        return embeddings.numpy(), answers
+
+    def _answer_rows(
+        self,
+        rows: Iterable[Any],
+        tasks: str | Sequence[str] | None,
+        batch_size: int | None,
+        show_progress: bool | None,
+        keep_embeddings: bool,
+    ) -> tuple[torch.Tensor | None, dict[str, dict[str, Any]]]:
+        """Embeddings, not normalised, where they are to be kept, and answers of rows."""
+        check_batch_size(batch_size)
+        total = len(rows) if hasattr(rows, "__len__") else None
+        windows = windows_of(rows)
+        start, first = next(windows, (0, []))
+        is_pair = bool(first) and isinstance(first[0], (tuple, list))
+        names = self._tasks_for(tasks, is_pair, check_kind=bool(first))
+        if isinstance(rows, (list, tuple)):
+            check_rows(rows, is_pair)  # all of them before the first is computed
+
+        def distinct(windows: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[list[str], torch.Tensor]]:
+            """Each window's distinct sentences, and where each row finds its own: `(rows,)` or `(rows, 2)`."""
+            for start, window in windows:
+                check_rows(window, is_pair, start)
+                flat = list(chain.from_iterable(window)) if is_pair else window
+                places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
+                index = torch.tensor([places[sentence] for sentence in flat], dtype=torch.long)
+                yield list(places), index.view(-1, 2) if is_pair else index
+
+        embeddings = [torch.empty(0, *([2] if is_pair else []), self.config.embedding_dim)]
+        logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
+        with evaluating(self), self._progress(total and total * (1 + is_pair), show_progress) as bar:
+            for token_ids, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
+                window = torch.empty(len(token_ids), self.config.embedding_dim)
+                self._embed_tokens(token_ids, batch_size, bar, window)
+                if keep_embeddings:
+                    embeddings.append(window[index])
+                window, index = window.to(self.device, self.dtype), index.to(self.device)
+                for name, found in self.task_logits(window, task_rows=dict.fromkeys(names, index)).items():
+                    logits[name].append(found.float().cpu())
+                bar.update(index.numel() - len(token_ids))  # sentences that stood there twice
+        answers = {name: self._answer(name, torch.cat(chunks)) for name, chunks in logits.items()}
+        return torch.cat(embeddings) if keep_embeddings else None, answers
+
+    def _no_logits(self, name: str) -> torch.Tensor:
+        """Logits of no row: `(0, num_labels)` or `(0,)`."""
+        labels = self.config.tasks[name].get("labels")
+        return torch.empty(0, len(labels)) if labels else torch.empty(0)
 
     def _tasks_for(self, tasks: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True) -> list[str]:
         """The named tasks, or all that read this kind of input; a ValueError for one that does not."""
@@ -224,16 +343,9 @@ class SentenceInference:
                 raise ValueError(f"Task {name!r} reads {right}, but was given {found}.")
         return names
 
-    def _answer(self, name: str, embeddings: torch.Tensor, index: torch.Tensor) -> dict[str, Any]:
-        """One task's answers for rows of embeddings: `(rows,)` or `(rows, 2)` into `(sentences, embedding_dim)`."""
+    def _answer(self, name: str, logits: torch.Tensor) -> dict[str, Any]:
+        """One task's answers from its logits `(rows, num_labels)` or `(rows,)`."""
         settings = self.config.tasks[name]
-        with evaluating(self):
-            chunks = []
-            for rows in index.split(SENTENCES_PER_WINDOW):
-                chosen, places = rows.unique(return_inverse=True)
-                chunk = embeddings[chosen].to(self.device, self.dtype)
-                chunks.append(self.task_logits(chunk, name, {name: places.to(self.device)})[name].float().cpu())
-            logits = torch.cat(chunks)
         if name not in self.heads:
             return {"scores": logits.numpy()}
         if settings["problem_type"] == "regression":

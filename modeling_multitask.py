@@ -36,7 +36,7 @@ from .configuration_multitask import (
 )
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
-from .padding_free_multitask import install, is_installed, packed_states, takes_padding_free
+from .padding_free_multitask import cannot_pack, install, is_installed, packed_pass
 
 logger = logging.get_logger(__name__)
 
@@ -298,7 +298,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
-        self.padding_free = takes_padding_free(self.backbone)
+        self.padding_free = cannot_pack(self.backbone) is None
         if self.padding_free:
             install(self.backbone)
 
@@ -521,22 +521,28 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         self, attention_mask: torch.Tensor, **inputs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
-        can_pack = (
-            self.padding_free
-            and is_installed(self.backbone)
-            and set(inputs) <= {"input_ids", "token_type_ids"}
-            and attention_mask.dim() == 2
-            and self.device.type == "cpu"
-        )
-        if can_pack:
-            states = packed_states(self.backbone, attention_mask=attention_mask, **inputs)
-        else:
-            states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
+            return packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
+        states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
         return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors `(batch, hidden)` to embeddings `(batch, embedding_dim)` before normalisation."""
+        """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
         return self.projection(pooled) if self.projection is not None else pooled
+
+    def packs(self) -> bool:
+        """Whether passes run without padding; which way they go, and why, is logged once."""
+        if not self.padding_free:
+            reason = cannot_pack(self.backbone) or "model.padding_free is False"
+        elif not is_installed(self.backbone):
+            reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
+        elif self.device.type != "cpu":
+            reason = f"the model is on {self.device.type}, and packed passes were measured on CPUs only"
+        else:
+            logger.info_once("Passes run without padding (model.padding_free = False pads them).")
+            return True
+        logger.info_once(f"Passes are padded: {reason}.")
+        return False
 
     @property
     def _takes_token_types(self) -> bool:

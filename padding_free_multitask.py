@@ -1,13 +1,19 @@
-"""Padding-free backbone passes: a padded batch runs as one row of its real tokens.
+"""Padding-free backbone passes: sentences run one after another as one row of real tokens.
 
-    takes_padding_free   whether a backbone can
-    install              lets its attention read such rows, beside padded batches
-    packed_states        padded batch in, padded states out, no work spent on padding in between
+    cannot_pack           why a backbone takes padded batches only
+    install               lets its attention read packed rows, beside padded batches
+    pack                  token ids to one row
+    row_states, pool_row  the backbone's states of a row, and one vector per sentence from them
+    packed_pass           padded batch in, padded states and pooled vectors out, no work spent on padding in between
 
-Linear layers, norms and dropout see `(1, tokens, hidden)` without padding. Attention runs over groups of sentences of
-equal length, so it needs no mask. It is plugged in through transformers' attention interface; an architecture is
-listed here once its results were compared with the padded pass.
+Linear layers, norms and dropout see `(1, tokens, hidden)` without padding. In a row, sentences of equal length stand
+together: attention runs over such groups and needs no padding mask, and pooling is a reduction of a view. Attention is
+plugged in through transformers' attention interface; an architecture is listed here once its results were compared
+with the padded pass.
 """
+
+from dataclasses import dataclass
+from itertools import chain, groupby
 
 import torch
 import torch.nn as nn
@@ -18,8 +24,28 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION_NAME = "multitask_padding_free"
 # Positions count from 0, or (RoBERTa and its relatives) from `pad_token_id + 1`.
-MODEL_TYPES = ("bert", "distilbert", "electra")
+MODEL_TYPES = ("bert", "distilbert", "electra", "modernbert")
 OFFSET_MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
+# Kinds of layers whose masks of `(1, 1, tokens, tokens)` these would build from nothing; they take none by name.
+LAYER_TYPES = {"modernbert": ("full_attention", "sliding_attention")}
+
+
+@dataclass
+class PackedRow:
+    """
+    Sentences one after another without padding, those of equal length together.
+
+    Attributes:
+        input_ids: `(tokens,)`.
+        position_ids: `(tokens,)`, beginning anew with each sentence.
+        length_groups: `(length, sentences)` for each run of equally long sentences; a length may be 0.
+        token_type_ids: `(tokens,)`, or `None`.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    length_groups: list[tuple[int, int]]
+    token_type_ids: torch.Tensor | None = None
 
 
 def grouped_attention(
@@ -31,6 +57,7 @@ def grouped_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     length_groups: list[tuple[int, int]] | None = None,
+    sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """
@@ -38,44 +65,48 @@ def grouped_attention(
 
     Args:
         module: the attention module, part of the interface.
-        query, key, value: `(1, heads, tokens, head_dim)`, sentences one after another, sorted by length.
+        query, key, value: `(1, heads, tokens, head_dim)`, the sentences of a `PackedRow`.
         attention_mask: of a padded batch.
         scaling: of the scores.
         dropout: probability for attention weights.
-        length_groups: `(length, sentences)` for each run of equally long sentences.
+        length_groups: `(length, sentences)` for each run of equally long sentences, no length being 0.
+        sliding_window: two tokens see each other where their distance is below it; `None` for any distance.
 
     Returns `(1, tokens, heads, head_dim)` and no weights.
     """
     if length_groups is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        kwargs.update(dropout=dropout, scaling=scaling, sliding_window=sliding_window)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     heads, head_dim = query.shape[1], query.shape[-1]
-    outputs, start = [], 0
-    for length, sentences in length_groups:
-        stop = start + length * sentences
-        group = (
-            states[0, :, start:stop].view(heads, sentences, length, head_dim).transpose(0, 1)
-            for states in (query, key, value)
-        )  # (sentences, heads, length, head_dim) each
-        attended = F.scaled_dot_product_attention(*group, dropout_p=dropout, scale=scaling)
-        outputs.append(attended.transpose(1, 2).reshape(stop - start, heads, head_dim))
-        start = stop
-    return torch.cat(outputs).unsqueeze(0), None
+    # One split, not a slice for each group: the gradient of a slice is as large as the whole row.
+    sizes = [length * sentences for length, sentences in length_groups]
+    parts = (states[0].split(sizes, dim=1) for states in (query, key, value))
+    outputs = []
+    for (length, sentences), *group in zip(length_groups, *parts, strict=True):
+        group = (states.view(heads, sentences, length, head_dim).transpose(0, 1) for states in group)
+        is_seen = None
+        if sliding_window is not None and length > sliding_window:
+            places = torch.arange(length, device=query.device)
+            is_seen = (places[:, None] - places).abs() < sliding_window  # (length, length)
+        attended = F.scaled_dot_product_attention(*group, attn_mask=is_seen, dropout_p=dropout, scale=scaling)
+        outputs.append(attended.transpose(1, 2).reshape(length * sentences, heads, head_dim))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, grouped_attention)
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
-def takes_padding_free(backbone: nn.Module) -> bool:
-    """Whether the architecture is known to give the same results, and nobody asked for another attention."""
+def cannot_pack(backbone: nn.Module) -> str | None:
+    """Why the architecture, or the attention that somebody chose, takes padded batches only; `None` where it packs."""
     config = backbone.config
-    return (
-        config.model_type in (*MODEL_TYPES, *OFFSET_MODEL_TYPES)
-        and config._attn_implementation in ("sdpa", ATTENTION_NAME)
-        and getattr(config, "position_embedding_type", "absolute") == "absolute"
-    )
+    if config.model_type not in (*MODEL_TYPES, *OFFSET_MODEL_TYPES):
+        return f"{config.model_type} is no architecture whose packed pass was compared with the padded one"
+    if config._attn_implementation not in ("sdpa", ATTENTION_NAME):
+        return f"the attention is {config._attn_implementation!r}, not 'sdpa'"
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return f"the positions are {config.position_embedding_type!r}, not 'absolute'"
+    return None
 
 
 def install(backbone: nn.Module) -> None:
@@ -88,42 +119,97 @@ def is_installed(backbone: nn.Module) -> bool:
     return backbone.config._attn_implementation == ATTENTION_NAME
 
 
-def packed_states(
+def pack(backbone: nn.Module, token_ids: list[list[int]]) -> PackedRow:
+    """Token ids of sentences, sorted by length (either way), as one row on the backbone's device."""
+    groups = [(length, len(list(run))) for length, run in groupby(map(len, token_ids))]
+    input_ids = torch.tensor(list(chain.from_iterable(token_ids)), dtype=torch.long, device=backbone.device)
+    positions, start = [], 0
+    for length, sentences in groups:
+        stop = start + length * sentences
+        positions.append(position_ids(backbone, input_ids[start:stop].view(sentences, length)).reshape(-1))
+        start = stop
+    return PackedRow(input_ids, torch.cat(positions), groups)
+
+
+def position_ids(backbone: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    """Positions as the architecture counts them, of the shape of `input_ids (sentences, length)`."""
+    if backbone.config.model_type in OFFSET_MODEL_TYPES:
+        pad_id = backbone.config.pad_token_id
+        is_counted = (input_ids != pad_id).long()  # by the id, whatever an attention mask says
+        return is_counted.cumsum(dim=1) * is_counted + pad_id
+    return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
+
+
+def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
+    """The backbone's last hidden states of a row: `(tokens, hidden)`."""
+    if not len(row.input_ids):
+        return torch.zeros(0, backbone.config.hidden_size, dtype=backbone.dtype, device=backbone.device)
+    inputs = {"input_ids": row.input_ids[None], "position_ids": row.position_ids[None]}  # (1, tokens) each
+    if row.token_type_ids is not None:
+        inputs["token_type_ids"] = row.token_type_ids[None]
+    if backbone.config.model_type in LAYER_TYPES:
+        inputs["attention_mask"] = dict.fromkeys(LAYER_TYPES[backbone.config.model_type])
+    groups = [(length, sentences) for length, sentences in row.length_groups if length]
+    return backbone(**inputs, length_groups=groups).last_hidden_state[0]
+
+
+def pool_row(states: torch.Tensor, length_groups: list[tuple[int, int]], pooling: str) -> torch.Tensor:
+    """
+    One vector per sentence, in the row's order; zeros for a sentence without tokens.
+
+    Args:
+        states: `(tokens, hidden)`.
+        length_groups: as in `PackedRow`.
+        pooling: `mean`, `cls` or `max`.
+
+    Returns `(sentences, hidden)`.
+    """
+    pooled, start = [], 0
+    for length, sentences in length_groups:
+        stop = start + length * sentences
+        group = states[start:stop].view(sentences, length, states.shape[-1])
+        if not length:
+            pooled.append(states.new_zeros(sentences, states.shape[-1]))
+        elif pooling == "cls":
+            pooled.append(group[:, 0])
+        else:
+            pooled.append(group.mean(dim=1) if pooling == "mean" else group.amax(dim=1))
+        start = stop
+    return torch.cat(pooled)
+
+
+def packed_pass(
     backbone: nn.Module,
+    pooling: str,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     token_type_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The backbone's last hidden states of a padded batch, computed without padding.
+    A padded batch, computed without padding: token states, and one vector per sentence.
 
     Args:
         backbone: one that was `install`ed.
+        pooling: `mean`, `cls` or `max`.
         input_ids: `(batch, sequence)`.
         attention_mask: `(batch, sequence)`, 0 for padding.
         token_type_ids: `(batch, sequence)`.
 
-    Returns `(batch, sequence, hidden)`, zeros where the input was padding.
+    Returns `(batch, sequence, hidden)`, zeros where the input was padding, and `(batch, hidden)`.
     """
     batch, sequence = input_ids.shape
     is_token = attention_mask.bool()
     lengths, order = is_token.sum(dim=1).sort(stable=True)
+    runs = (found.tolist() for found in lengths.unique_consecutive(return_counts=True))
     places = torch.arange(batch * sequence, device=input_ids.device).view(batch, sequence)
     places = places[order][is_token[order]]  # (tokens,): where each packed token stands in the padded batch
-    groups = [
-        (length, count)
-        for length, count in zip(*(t.tolist() for t in lengths.unique_consecutive(return_counts=True)), strict=True)
-        if length
-    ]
-
-    if backbone.config.model_type in OFFSET_MODEL_TYPES:
-        is_counted = (input_ids != backbone.config.pad_token_id).long()  # by the id, as these architectures do
-        positions = (is_counted.cumsum(dim=1) * is_counted).view(-1)[places] + backbone.config.pad_token_id
-    else:
-        positions = places % sequence
-    inputs = {"input_ids": input_ids.reshape(-1)[places][None], "position_ids": positions[None]}  # (1, tokens) each
-    if token_type_ids is not None:
-        inputs["token_type_ids"] = token_type_ids.reshape(-1)[places][None]
-    states = backbone(**inputs, length_groups=groups).last_hidden_state[0]  # (tokens, hidden)
+    row = PackedRow(
+        input_ids=input_ids.reshape(-1)[places],
+        position_ids=position_ids(backbone, input_ids).reshape(-1)[places],
+        length_groups=list(zip(*runs, strict=True)),
+        token_type_ids=None if token_type_ids is None else token_type_ids.reshape(-1)[places],
+    )
+    states = row_states(backbone, row)  # (tokens, hidden)
+    pooled = pool_row(states, row.length_groups, pooling)  # (batch, hidden), shortest sentence first
     padded = states.new_zeros(batch * sequence, states.shape[-1])
-    return padded.index_copy(0, places, states).view(batch, sequence, -1)
+    return padded.index_copy(0, places, states).view(batch, sequence, -1), pooled[order.argsort()]

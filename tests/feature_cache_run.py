@@ -39,13 +39,13 @@ def train(backbone: Path, folder: Path, **arguments: Any) -> MultiTaskTrainer:
 def main(backbone: Path, folder: Path) -> None:
     process = os.environ["RANK"]
     encoded: list[int] = []
-    plain = MultiTaskModel.states_and_pooled
+    plain = MultiTaskModel.pooled_batch
 
-    def counted(model, attention_mask, **inputs):
-        encoded.append(len(attention_mask))
-        return plain(model, attention_mask, **inputs)
+    def counted(model, token_ids):
+        encoded.append(len(token_ids))
+        return plain(model, token_ids)
 
-    MultiTaskModel.states_and_pooled = counted
+    MultiTaskModel.pooled_batch = counted
     trainer = train(backbone, folder / "run", per_device_train_batch_size=4)
     save_file(trainer.model.state_dict(), folder / f"weights.{process}.safetensors")
     timed = ("runtime", "per_second")

@@ -80,20 +80,25 @@ def all_sets(**counts: int) -> list[LabelledSet]:
 
 
 def count_calls(model: MultiTaskModel) -> list[int]:
-    """A list that grows by the sentences of each backbone pass, packed or padded."""
+    """A list that grows by the sentences of each backbone pass, of a padded batch or of sentences."""
     calls: list[int] = []
-    plain = model.states_and_pooled
-
-    def counted(attention_mask, **inputs):
-        before = len(passes)
-        found = plain(attention_mask, **inputs)
-        assert len(passes) == before + 1
-        calls.append(len(attention_mask))
-        return found
-
     passes: list[None] = []
+
+    def count(name: str) -> None:
+        plain = getattr(model, name)
+
+        def counted(batch, **inputs):
+            before = len(passes)
+            found = plain(batch, **inputs)
+            assert len(passes) == before + 1
+            calls.append(len(batch))
+            return found
+
+        setattr(model, name, counted)
+
     model.backbone.register_forward_hook(lambda *_: passes.append(None))
-    model.states_and_pooled = counted
+    count("states_and_pooled")
+    count("pooled_batch")
     return calls
 
 

@@ -32,13 +32,19 @@ PACKED: dict[str, Callable[..., Any]] = {
     "roberta": lambda **kwargs: RobertaConfig(**SIZES, **COMMON, **kwargs),
     "xlm-roberta": lambda **kwargs: XLMRobertaConfig(**SIZES, **COMMON, **kwargs),
     "camembert": lambda **kwargs: CamembertConfig(**SIZES, **COMMON, **kwargs),
+    # Layers see every token (the first of three), or tokens at a distance of at most 2.
+    "modernbert": lambda **kwargs: ModernBertConfig(
+        **{**SIZES, "num_hidden_layers": 4},
+        **COMMON,
+        local_attention=4,
+        initializer_cutoff_factor=3.0,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+        **kwargs,
+    ),
 }
 PADDED = {
     "mpnet": lambda: MPNetConfig(**SIZES, **COMMON),
     "deberta-v2": lambda: DebertaV2Config(**SIZES, **COMMON),
-    "modernbert": lambda: ModernBertConfig(
-        **SIZES, hidden_size=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
-    ),
 }
 LENGTHS = (3, 9, 1, 5, 9, 5)
 
@@ -63,13 +69,13 @@ def batch(model: MultiTaskModel, side: str = "right", lengths: tuple[int, ...] =
 
 def count_packed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """A list that grows with every packed pass."""
-    calls, packed_states = [], modeling_module.packed_states
+    calls, packed_pass = [], modeling_module.packed_pass
 
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def counted(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         calls.append(True)
-        return packed_states(*args, **kwargs)
+        return packed_pass(*args, **kwargs)
 
-    monkeypatch.setattr(modeling_module, "packed_states", counted)
+    monkeypatch.setattr(modeling_module, "packed_pass", counted)
     return calls
 
 

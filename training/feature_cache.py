@@ -237,8 +237,7 @@ def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np
     token_ids = model.tokenizer(sentences, **options)["input_ids"]
     with evaluating(model):
         for batch in length_sorted_batches([len(ids) for ids in token_ids]):
-            _, pooled = model.states_and_pooled(**model._pad([token_ids[index] for index in batch]))
-            vectors[batch] = pooled.float().cpu()  # (batch, hidden)
+            vectors[batch] = model.pooled_batch([token_ids[index] for index in batch]).float().cpu()
             bar.update(len(batch))
     return vectors.numpy()
 
