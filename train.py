@@ -29,6 +29,7 @@ from transformers.utils import logging
 from multitask_sentence.configuration_multitask import suggest
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing import make_balancer
 from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
@@ -49,7 +50,7 @@ from multitask_sentence.training.starting import (
     start_model,
 )
 from multitask_sentence.training.strategy import format_plan
-from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+from multitask_sentence.training.trainer import MultiTaskTrainer
 
 logger = logging.get_logger(__name__)
 

@@ -27,12 +27,13 @@ from transformers import TrainerCallback, set_seed
 
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing import METHODS
 from multitask_sentence.training.evaluation import combined_score
 from multitask_sentence.training.recipe import DEFAULT_BACKBONE, load_recipe
 from multitask_sentence.training.results import scores_by_task
 from multitask_sentence.training.starting import task_settings
-from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+from multitask_sentence.training.trainer import MultiTaskTrainer
 
 TASKS: dict[str, dict[str, Any]] = {
     "sentiment": {

@@ -31,10 +31,11 @@ from transformers import PrinterCallback, TrainerCallback
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.loading import LabelledSet, TaskSource, load_tasks
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.feature_batches import sentence_windows
 from multitask_sentence.training.feature_cache import cache_sentences, open_features
 from multitask_sentence.training.recipe import DEFAULT_BACKBONE
-from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+from multitask_sentence.training.trainer import MultiTaskTrainer
 
 WARM_UP_STEPS = 2
 TASKS = {"sentiment": "tweeteval_sentiment", "topic": "ag_news"}

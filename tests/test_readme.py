@@ -1,21 +1,44 @@
-"""Every code block of the README runs as written: Python in a folder that holds runs/quickstart, recipes, commands."""
+"""Every code block of the README runs as written: Python in a folder that holds runs/quickstart, recipes, commands.
+
+The blocks of recipes/README.md are parts of recipes: each is put into a whole one and checked.
+"""
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import RecipeArgumentParser
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
+from multitask_sentence.training.balancing import make_balancer
+from multitask_sentence.training.recipe import RECIPE_KEYS, load_recipe
+from multitask_sentence.training.starting import check_start, check_strategy
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES_README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+# What the parts of recipes/README.md are put into.
+WHOLE = """
+tasks:
+  sentiment:
+    problem_type: single_label_classification
+    dataset: &rows {path: csv, data_files: rows.csv}
+    columns: {sentence: a, label: b}
+  topic: {problem_type: single_label_classification, dataset: *rows, columns: {sentence: a, label: c}}
+  similarity:
+    problem_type: similarity
+    dataset: {path: csv, data_files: pairs.csv}
+    columns: {sentence1: a, sentence2: b, label: c}
+training: {num_train_epochs: 3}
+"""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +91,25 @@ def test_training_commands_are_understood(recipe: Path, monkeypatch) -> None:
         words = shlex.split(command)
         _, found, _ = RecipeArgumentParser().parse(words[words.index("train.py") + 1 :])
         assert found.path.name == "my_recipe.yaml"
+
+
+@pytest.mark.pretrained
+@pytest.mark.parametrize("block", [block for block in blocks("yaml", RECIPES_README) if "continue_from" not in block])
+def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> None:
+    (tmp_path / "whole.yaml").write_text(WHOLE + block, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "whole.yaml")
+    arguments = MultiTaskTrainingArguments(output_dir=str(tmp_path), num_train_epochs=3)
+    start = check_start(recipe, tmp_path / "result")
+    assert check_strategy(start, recipe, arguments)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+
+
+def test_page_on_recipes_names_every_key() -> None:
+    tables = set(re.findall(r"`(\w+)`", RECIPES_README))
+    assert set(RECIPE_KEYS) <= tables
+    own = {argument.name for argument in fields(MultiTaskTrainingArguments)}
+    own -= {argument.name for argument in fields(TrainingArguments)}
+    assert own <= tables
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.results import (
     changed_arguments,
     check_output_dir,
     format_scores,
     scores_by_task,
 )
-from multitask_sentence.training.trainer import MultiTaskTrainingArguments
 
 TASKS = {
     "topic": {"metrics": ["macro_f1", "accuracy"]},

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertModel, BertTokenizer, TrainerCallback
 
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
-from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
+from multitask_sentence.training.trainer import MultiTaskTrainer
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"word{number}" for number in range(94)]

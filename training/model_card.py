@@ -24,11 +24,11 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
+from .arguments import MultiTaskTrainingArguments
 from .balancing import format_balancing
 from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
-from .trainer import MultiTaskTrainingArguments
 
 logger = logging.get_logger(__name__)
 

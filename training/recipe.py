@@ -21,14 +21,14 @@ from ..configuration_multitask import (
 )
 from ..data.loading import group_sources
 from ..data.sources import TaskSource
+from .arguments import MultiTaskTrainingArguments
 from .balancing import complete_balancing
 from .mixture import complete_mixture
 from .strategy import STRATEGY_KEYS
-from .trainer import MultiTaskTrainingArguments
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
-_RECIPE_KEYS = (
+RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
     *("tasks", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
@@ -217,7 +217,7 @@ def load_recipe(path: str | Path) -> Recipe:
             f"{path} is not a recipe: it should be a mapping with tasks, but holds {str(content)[:60]!r}."
         )
     try:
-        content = _mapping("recipe", content, _RECIPE_KEYS)
+        content = _mapping("recipe", content, RECIPE_KEYS)
         tasks = _mapping("tasks", content.get("tasks"))
         if not tasks:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")

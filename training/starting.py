@@ -27,9 +27,10 @@ from ..data.loading import LoadedTasks
 from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
+from .arguments import MultiTaskTrainingArguments
 from .recipe import Recipe, check_metric_keys
 from .strategy import make_plan, planned_parts
-from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
+from .trainer import MultiTaskTrainer
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
 FIXED_SETTINGS = ("problem_type", "pair", "labels", "head")

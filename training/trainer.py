@@ -1,23 +1,20 @@
 """MultiTaskTrainer: a transformers Trainer whose loss is the weighted sum of the tasks' losses.
 
-    MultiTaskTrainingArguments   TrainingArguments with defaults for this job
-    MultiTaskTrainer             one backbone pass per mixed batch; every task evaluated with loss and metrics
-
-The Trainer itself is left as it is: what is overridden is where batches come from, how the loss is computed, and how
-an evaluation runs.
+One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
+as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
+runs. The parts have files of their own: mixture.py, strategy.py, balancing.py, feature_cache.py, evaluation.py.
 """
 
 import math
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
 from ..adapter_multitask import has_adapter, read_weights
@@ -26,6 +23,7 @@ from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
+from .arguments import MultiTaskTrainingArguments
 from .balancers import GradientBalancer
 from .balancing import check_finite, load_balancer, make_balancer, save_balancer
 from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
@@ -36,60 +34,6 @@ from .feature_cache import FeatureCache, cache_sentences, can_cache_features, em
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
 from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
-
-
-@dataclass
-class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults; every field can stand in a recipe's `training` block."""
-
-    output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints and the finished model go."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "The peak learning rate."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows of a batch on one process."})
-    per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Rows that losses over pairs compare with each other in evaluation."}
-    )
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: steps, or below 1 a share of all steps."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
-    )
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the best checkpoint is the result."})
-    metric_for_best_model: str | None = field(
-        default="eval_score", metadata={"help": "What makes a checkpoint the best."}
-    )
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
-    logging_steps: float = field(default=50, metadata={"help": "Log the losses every so many steps."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - argparse tries the types in this order
-        default="none", metadata={"help": "Where to report to, such as tensorboard."}
-    )
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Has no effect here: leave it False."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every task touches its parameters in every step, so False is right."}
-    )
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "The peak learning rate of heads and projection (that of the backbone)."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations in a row without improvement."}
-    )
-    early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "An improvement is a gain over the best score so far by more than this."}
-    )
-    early_stopping_task: str | None = field(
-        default=None, metadata={"help": "Watch the first metric of this task, not metric_for_best_model."}
-    )
-    keep_best_of_tasks: bool = field(
-        default=True,
-        metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
-    )
-    feature_cache: bool = field(
-        default=True,
-        metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
-    )
 
 
 class _BeginCallback(TrainerCallback):
