@@ -17,6 +17,7 @@ from transformers import set_seed
 
 from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.train import run
+from multitask_sentence.training import balancers
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.balancers import project_onto_dual_cone
 from multitask_sentence.training.balancing import (
@@ -374,6 +375,18 @@ def test_weights_and_gradients_do_not_depend_on_gradient_accumulation(method, ba
     for found, expected in zip(cut, whole, strict=True):
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_methods_learn_once_a_step_from_its_whole_losses_times_their_static_weights(
+    backbone_without_dropout, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(balancers.DynamicWeightAverage, "update", lambda _, values: seen.append(values.tolist()))
+    cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    _, entries = train("dwa", backbone_without_dropout, tmp_path, **cut)
+    assert len(seen) == len(entries) == 2
+    for values, entry in zip(seen, entries, strict=True):
+        assert values == pytest.approx([STATIC[task] * entry[f"loss_{task}"] for task in SINGLE], rel=1e-6)
 
 
 def test_famo_learns_nothing_from_a_step_that_changed_nothing(backbone, tmp_path):
