@@ -5,7 +5,7 @@
     load_dense_weights           the weights of a sentence-transformers Dense layer
     longest_input                how many tokens the backbone has positions for
 
-Only `MultiTaskModel.from_backbone` needs this file; opening a finished model does not.
+Only starting a model, and opening one that was saved as an adapter, needs this file.
 """
 
 import hashlib

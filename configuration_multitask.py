@@ -38,11 +38,29 @@ METRICS = {
     "similarity": ("cosine_spearman",),
     "contrastive": ("mrr", "accuracy_at_1"),
 }
+# What a loss can be told; the functions in training/ have the defaults.
+LOSS_OPTIONS = {
+    "cross_entropy": ("class_weights", "label_smoothing"),
+    "binary_cross_entropy": ("pos_weight",),
+    "cosent": ("temperature",),
+    "multiple_negatives_ranking": ("temperature", "symmetric"),
+}
 PROBLEM_TYPES = tuple(LOSSES)
 LABELLED_PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 HEAD_PROBLEM_TYPES = (*LABELLED_PROBLEM_TYPES, "regression")  # the others work on the embedding itself
 
-_TASK_KEYS = ("problem_type", "pair", "labels", "head", "loss", "loss_weight", "metrics", "thresholds", "score_range")
+_TASK_KEYS = (
+    "problem_type",
+    "pair",
+    "labels",
+    "head",
+    "loss",
+    "loss_options",
+    "loss_weight",
+    "metrics",
+    "thresholds",
+    "score_range",
+)
 _HEAD_DEFAULTS = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
 _PROJECTION_DEFAULTS = {"out_features": None, "bias": True, "activation": "tanh"}
 
@@ -153,6 +171,54 @@ def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
     return labels
 
 
+def _complete_label_weights(where: str, weights: Any, labels: list[str]) -> str | list[float]:
+    """One number above 0 for each label, in their order; `balanced` stays until there are training rows to count."""
+    if weights == "balanced":
+        return weights
+    if isinstance(weights, dict):
+        # YAML has made booleans of some labels.
+        names = [str(label).lower() if isinstance(label, bool) else str(label) for label in weights]
+        for name in names:
+            _check_choice(f"{where}: a label", name, tuple(labels))
+        by_name = dict(zip(names, weights.values(), strict=True))
+        missing = [label for label in labels if label not in by_name]
+        if missing:
+            raise ValueError(f"{where} gives no weight for {', '.join(map(repr, missing))}. Every label needs one.")
+        weights = [by_name[label] for label in labels]
+    is_list = isinstance(weights, (list, tuple)) and len(weights) == len(labels)
+    if not is_list or not all(_is_number(weight) and weight > 0 for weight in weights):
+        raise ValueError(
+            f"{where} is {weights!r}, but should be balanced, or give a number above 0 for each of the {len(labels)} "
+            "labels: a list in their order, or a mapping by label."
+        )
+    return [float(weight) for weight in weights]
+
+
+def _complete_loss_options(where: str, options: Any, loss: str, labels: list[str]) -> dict[str, Any]:
+    known = LOSS_OPTIONS.get(loss, ())
+    if not isinstance(options, dict):
+        raise ValueError(f"{where} is {options!r}, but should be a mapping, such as {{temperature: 0.05}}.")
+    if options and not known:
+        raise ValueError(f"{where}: the loss {loss} takes no options. Remove them.")
+    _check_keys(f"{where} ({loss})", options, known)
+    completed = {}
+    for key, value in options.items():
+        if value is None:
+            continue
+        if key in ("class_weights", "pos_weight"):
+            value = _complete_label_weights(f"{where}.{key}", value, labels)
+        elif key == "label_smoothing" and not (_is_number(value) and 0 <= value < 1):
+            raise ValueError(f"{where}.{key} is {value!r}, but should be at least 0 and less than 1.")
+        elif key == "temperature" and not (_is_number(value) and value > 0):
+            raise ValueError(
+                f"{where}.{key} is {value!r}, but should be a number above 0: cosines are divided by it (usual: 0.05)."
+            )
+        elif key == "symmetric" and not isinstance(value, bool):
+            raise ValueError(f"{where}.{key} is {value!r}, but should be true or false.")
+        completed[key] = value
+    return completed
+
+
 def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
     """
     Check one task's settings and fill in every default.
@@ -160,11 +226,15 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
     Args:
         name: the task's name, an identifier other than `embedding`.
         task: `problem_type` (required); `labels` (required for classification); and optionally `pair` (two sentences a
-            row, for the problem types with a head), `head`, `loss`, `loss_weight`, `metrics`, `thresholds`
-            (multi-label) and `score_range` (similarity: the scores that mean cosine 0 and cosine 1).
+            row, for the problem types with a head), `head`, `loss`, `loss_options`, `loss_weight`, `metrics`,
+            `thresholds` (multi-label) and `score_range` (similarity: the scores that mean cosine 0 and cosine 1).
+            `loss_options` are those of the loss: `class_weights` (`balanced`, or a number for each label) and
+            `label_smoothing` for cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature`
+            for cosent and multiple_negatives_ranking, `symmetric` for the latter.
 
     Returns:
-        A new dictionary with all keys that the problem type knows. Completing it again changes nothing.
+        A new dictionary with all keys that the problem type knows, `loss_options` only where there are any. Completing
+        it again changes nothing.
 
     Raises:
         ValueError: names the task, the key, what was found and what would be right.
@@ -202,6 +272,11 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
     loss = task.get("loss") or LOSSES[problem_type][0]
     _check_choice(f"{where}.loss ({problem_type})", loss, LOSSES[problem_type])
     completed["loss"] = loss
+    if task.get("loss_options") is not None:
+        options = _complete_loss_options(
+            f"{where}.loss_options", task["loss_options"], loss, completed.get("labels", [])
+        )
+        completed.update({"loss_options": options} if options else {})
 
     loss_weight = task.get("loss_weight", 1.0)
     if not _is_number(loss_weight) or loss_weight < 0:
@@ -261,6 +336,11 @@ class MultiTaskConfig(PreTrainedConfig):
             Task settings by name; see [`complete_task`] for the keys.
         task (`str`, *optional*):
             The task that `AutoModelForSequenceClassification` answers.
+        base_name_or_path (`str`, *optional*):
+            Of a model saved as an adapter: Hub id or folder of the encoder, or multi-task model, that the backbone's
+            weights come from.
+        base_revision (`str`, *optional*):
+            The commit of those weights, where they come from the Hub.
         format_version (`int`, *optional*):
             Of config.json; one that this code does not know yet is refused.
 
@@ -289,6 +369,8 @@ class MultiTaskConfig(PreTrainedConfig):
     max_length: int = 128
     tasks: dict[str, Any] | None = None
     task: str | None = None
+    base_name_or_path: str | None = None
+    base_revision: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):

@@ -176,24 +176,25 @@ class SentenceInference:
     ) -> None:
         """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
         for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
-            embedding = self._embed_batch([token_ids[index] for index in batch]).float()  # (batch, embedding_dim)
+            pooled = self.pooled_batch([token_ids[index] for index in batch])  # (batch, hidden)
+            embedding = self.project(pooled).float()  # (batch, embedding_dim)
             place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
             bar.update(len(batch))
 
-    def _embed_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
-        """Embeddings `(batch, embedding_dim)` of sentences sorted by length, from one pass of the backbone."""
+    def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+        """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
         if self.packs():
             row = pack(self.backbone, token_ids)
-            return self.project(pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling))
+            return pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
         longest = max(map(len, token_ids))
         pad_id = self.tokenizer.pad_token_id or 0
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
         attention_mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
-        _, embedding = self.states_and_embedding(
+        _, pooled = self.states_and_pooled(
             input_ids=torch.tensor(input_ids, device=self.device),
             attention_mask=torch.tensor(attention_mask, device=self.device),
         )
-        return embedding
+        return pooled
 
     def encode(
         self,

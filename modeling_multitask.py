@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput, cached_file, logging
 
+from .adapter_multitask import BackboneAdapter
 from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
 from .configuration_multitask import (
     HEAD_PROBLEM_TYPES,
@@ -33,6 +34,7 @@ from .configuration_multitask import (
     complete_task,
     suggest,
 )
+from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, install, is_installed, packed_pass
 
@@ -64,7 +66,8 @@ class MultiTaskOutput(ModelOutput):
     What `forward` returns.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence, hidden)`): The backbone's token states.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence, hidden)`):
+            The backbone's token states; absent where `forward` was given pooled vectors.
         sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_dim)`):
             The pooled and projected vector, of length 1 where `config.normalize` says so.
         logits (`dict[str, torch.FloatTensor]`):
@@ -153,7 +156,7 @@ def _reference(remote_class: type) -> str:
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
 
 
-class MultiTaskPreTrainedModel(PreTrainedModel):
+class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
     """How transformers loads, saves and initialises a multi-task model."""
 
     config_class = MultiTaskConfig
@@ -172,6 +175,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: there are no safetensors, or they are damaged.
             ValueError: weights are missing, or have other shapes than config.json says.
+            ImportError: the model was saved as an adapter, and peft is not installed.
         """
         kwargs.setdefault("use_safetensors", True)  # never unpickle
         sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
@@ -198,6 +202,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
+        if model.config.base_name_or_path:
+            model._open_adapter(name_or_path, options)
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
         # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
         for parameter in model.parameters():
@@ -219,6 +225,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.config.custom_pipelines = {
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
         }
+        if is_main_process:
+            self._save_adapter(save_directory, kwargs.get("state_dict"))
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self._save_companions(save_directory)
@@ -260,7 +268,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
-class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
+class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
     """
     One encoder, one sentence embedding, any number of task heads.
 
@@ -282,6 +290,8 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
+        if config.base_name_or_path:
+            self._keys_to_ignore_on_load_missing = [r"^(multitask\.)?backbone\."]  # they come from the base
         self.post_init()
 
     def _adopt_backbone(self) -> None:
@@ -413,12 +423,18 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
-        super().train(mode)
-        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
-            for module in self.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.train(False)
+        if not mode or not self.training:
+            super().train(mode)
+        waiting: list[nn.Module] = [self] if mode else []
+        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
+            module = waiting.pop()
+            parameters = list(module.parameters())
+            if not parameters or any(parameter.requires_grad for parameter in parameters):
+                if not module.training:
+                    module.training = True
+                waiting.extend(module.children())
+            elif any(part.training for part in module.modules()):
+                module.train(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -437,6 +453,7 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
         task: str | None = None,
         task_rows: dict[str, torch.LongTensor] | None = None,
         return_dict: bool | None = None,
+        pooled: torch.FloatTensor | None = None,
     ) -> MultiTaskOutput | tuple:
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
@@ -451,9 +468,12 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             task_rows: which rows of the batch each task reads: `(rows,)` for single sentences, `(rows, 2)` for pairs,
                 `(rows, 2 + negatives)` for contrastive tasks. Tasks that are not named are left out.
             return_dict: `False` for a plain tuple.
+            pooled: `(batch, hidden)`, pooled vectors of an earlier pass in place of `input_ids`: the backbone is then
+                not called, and there is no `last_hidden_state`.
 
         Raises:
-            ValueError: the task is unknown, or a task that compares two sentences was named without `task_rows`.
+            ValueError: the task is unknown, a task that compares two sentences was named without `task_rows`, or
+                `pooled` came together with tokens.
         """
         if task is not None and task != "embedding":
             self._check_tasks([task])
@@ -465,12 +485,18 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             "inputs_embeds": inputs_embeds,
         }
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if attention_mask is None:
-            shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-            attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
-        if token_type_ids is not None and not self._takes_token_types:
-            del inputs["token_type_ids"]
-        last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
+        if pooled is not None:
+            if inputs or attention_mask is not None:
+                given = ", ".join([*inputs, *(["attention_mask"] if attention_mask is not None else [])])
+                raise ValueError(f"forward was given pooled vectors and {given}. Give one or the other.")
+            last_hidden_state, embedding = None, self.project(pooled.to(self.dtype))
+        else:
+            if attention_mask is None:
+                shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+                attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
+            if token_type_ids is not None and not self._takes_token_types:
+                del inputs["token_type_ids"]
+            last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
         output = MultiTaskOutput(
             last_hidden_state=last_hidden_state,
             sentence_embedding=F.normalize(embedding, dim=-1) if self.config.normalize else embedding,
@@ -488,12 +514,17 @@ class MultiTaskModel(SentenceInference, MultiTaskPreTrainedModel):
             attention_mask: `(batch, sequence)`, 0 for padding.
             inputs: `input_ids` and what else the backbone takes.
         """
-        if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
-            states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
-        else:
-            states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
-            pooled = POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)  # (batch, hidden)
+        states, pooled = self.states_and_pooled(attention_mask, **inputs)
         return states, self.project(pooled)
+
+    def states_and_pooled(
+        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
+        if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
+            return packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
+        states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""

@@ -78,20 +78,18 @@ def grouped_attention(
         kwargs.update(dropout=dropout, scaling=scaling, sliding_window=sliding_window)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     heads, head_dim = query.shape[1], query.shape[-1]
-    outputs, start = [], 0
-    for length, sentences in length_groups:
-        stop = start + length * sentences
-        group = (
-            states[0, :, start:stop].view(heads, sentences, length, head_dim).transpose(0, 1)
-            for states in (query, key, value)
-        )  # (sentences, heads, length, head_dim) each
+    # One split, not a slice for each group: the gradient of a slice is as large as the whole row.
+    sizes = [length * sentences for length, sentences in length_groups]
+    parts = (states[0].split(sizes, dim=1) for states in (query, key, value))
+    outputs = []
+    for (length, sentences), *group in zip(length_groups, *parts, strict=True):
+        group = (states.view(heads, sentences, length, head_dim).transpose(0, 1) for states in group)
         is_seen = None
         if sliding_window is not None and length > sliding_window:
             places = torch.arange(length, device=query.device)
             is_seen = (places[:, None] - places).abs() < sliding_window  # (length, length)
         attended = F.scaled_dot_product_attention(*group, attn_mask=is_seen, dropout_p=dropout, scale=scaling)
-        outputs.append(attended.transpose(1, 2).reshape(stop - start, heads, head_dim))
-        start = stop
+        outputs.append(attended.transpose(1, 2).reshape(length * sentences, heads, head_dim))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 

@@ -22,15 +22,15 @@ from typing import Any, get_args, get_type_hints
 
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
-from multitask_sentence.backbone_multitask import find_backbone
-from multitask_sentence.configuration_multitask import check_encoder, suggest
-from multitask_sentence.data.loading import LoadedTasks, load_tasks
+from multitask_sentence.configuration_multitask import suggest
+from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
-from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.training.balancing import make_balancer
+from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
@@ -41,6 +41,14 @@ from multitask_sentence.training.results import (
     save_result,
     scores_by_task,
 )
+from multitask_sentence.training.starting import (
+    check_start,
+    check_strategy,
+    describe_start,
+    scores_before,
+    start_model,
+)
+from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -104,24 +112,6 @@ class RecipeArgumentParser(HfArgumentParser):
         return options, recipe, arguments
 
 
-def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:
-    """The recipe's task settings with the labels and score ranges that the data gave."""
-    settings = {name: dict(task) for name, task in recipe.settings.items()}
-    for name, task in settings.items():
-        if name in loaded.labels:
-            task["labels"] = loaded.labels[name]
-        if task["problem_type"] == "similarity" and "score_range" not in task:
-            task["score_range"] = list(loaded.score_ranges[name])
-    return settings
-
-
-def checked_backbone(backbone: str) -> str:
-    """Where to load the backbone from; one that is no encoder is refused before any data is loaded."""
-    path = find_backbone(backbone)
-    check_encoder(AutoConfig.from_pretrained(path))
-    return path
-
-
 def edited_card(output_dir: Path) -> str | None:
     """The text of a model card that somebody edited, so that replacing a run does not lose it."""
     card = output_dir / CARD_FILE
@@ -171,7 +161,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
-    backbone = checked_backbone(recipe.backbone)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_early_stopping(arguments, tuple(recipe.settings))
+    start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
+    trains = check_strategy(start, recipe, arguments)
+    if checkpoint and not trains:
+        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -179,16 +174,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
 
     with state.main_process_first():
-        loaded = load_tasks(recipe.sources, options.data_root or recipe.path.parent, arguments.seed)
-    model = MultiTaskModel.from_backbone(
-        backbone,
-        tasks=task_settings(recipe, loaded),
-        pooling=recipe.pooling,
-        projection=recipe.projection,
-        normalize=recipe.normalize,
-        max_length=recipe.max_length,
-    )
-    model.config.backbone_config._name_or_path = recipe.backbone  # also where a packaged copy was taken
+        loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
+    model = start_model(start, recipe, loaded)
     kept_card = edited_card(output_dir)
     if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that data and model are in order
@@ -197,32 +184,43 @@ def run(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=arguments,
         sets=loaded.sets,
-        passes=recipe.mixture.get("passes"),
-        rows_per_batch=recipe.mixture.get("rows_per_batch"),
+        mixture=recipe.mixture,
+        tasks=list(recipe.settings),
+        strategy=recipe.strategy,
+        balancing=recipe.balancing,
     )
-    say(format_settings(recipe, model, trainer))
-    for announcement in loaded.announcements:
+    say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
+    say("\n" + format_plan(trainer.plan, model.parts()))
+    for announcement in [*loaded.announcements, *trainer.announcements]:
         say(announcement)
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))
 
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    splits = ["validation"] + ["test"] * any("test" in labelled_set.splits for labelled_set in loaded.sets)
+    before = scores_before(trainer, splits, list(start.tasks)) if start.tasks else {}
 
+    if trains:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:
+        say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
+
+    if recipe.peft is not None and recipe.peft.get("save") != "adapter":
+        model.merge_adapter()
     trainer.choose_thresholds()
-    scores = {"validation": trainer.evaluate("validation")}
-    if any("test" in labelled_set.splits for labelled_set in loaded.sets):
-        scores["test"] = trainer.evaluate("test", metric_key_prefix="test")
-    scores = {
-        "validation": scores_by_task(scores["validation"], "eval", model.config.tasks),
-        **({"test": scores_by_task(scores["test"], "test", model.config.tasks)} if "test" in scores else {}),
-    }
+    scores = {}
+    for split, prefix in zip(splits, ("eval", "test"), strict=False):
+        if f"{split} before" in before:
+            scores[f"{split} before"] = before[f"{split} before"]
+        scores[split] = scores_by_task(trainer.evaluate(split, metric_key_prefix=prefix), prefix, trainer.tasks)
     if state.is_main_process:
         folder = save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
         if kept_card is not None:
             (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
         data_root = options.data_root or recipe.path.parent
         write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
-        say("\n" + format_scores(model.config.tasks, scores))
+        say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
+        if trainer.best_of_tasks.summary:
+            say("\n" + format_best(trainer.best_of_tasks.summary, trainer.best_of_tasks.chosen_step))
         say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
         if push_to:
             revision = arguments.hub_revision

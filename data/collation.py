@@ -1,12 +1,33 @@
 """Rows of several tasks to one padded batch in which every distinct sentence stands once."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
+
+
+def sentence_id(sentence: str) -> int:
+    """A number of 64 bits that is the same on every process, which Python's own `hash` is not."""
+    return int.from_bytes(blake2b(sentence.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def label_tensor(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
+    """A task's labels: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`."""
+    if settings["problem_type"] == "single_label_classification":
+        return torch.tensor(labels, dtype=torch.long)
+    if settings["problem_type"] == "multi_label_classification":
+        return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
+    return torch.tensor(labels, dtype=torch.float)
+
+
+def sentence_ids(rows: list[list[str]]) -> torch.Tensor:
+    """A contrastive task's labels: the `sentence_id` of every sentence of every row, `(rows, 2 + negatives)`."""
+    ids = [[sentence_id(sentence) for sentence in row] for row in rows]
+    return torch.tensor(ids, dtype=torch.long) if ids else torch.empty(0, 2, dtype=torch.long)
 
 
 @dataclass
@@ -23,7 +44,8 @@ class MultiTaskCollator:
 
     - `input_ids`, `attention_mask` of shape `(sentences, sequence)`: every distinct sentence of the batch once;
     - `task_rows`: by task, where its sentences stand: `(rows,)`, or `(rows, 2)` for pairs, or `(rows, 2 + negatives)`;
-    - `labels`: by task: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`.
+    - `labels`: by task: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`; for contrastive
+      tasks `(rows, 2 + negatives)`, the `sentence_id` of every sentence of a row.
 
     Every task is there, with zero rows where none of the batch is labelled for it.
     """
@@ -51,13 +73,8 @@ class MultiTaskCollator:
                 batch["task_rows"][task] = torch.tensor(task_rows)  # (rows, sentences of a row)
             else:
                 batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
-            batch["labels"][task] = self._labels(settings, [row[LABEL_PREFIX + task] for row in labelled])
+            if settings["problem_type"] == "contrastive":
+                batch["labels"][task] = sentence_ids([row["sentences"] for row in labelled])
+            else:
+                batch["labels"][task] = label_tensor(settings, [row[LABEL_PREFIX + task] for row in labelled])
         return batch
-
-    @staticmethod
-    def _labels(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
-        if settings["problem_type"] == "single_label_classification":
-            return torch.tensor(labels, dtype=torch.long)
-        if settings["problem_type"] == "multi_label_classification":
-            return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
-        return torch.tensor(labels, dtype=torch.float)

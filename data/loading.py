@@ -344,16 +344,8 @@ def _load_set(
     return LabelledSet([source.name for source in sources], splits)
 
 
-def load_tasks(sources: list[TaskSource], data_root: Path, seed: int, require_train: bool = True) -> LoadedTasks:
-    """Load and check the data of all tasks.
-
-    Relative paths are looked up in `data_root`; `seed` decides which rows a `validation_split` sets aside.
-    `require_train=False` is for evaluation: train and validation splits may then be missing (where there is no train
-    split, label names come from the source or a ClassLabel feature, and there are no score ranges).
-
-    Raises ValueError for anything that is wrong with sources, files or rows.
-    """
-    data_root = Path(data_root).expanduser().absolute()
+def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
+    """The tasks that read the same sentences of the same data, together: each group becomes one set."""
     groups: dict[str, list[TaskSource]] = {}
     for source in sources:
         sentences = [column for _, column in _sentence_columns(source)]
@@ -364,10 +356,23 @@ def load_tasks(sources: list[TaskSource], data_root: Path, seed: int, require_tr
                 f"({group[0].validation_split} and {source.validation_split}). Give both the same."
             )
         group.append(source)
+    return list(groups.values())
+
+
+def load_tasks(sources: list[TaskSource], data_root: Path, seed: int, require_train: bool = True) -> LoadedTasks:
+    """Load and check the data of all tasks.
+
+    Relative paths are looked up in `data_root`; `seed` decides which rows a `validation_split` sets aside.
+    `require_train=False` is for evaluation: train and validation splits may then be missing (where there is no train
+    split, label names come from the source or a ClassLabel feature, and there are no score ranges).
+
+    Raises ValueError for anything that is wrong with sources, files or rows.
+    """
+    data_root = Path(data_root).expanduser().absolute()
     loaded = LoadedTasks([])
-    for group in groups.values():
+    for group in group_sources(sources):
         loaded.sets.append(_load_set(group, data_root, seed, require_train, loaded))
     return loaded
 
 
-__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "load_tasks", "stratified_split"]
+__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "group_sources", "load_tasks", "stratified_split"]

@@ -1,11 +1,13 @@
-"""The mixture: all tasks' training sets and the rule that draws mixed batches from them.
+"""The mixture: all tasks' training sets and the rule that draws batches from them.
 
+    rows_labelled_for    the rows of a set that are labelled for any of some tasks
     MixtureDataset       the rows of all sets under one running index; -1 is a row without sentence and label
-    MixtureBatchSampler  one epoch's batches: every set spread evenly over the epoch, in the shares that were asked for
+    MixtureBatchSampler  one epoch's batches; rates.py says how many rows of each set, layout.py in which batches
 
-Rows of a set come from an endless stream of its permutations, so that `passes` of 1.5 covers every row once, then the
-first half of a fresh permutation, and the next epoch goes on where this one stopped. Nothing is lost or doubled within
-a pass, and everything follows from the seed and the epoch.
+Rows of a set come from an endless stream of its permutations: an epoch of 1.5 passes covers every row once, then the
+first half of a fresh permutation, and the next epoch goes on where this one stopped. A small set goes round again
+reshuffled, and an epoch that takes a part of a large set leaves the rest for the next. Nothing is lost or doubled
+within a pass, and everything follows from the seed and the epoch, so that a resumed run meets the same rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,17 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from .collation import LABEL_PREFIX
+from .layout import mixed_batches, single_set_batches
+
 FILLER_ROW = -1  # stands in the batches that only make the number of batches the same on every process
+
+
+def rows_labelled_for(dataset: Any, tasks: Sequence[str]) -> Any:
+    """The rows of a `datasets.Dataset` in canonical columns that are labelled for any of the tasks."""
+    columns = [dataset[LABEL_PREFIX + task] for task in tasks]
+    labelled = [place for place, labels in enumerate(zip(*columns, strict=True)) if any(x is not None for x in labels)]
+    return dataset if len(labelled) == len(dataset) else dataset.select(labelled)
 
 
 class MixtureDataset(Dataset):
@@ -37,15 +49,18 @@ class MixtureDataset(Dataset):
 
 class MixtureBatchSampler:
     """
-    Batches of row numbers for one epoch, the same on every process; accelerate deals them out.
+    Batches of row numbers for one epoch, the same on every process; accelerate deals them out in turn.
 
     Args:
         sizes: rows of each set.
         batch_size: rows of a batch on one process.
-        passes: how often an epoch goes through each set; fractions are fine. Defaults to once each.
-        least_rows: how many rows of a set stand together in a batch where it has any. Losses over pairs need more than
-            the two or three rows that a small set gets in proportion; such sets come in fewer batches, with so many.
-        num_processes: the number of batches is filled up to a multiple of it, with batches of unlabelled rows.
+        rows_per_epoch: how many rows an epoch takes from each set. Defaults to every row once.
+        least_rows: how many rows of a set stand together in a mixed batch where it has any. Losses over pairs need
+            more than the two or three rows that a small set gets in proportion; such sets come in fewer batches, with
+            so many. See `least_pieces` for sets that cannot be cut so.
+        single_set: whether each batch holds rows of one set only, the same set on every process at the same step.
+        num_processes: the number of batches is a multiple of it; where rows do not suffice, batches of one unlabelled
+            row stand in.
         seed: of the permutations.
 
     Raises:
@@ -56,69 +71,39 @@ class MixtureBatchSampler:
         self,
         sizes: Sequence[int],
         batch_size: int,
-        passes: Sequence[float] | None = None,
+        rows_per_epoch: Sequence[int] | None = None,
         least_rows: Sequence[int] | None = None,
+        single_set: bool = False,
         num_processes: int = 1,
         seed: int = 42,
     ):
         self.sizes = list(sizes)
-        self.rows_per_epoch = [
-            round(size * share) for size, share in zip(sizes, passes or [1.0] * len(sizes), strict=True)
-        ]
+        self.rows_per_epoch = list(rows_per_epoch or sizes)
         self.least_rows = list(least_rows or [1] * len(sizes))
-        self.num_processes = num_processes
         self.seed = seed
         self.epoch = 0
-        if max(self.least_rows) > batch_size:
+        if max(self.least_rows, default=0) > batch_size:
             raise ValueError(
                 f"mixture.rows_per_batch asks for {max(self.least_rows)} rows of one set in a batch, but a batch "
                 f"holds {batch_size}. Raise per_device_train_batch_size or lower rows_per_batch."
             )
-        if min(self.rows_per_epoch) < 1:
+        if min(self.rows_per_epoch, default=1) < 1:
             raise ValueError(
                 f"mixture: an epoch would hold {self.rows_per_epoch} rows of the sets; each needs at least 1."
             )
-        self.layout = self._lay_out(batch_size)
-
-    def _lay_out(self, batch_size: int) -> list[list[tuple[int, int]]]:
-        """Batches as lists of (set, number of rows): the same in every epoch, only the rows differ."""
-        chunks = []  # (place in the epoch from 0 to 1, set, rows)
-        for which, (rows, least) in enumerate(zip(self.rows_per_epoch, self.least_rows, strict=True)):
-            num_chunks = max(rows // least, -(-rows // batch_size))
-            sizes = [len(part) for part in np.array_split(np.arange(rows), num_chunks)]
-            chunks += [((number + 0.5) / num_chunks, which, size) for number, size in enumerate(sizes)]
-        batches: list[list[tuple[int, int]]] = []
-        batch: list[tuple[int, int]] = []
-        waiting: list[tuple[int, int]] = []  # chunks that did not fit in the batch that was being filled
-        room = batch_size
-
-        def fill() -> None:
-            """Move waiting chunks into the batch while they fit; a full batch is closed and the next one filled."""
-            nonlocal batch, room
-            while fitting := next((chunk for chunk in waiting if chunk[1] <= room), None):
-                waiting.remove(fitting)
-                batch.append(fitting)
-                room -= fitting[1]
-                if room == 0:
-                    batches.append(batch)
-                    batch, room = [], batch_size
-
-        for _, which, rows in sorted(chunks):
-            waiting.append((which, rows))
-            fill()
-        while batch:
-            batches.append(batch)
-            batch, room = [], batch_size
-            fill()
-        return batches
+        if single_set:
+            self.layout = single_set_batches(self.rows_per_epoch, batch_size, num_processes)
+        else:
+            self.layout = mixed_batches(self.rows_per_epoch, self.least_rows, batch_size)
+            self.layout += [[] for _ in range(-len(self.layout) % num_processes)]
 
     @property
     def num_fillers(self) -> int:
-        """Batches of unlabelled rows at the end of an epoch."""
-        return -len(self.layout) % self.num_processes
+        """Batches of one unlabelled row in an epoch."""
+        return self.layout.count([])
 
     def __len__(self) -> int:
-        return len(self.layout) + self.num_fillers
+        return len(self.layout)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -134,9 +119,13 @@ class MixtureBatchSampler:
                     cycle, offset = divmod(place, self.sizes[which])
                     rows.append(int(starts[which] + permutation(which, cycle)[offset]))
                 taken[which] += count
-            yield rows
-        for _ in range(self.num_fillers):
-            yield [FILLER_ROW]
+            yield rows or [FILLER_ROW]
 
     def _permutation(self, which: int, cycle: int) -> np.ndarray:
         return np.random.default_rng([self.seed, which, cycle]).permutation(self.sizes[which])
+
+
+def first_rows(size: int, max_rows: int, which: int, seed: int) -> list[int]:
+    """The row numbers, ascending, of the `max_rows` that stand first in a permutation of set number `which`."""
+    # The last number keeps this permutation apart from those of the cycles.
+    return sorted(np.random.default_rng([seed, which, 0, 1]).permutation(size)[:max_rows].tolist())

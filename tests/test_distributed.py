@@ -110,6 +110,40 @@ def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_
         assert_same(load_file(folder / f"{name}.safetensors"), trained)
 
 
+def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    one = script.train_in_stages(backbone, tmp_path, gradient_accumulation_steps=2)
+    two = load_file(folder / "staged.0.safetensors")
+    assert_same(two, one)
+    for name in ("staged.1", "staged_resumed.0", "staged_resumed.1"):
+        for key, weights in load_file(folder / f"{name}.safetensors").items():
+            torch.testing.assert_close(weights, two[key], rtol=0, atol=0, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("method", ["uncertainty", "dwa", "famo", "geometric_mean", "random"])
+def test_balancing_weights_of_two_processes_agree_and_equal_those_of_one(
+    method, script, backbone, two_processes, tmp_path
+):
+    folder, _ = two_processes
+    first, second = (
+        json.loads((folder / f"results.{process}.json").read_text())["balanced"][method] for process in range(2)
+    )
+    one = script.train_balanced(method, backbone, tmp_path, **ONE_BATCH)
+    keys = [f"{name}_{task}" for name in ("weight", "loss") for task in script.MEAN_LOSS_TASKS]
+    for entry, other, expected in zip(first, second, one, strict=True):
+        assert all(other[key] == entry[key] for key in keys)
+        for key in keys:
+            assert entry[key] == pytest.approx(expected[key], rel=1e-4), key
+    assert len({entry["weight_tags"] for entry in first}) > 2, "premise: the weights change"
+
+
+def test_loss_that_is_nan_on_one_process_stops_both(two_processes):
+    folder, _ = two_processes
+    for process in range(2):
+        stopped = json.loads((folder / f"results.{process}.json").read_text())["stopped"]
+        assert stopped.startswith("Step 2: the mse loss of task 'rating' is nan. Training stopped before the opt")
+
+
 def test_two_processes_do_not_warn(two_processes):
     _, printed = two_processes
     assert "warn" not in printed.lower()

@@ -24,7 +24,7 @@ def cosine(u: list[float], v: list[float]) -> float:
     return sum(a * b for a, b in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
 
 
-def ranking_loop(embeddings: torch.Tensor, rows: list[list[int]]) -> float:
+def ranking_loop(embeddings: torch.Tensor, rows: list[list[int]], scale: float = 20) -> float:
     """Multiple negatives ranking, sentence by sentence; equal numbers are equal sentences."""
     vectors = embeddings.tolist()
     candidates = [row[column] for column in range(1, len(rows[0])) for row in rows]
@@ -32,7 +32,7 @@ def ranking_loop(embeddings: torch.Tensor, rows: list[list[int]]) -> float:
     total = 0.0
     for anchor, positive, *_ in rows:
         negatives = [c for c in candidates if c != anchor and c not in positives_of[anchor]]
-        own, *others = (math.exp(20 * cosine(vectors[anchor], vectors[c])) for c in [positive, *negatives])
+        own, *others = (math.exp(scale * cosine(vectors[anchor], vectors[c])) for c in [positive, *negatives])
         total -= math.log(own / (own + sum(others)))
     return total
 
@@ -105,7 +105,7 @@ def test_multiple_negatives_ranking_of_two_orthogonal_pairs_is_the_worked_exampl
     assert swapped.item() == pytest.approx(2 * math.log(1 + math.exp(20)), rel=1e-6)
 
 
-@pytest.mark.parametrize(
+RANKING_ROWS = pytest.mark.parametrize(
     "rows",
     [
         pytest.param([[0, 1], [2, 3], [4, 5]], id="distinct"),
@@ -120,11 +120,45 @@ def test_multiple_negatives_ranking_of_two_orthogonal_pairs_is_the_worked_exampl
         pytest.param([[0, 1, 1], [2, 3, 2]], id="hard negatives that are positive or anchor"),
     ],
 )
+
+
+@RANKING_ROWS
 def test_multiple_negatives_ranking_equals_the_loop_that_leaves_out_false_negatives(rows):
     torch.manual_seed(0)
     embeddings = torch.rand(10, 6, dtype=torch.float64)
     loss = multiple_negatives_ranking(embeddings, torch.tensor(rows))
     assert loss.item() == pytest.approx(ranking_loop(embeddings, rows), rel=1e-9)
+
+
+@RANKING_ROWS
+def test_symmetric_ranking_is_the_mean_of_both_directions_and_its_temperature_divides(rows):
+    torch.manual_seed(0)
+    embeddings = torch.rand(10, 6, dtype=torch.float64)
+    loss = multiple_negatives_ranking(embeddings, torch.tensor(rows), temperature=0.1, symmetric=True)
+    swapped = [[positive, anchor] for anchor, positive, *_ in rows]  # hard negatives are no candidates there
+    expected = (ranking_loop(embeddings, rows, 10) + ranking_loop(embeddings, swapped, 10)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_false_negatives_get_no_gradient_from_the_rows_they_are_false_for():
+    torch.manual_seed(0)
+    embeddings = torch.randn(5, 4, requires_grad=True)
+    # 0 goes with 1 and with 2, and 3 with 4: the row (0, 1) must not see 2, nor (0, 2) see 1.
+    rows = torch.tensor([[0, 1], [0, 2]])
+    for loss in (multiple_negatives_ranking(embeddings, rows), multiple_negatives_ranking(embeddings, rows[[0, 0]])):
+        assert loss.item() == 0.0
+        assert not torch.autograd.grad(loss, embeddings)[0].any()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gathering_on_one_process_changes_nothing(symmetric):
+    torch.manual_seed(0)
+    embeddings, rows = torch.randn(6, 4, requires_grad=True), torch.tensor([[0, 1, 4], [2, 3, 5], [0, 3, 1]])
+    alone = multiple_negatives_ranking(embeddings, rows, symmetric=symmetric)
+    gathered = multiple_negatives_ranking(embeddings, rows, symmetric=symmetric, sentence_ids=rows * 7 - 20)
+    torch.testing.assert_close(gathered, alone, rtol=0, atol=0)
+    (expected,), (found,) = (torch.autograd.grad(loss, embeddings) for loss in (alone, gathered))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_hard_negatives_raise_the_ranking_loss():
@@ -226,4 +260,21 @@ def test_multiple_negatives_ranking_agrees_with_sentence_transformers(num_column
     theirs = losses.MultipleNegativesRankingLoss(model=None)
     theirs = theirs.compute_loss_from_embeddings(list(embeddings.split(5)), None)
     ours = multiple_negatives_ranking(embeddings, torch.arange(num_columns * 5).reshape(num_columns, 5).T) / 5
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2])
+def test_symmetric_ranking_agrees_with_sentence_transformers(temperature):
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    torch.manual_seed(0)
+    embeddings = torch.randn(10, 8)
+    theirs = losses.MultipleNegativesRankingLoss(
+        model=None,
+        scale=1 / temperature,
+        directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )
+    theirs = theirs.compute_loss_from_embeddings(list(embeddings.split(5)), None)
+    rows = torch.arange(10).reshape(2, 5).T
+    ours = multiple_negatives_ranking(embeddings, rows, temperature=temperature, symmetric=True) / 5
     torch.testing.assert_close(ours, theirs)

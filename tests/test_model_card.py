@@ -354,3 +354,16 @@ def test_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.Captur
         main([str(tmp_path)])
     assert caught.value.code == 1
     assert "holds no results.json" in capsys.readouterr().err
+
+
+def test_balancing_and_the_best_of_every_task_are_shown(finished: Path):
+    assert "balanced during training" not in write_model_card(finished).read_text(encoding="utf-8")
+    best = {"metric": "macro_f1", "step": 15, "score": 0.75, "chosen_score": 0.625, "folder": "best/mood"}
+    results = {"balancing": {"method": "famo", "lr": 0.1}, "best_of_tasks": {"mood": best}}
+    write_results(finished, {**read_results(finished), **results})
+    text = write_model_card(finished).read_text(encoding="utf-8")
+    assert "These weights were balanced during training: `famo (lr 0.1)`." in text
+    assert re.search(
+        r"\| +task +\|.* score in this model \|\n.*\n\| `mood` +\| macro f1 +\| +15 \| +0\.7500 \| +0\.6250 \|",
+        re.sub(" +", " ", text),
+    )

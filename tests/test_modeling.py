@@ -165,27 +165,8 @@ def test_backward_reaches_every_parameter(architecture: str) -> None:
 
 # ---- saved here, opened in a process that lacks our package ----
 
-OPEN_ALL = '''
+OPEN_ALL = """
 import json, sys
-
-BLOCKED = {"sentence_transformers", "datasets", "evaluate", "sklearn", "multitask_sentence"}
-
-
-class Without:
-    """A finder that does not find the blocked packages, as if they were not installed."""
-
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -221,11 +202,11 @@ report["encoded"] = model.encode(job["sentences"]).tolist()
 report["model_max_length"] = tokenizer.model_max_length
 report["loaded"] = sorted(BLOCKED & {name.partition(".")[0] for name in sys.modules})
 print(json.dumps(report, default=str))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
-def reopened(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> dict[str, Any]:
+def reopened(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str, block_packages: str) -> dict[str, Any]:
     """All architectures saved here and opened by one new process in another folder: its report, and the folders."""
     root = tmp_path_factory.mktemp("saved")
     folders, configs = {}, {}
@@ -252,7 +233,7 @@ def reopened(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> di
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(root / "modules")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "open_all.py").write_text(OPEN_ALL)
+    (elsewhere / "open_all.py").write_text(block_packages + OPEN_ALL)
     finished = subprocess.run(
         [sys.executable, "open_all.py", json.dumps(job)],
         cwd=elsewhere,

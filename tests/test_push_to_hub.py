@@ -148,6 +148,27 @@ encode("moved on after loading:", mixin)
 print(json.dumps(report))
 """
 
+# Follows the lines that hide every package which inference can do without.
+OPEN_WITH_LITTLE = """
+import json
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+job = json.loads(sys.argv[1])
+expected = load_file(job["expected"])
+tasks = list(AutoConfig.from_pretrained("team/model", trust_remote_code=True).tasks)
+tokenizer = AutoTokenizer.from_pretrained("team/model", trust_remote_code=True)
+model = AutoModel.from_pretrained("team/model", trust_remote_code=True)
+with torch.no_grad():
+    output = model(**tokenizer(job["sentences"], padding=True, return_tensors="pt"))
+same = {task: torch.equal(logits, expected[task]) for task, logits in output.logits.items()}
+same["sentence_embedding"] = torch.equal(output.sentence_embedding, expected["sentence_embedding"])
+same["encode"] = torch.equal(model.encode(job["sentences"], convert_to="tensor"), expected["encode"])
+imported = sorted(BLOCKED & {name.partition(".")[0] for name in sys.modules})
+print(json.dumps({"tasks": tasks, "same": same, "imported": imported}))
+"""
+
 
 @pytest.fixture(scope="module")
 def model(tiny_backbone: str) -> MultiTaskModel:
@@ -226,9 +247,10 @@ def loaded(
     model: MultiTaskModel,
     pushed: dict[str, str],
     changed: Path,
+    block_packages: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
-    """What the second process found, which has an empty cache, no token, and only the endpoint."""
+    """What two more processes found, each with an empty cache, no token, and only the endpoint."""
     root = tmp_path_factory.mktemp("loading")
     rows = {"mood": torch.arange(4), "rating": torch.arange(4), "entails": torch.tensor([[0, 1], [2, 3]])}
     with torch.no_grad():
@@ -247,7 +269,9 @@ def loaded(
     }
     (root / "elsewhere").mkdir()
     report = run_python(LOAD, job, hub.environment(root / "home", token=None), root / "elsewhere")
-    return {**report, "again folder": root / "again"}
+    script = block_packages + OPEN_WITH_LITTLE
+    little = run_python(script, job, hub.environment(root / "another home", token=None), root / "elsewhere")
+    return {**report, "again folder": root / "again", "with little": little}
 
 
 @pytest.fixture
@@ -319,6 +343,15 @@ def test_clean_process_runs_the_code_of_the_repository(hub: Any, loaded: dict[st
     assert loaded["code"] == f"transformers_modules.team.model.{commit.oid}.modeling_multitask"
     assert not loaded["our package"]
     assert set(loaded["tasks"]) == set(TASKS)
+
+
+def test_id_opens_with_the_same_bits_where_only_torch_transformers_and_numpy_are_installed(
+    loaded: dict[str, Any],
+) -> None:
+    found = loaded["with little"]
+    assert found["imported"] == []
+    assert set(found["tasks"]) == set(TASKS)
+    assert found["same"] == {"mood": True, "rating": True, "sentence_embedding": True, "encode": True}
 
 
 def test_sentence_transformers_opens_the_id_with_the_same_bits(loaded: dict[str, Any]) -> None:

@@ -442,6 +442,14 @@ def test_results_hold_scores_of_every_task_and_how_they_came_about(finished: Sim
     assert len(evaluations) == 3  # each epoch, and the finished model
     assert max(entry["eval_score"] for entry in evaluations[:2]) == results["best_eval_score"]
     assert evaluations[2]["eval_score"] >= results["best_eval_score"]  # the best model, with chosen thresholds
+    for task, best in results["best_of_tasks"].items():
+        at = {entry["step"]: entry[f"eval_{task}_{best['metric']}"] for entry in evaluations[:2]}
+        assert best["score"] == at[best["step"]] == max(at.values())
+        assert best["chosen_score"] == at[results["best_step"]]
+        assert (finished.folder / best["folder"] / "model.safetensors").is_file()
+    assert list(results["best_of_tasks"]) == list(TASKS)
+    assert "Best of every task, on validation data\n" in finished.printed
+    assert results["balancing"] == {"method": "sum"}
 
 
 def test_results_are_json_of_the_strict_kind(finished: SimpleNamespace):
@@ -548,8 +556,8 @@ def test_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             run([str(job)])
     result = job.parent / "result"
-    (checkpoint,) = result.iterdir()
-    assert checkpoint.name.startswith("checkpoint-")
+    (checkpoint,) = result.glob("checkpoint-*")
+    assert {path.name for path in result.iterdir()} == {checkpoint.name, "best"}
     assert "holds an earlier run" in error_of(monkeypatch, job)
 
     capsys.readouterr()

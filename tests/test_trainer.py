@@ -142,7 +142,7 @@ def test_logged_loss_is_the_weighted_sum_of_the_logged_task_losses(logging_steps
         helpers.make_model(backbone),
         all_sets(train=30),
         tmp_path,
-        {"rows_per_batch": {"pairs": 5, "search": 6}},
+        {"mixture": {"rows_per_batch": {"pairs": 5, "search": 6}}},
         per_device_train_batch_size=8,
         gradient_accumulation_steps=accumulation,
         logging_steps=logging_steps,
@@ -307,7 +307,7 @@ def test_tasks_with_pair_losses_get_16_rows_a_batch_and_others_one(backbone, tmp
         helpers.make_model(backbone),
         all_sets(train=40),
         tmp_path,
-        {"rows_per_batch": {"search": 3}, "passes": {"pairs": 2.0}},
+        {"mixture": {"rows_per_batch": {"search": 3}, "passes": {"pairs": 2.0}}},
         per_device_train_batch_size=8,
     )
     assert small.sampler.least_rows == [1, 8, 3]
@@ -457,7 +457,7 @@ def run_three_epochs(backbone: Path, folder: Path, checkpoint: Path | None = Non
         helpers.make_model(backbone),
         all_sets(train=18),
         folder,
-        {"rows_per_batch": {"pairs": 4, "search": 4}, "passes": {"pairs": 0.5}},
+        {"mixture": {"rows_per_batch": {"pairs": 4, "search": 4}, "passes": {"pairs": 0.5}}},
         per_device_train_batch_size=8,
         num_train_epochs=3,
         logging_steps=4,

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
+from .balancing import format_balancing
 from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
@@ -86,18 +87,36 @@ def _introduction(content: CardContent) -> str:
     if is_hub_id(backbone, Path()):
         start = f"[{backbone}](https://huggingface.co/{backbone})"
     else:
-        start = f"a local {config.backbone_config.model_type} encoder"
+        kind = "multi-task model" if content.results.get("continue_from") else "encoder"
+        start = f"a local {config.backbone_config.model_type} {kind}"
     tasks = [code_span(task) for task in content.tasks]
     answers = f"answers {len(tasks)} task{'s' * (len(tasks) != 1)} ({_and(tasks)})"
     projection = ""
     if config.projection:
         projection = f", a projection to {config.embedding_dim} numbers ({config.projection['activation']})"
+    results = content.results
+    idle = results.get("only_evaluated", [])
+    trained = [task for task in content.tasks if task in results["rows"] and task not in idle]
+    if not trained:
+        how = "evaluated, not trained,"
+    elif len(trained) == len(content.tasks) and not results.get("continue_from"):
+        how = "trained on all tasks together"
+    else:
+        how = f"trained on {_and([code_span(task) for task in trained])}"
+    if trained and results.get("continue_from"):
+        how += " from there"
+    needs = ""
+    if config.base_name_or_path:
+        needs = (
+            " It is saved as an adapter: opening it needs the package peft, and loads the encoder's own weights from "
+            "where it started."
+        )
     return (
         f"One small model that turns a sentence into an embedding of {config.embedding_dim} numbers and {answers} "
-        f"from the same pass of one encoder. It started from {start} and was trained on all tasks together with "
+        f"from the same pass of one encoder. It started from {start} and was {how} with "
         f"multitask-sentence {__version__}. The embedding comes from {config.pooling} pooling{projection} and is "
         f"{'scaled to length 1' if config.normalize else 'not normalised'}; sentences beyond {config.max_length} "
-        "tokens are cut off."
+        f"tokens are cut off.{needs}"
     )
 
 
@@ -158,7 +177,12 @@ def _tasks(content: CardContent) -> str:
             shown = f"{len(labels)}, listed below"
         kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
-        rows.append([code_span(task), kind, shown, settings["loss"], f"{settings['loss_weight']:g}", *splits])
+        options = [
+            key if isinstance(value, list) else f"{key} {value}"
+            for key, value in settings.get("loss_options", {}).items()
+        ]
+        loss = settings["loss"] + (f" ({', '.join(options)})" if options else "")
+        rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
     header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
     parts = [_table(rows, header, right=4), *long_lists]
     sources = [f"* {code_span(task)}: {source.description}" for task, source in content.sources.items()]
@@ -192,6 +216,12 @@ def _kept_step(results: dict[str, Any]) -> int | None:
 
 def _training(content: CardContent) -> str:
     results, arguments = content.results, content.results["training"]
+    if not results["steps"]:
+        return (
+            "## Training\n\nNothing was trained, because every part was frozen: the scores are those of the model as "
+            f"it was. The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), all that was logged in "
+            f"[{RESULTS_FILE}]({RESULTS_FILE})."
+        )
     length = f"{results['steps']} steps ({results['epochs']:g} epochs of {results['rows_per_epoch']} rows)"
     seconds, processes = results["seconds"], results["processes"]
     duration = f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes"
@@ -200,17 +230,30 @@ def _training(content: CardContent) -> str:
         score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
         parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
     mixture = results.get("mixture") or {}
+    if idle := results.get("only_evaluated"):
+        parts[0] += f" Only evaluated, because all that the answers come from was frozen: {_and(idle)}."
+    batch = "holds rows of one data set" if mixture.get("batches") == "single_task" else "mixes rows of all tasks"
+    sampling = " ".join(str(mixture[key]) for key in ("sampling", "temperature") if mixture.get(key))
     parts.append(
-        f"A batch mixes rows of all tasks ({mixture.get('sampling', 'proportional')} sampling), and the loss is the "
-        "sum of the tasks' losses times their weights."
+        f"A batch {batch} ({sampling or 'proportional'} sampling), and the loss is the sum of the tasks' losses times "
+        "their weights."
     )
-    for key, what in (("passes", "Passes through a task's rows in an epoch"), ("rows_per_batch", "Rows in a batch")):
+    balancing = results.get("balancing", {"method": "sum"})
+    if balancing["method"] != "sum":
+        parts[-1] += f" These weights were balanced during training: {code_span(format_balancing(balancing))}."
+    for key, what in (
+        ("rates", "Shares of an epoch's rows"),
+        ("max_rows", "Training rows that are used at most"),
+        ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
+        ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
+    ):
         if mixture.get(key):
             said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
-            parts[-1] += f" {what}: {said} (as usual where nothing is said)."
+            parts[-1] += f" {what}: {said}."
     shown = [[code_span(key), code_span(arguments[key])] for key in SHOWN_ARGUMENTS if key in arguments]
-    if results.get("strategy"):
-        shown.append([code_span("strategy"), code_span(json.dumps(results["strategy"], ensure_ascii=False))])
+    for key in ("strategy", "peft"):
+        if results.get(key):
+            shown.append([code_span(key), code_span(json.dumps(results[key], ensure_ascii=False))])
     parts += [
         _table(shown, ["setting", "value"]),
         "Arguments that are not listed have the defaults of transformers, or only say how the run was watched and "
@@ -219,6 +262,20 @@ def _training(content: CardContent) -> str:
         + f". The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), "
         f"all that was logged in [{RESULTS_FILE}]({RESULTS_FILE}).",
     ]
+    if best := results.get("best_of_tasks"):
+        rows = [
+            [
+                code_span(task),
+                found["metric"].replace("_", " "),
+                found["step"],
+                _number(found["score"]),
+                _number(found["chosen_score"]),
+            ]
+            for task, found in best.items()
+        ]
+        header = ["task", "metric", "best step", "score there", "score in this model"]
+        parts.append("When each task was at its best, on validation data, before any thresholds were chosen:")
+        parts.append(_table(rows, header, right=3))
     if content.pictures is None:
         parts.append(
             "Pictures of loss, scores and confusions are missing, because matplotlib was not installed: "
@@ -251,7 +308,9 @@ def _limits(content: CardContent) -> str:
     untested = [code_span(task) for task in content.tasks if not content.results["scores"].get("test", {}).get(task)]
     if untested:
         lines.append(f"Not tested: {_and(untested)}.")
-    if any(settings["problem_type"] == "multi_label_classification" for settings in content.tasks.values()):
+    idle = content.results.get("only_evaluated", [])
+    multi_label = [task for task, s in content.tasks.items() if s["problem_type"] == "multi_label_classification"]
+    if set(multi_label) - set(idle):
         lines.append("The thresholds of multi-label tasks were chosen on validation data as well.")
     lines.append("The data sets and the backbone have licences of their own.")
     return "## Limits\n\n" + "\n".join(f"* {line}" for line in lines)
@@ -285,7 +344,9 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
     """Draw what the results hold; returns title and file of each picture, or `None` without matplotlib."""
     pictures = {}
     try:
-        if draw_training(folder / TRAINING_PICTURE, results["history"], tasks, _kept_step(results)):
+        if results["steps"] and draw_training(
+            folder / TRAINING_PICTURE, results["history"], tasks, _kept_step(results)
+        ):
             pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
         for task, counted in results.get("confusion", {}).items():
             if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES:

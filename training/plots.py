@@ -9,6 +9,7 @@ matplotlib is needed for drawing only, and imported there.
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,29 @@ def _plot_losses(
     axes.plot(*_series(entries, "loss"), color="black", linewidth=2, label="loss (sum)")
     for number, (task, settings) in enumerate(tasks.items()):
         steps, values = _series(entries, f"loss_{task}")
-        weight = settings["loss_weight"]
-        weighted = [weight * value for value in values]
-        label = task if weight == 1 else f"{weight:g} x {task}"
+        if not steps:  # only evaluated
+            continue
+        weight, key = settings["loss_weight"], f"weight_{task}"  # the latter only where weights change in training
+        weighted = [entries[step].get(key, weight) * value for step, value in zip(steps, values, strict=True)]
+        is_balanced = any(key in entry for entry in entries.values())
+        label = task if weight == 1 or is_balanced else f"{weight:g} x {task}"
         axes.plot(steps, weighted, color=colours(number), linewidth=1.4, label=label)
     axes.set(title="Training loss", ylabel="loss times weight")
     axes.set_ylim(bottom=0)
+
+
+def _shade_stages(axes: Any, losses: dict[int, dict[str, Any]]) -> None:
+    """A band for every stretch of steps with the same number of trainable layers, with that number at its top."""
+    steps, layers = _series(losses, "trainable_layers")
+    left = 0
+    for number, (count, stretch) in enumerate(groupby(zip(steps, layers, strict=True), lambda entry: entry[1])):
+        *_, (right, _) = stretch
+        axes.axvspan(left, right, color=str(0.95 - 0.06 * (number % 2)), linewidth=0, zorder=0)
+        label = f"{count:g} layer{'s' * (count != 1)}"
+        axes.text(
+            (left + right) / 2, 0.99, label, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9
+        )
+        left = right
 
 
 def _plot_scores(
@@ -95,7 +113,8 @@ def draw_training(
     path: Path, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]], best_step: int | None = None
 ) -> bool:
     """
-    Draw the training loss with each task's weighted part of it, and each task's primary validation metric.
+    Draw the training loss with each task's weighted part of it, and each task's primary validation metric. Where
+    layers join one after the other, bands show how many train.
 
     Args:
         path: the PNG file to write.
@@ -126,11 +145,13 @@ def draw_training(
         panels = [(panel, entries) for panel, entries in ((_plot_losses, losses), (_plot_scores, scores)) if entries]
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for (panel, entries), axes in zip(panels, all_axes, strict=True):
+            _shade_stages(axes, losses)
             panel(axes, entries, tasks, colours)
             if panel is _plot_scores and best_step:
                 axes.axvline(best_step, color="0.5", linewidth=1.2, linestyle=":", label="kept checkpoint")
             axes.set_xlim(left=0)
-            axes.set_xlabel("step")
+            in_stages = any("trainable_layers" in entry for entry in losses.values())
+            axes.set_xlabel("step (at the top: backbone layers that train)" if in_stages else "step")
             axes.grid(alpha=0.3)
             axes.legend(
                 loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=10, handlelength=1.6

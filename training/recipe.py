@@ -3,7 +3,6 @@
 `load_recipe` reads and checks everything that can be checked before any data is loaded.
 """
 
-import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,17 +19,22 @@ from ..configuration_multitask import (
     complete_task,
     suggest,
 )
+from ..data.loading import group_sources
 from ..data.sources import TaskSource
+from .balancing import complete_balancing
+from .mixture import complete_mixture
+from .strategy import STRATEGY_KEYS
 from .trainer import MultiTaskTrainingArguments
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
-SAMPLINGS = ("proportional",)
 
-_RECIPE_KEYS = ("backbone", "pooling", "projection", "normalize", "max_length", "tasks", "mixture", "training", "card")
+_RECIPE_KEYS = (
+    *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
+    *("tasks", "mixture", "balancing", "strategy", "peft", "training", "card"),
+)
 _SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
-_SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_weight", "metrics", "score_range")
+_SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
-_MIXTURE_KEYS = ("sampling", "passes", "rows_per_batch")
 _CARD_KEYS = ("language", "license")
 _TRAINING_KEYS = tuple(argument.name for argument in fields(MultiTaskTrainingArguments) if argument.init)
 
@@ -44,9 +48,14 @@ class Recipe:
         path: the file.
         sources: where each task's rows come from.
         settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
+        strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
         training: training arguments by name.
         card: `language` and `license` of the model card.
+        balancing: how the tasks' losses become one: `method` and its options.
         text: the file's text, kept beside the finished model.
+        backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
+        continue_from: the trained model to go on from, `None` to start from an encoder.
+        peft: settings of an adapter, `None` for none; see training/adapters.py.
     """
 
     path: Path
@@ -59,8 +68,12 @@ class Recipe:
     normalize: bool | None = None
     max_length: int | None = None
     mixture: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    continue_from: str | None = None
+    peft: dict[str, Any] | None = None
+    balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -124,6 +137,17 @@ def _label_names(where: str, labels: list[Any]) -> list[str]:
     return [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
 
 
+def _stand_in_labels(options: Any) -> list[str]:
+    """Labels that fit the weights of a task whose labels only the data can say, so that the rest is checked before."""
+    for key in ("class_weights", "pos_weight"):
+        weights = options.get(key) if isinstance(options, dict) else None
+        if isinstance(weights, (dict, list)) and len(weights) > 1:
+            return (
+                _label_names("", list(weights)) if isinstance(weights, dict) else list(map(str, range(len(weights))))
+            )
+    return ["first", "second"]
+
+
 def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any]]:
     task = _mapping(where, task, _TASK_KEYS)
     settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
@@ -133,7 +157,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     # What only the data can say stands in for itself here, so that the rest is checked before any data is loaded.
     stand_in = dict(settings)
     if settings.get("problem_type") in LABELLED_PROBLEM_TYPES:
-        stand_in.setdefault("labels", ["first", "second"])
+        stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options")))
     complete_task(name, stand_in)
     if "labels" in settings:
         settings["labels"] = _label_names(where, settings["labels"])
@@ -152,23 +176,18 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     return source, settings
 
 
-def _read_mixture(where: str, mixture: Any, tasks: dict[str, Any]) -> dict[str, Any]:
-    mixture = _mapping(where, mixture, _MIXTURE_KEYS)
-    sampling = mixture.get("sampling", "proportional")
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"{where}.sampling is {sampling!r}, but should be one of {', '.join(SAMPLINGS)}.")
-    for key, kinds in (("passes", (int, float)), ("rows_per_batch", (int,))):
-        for task, value in _mapping(f"{where}.{key}", mixture.get(key), tuple(tasks)).items():
-            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-                number = "whole number" if key == "rows_per_batch" else "number"
-                raise ValueError(f"{where}.{key}.{task} is {value!r}, but should be a {number} above 0.")
+def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
+    """The mixture as it was written, checked for the data sets that the tasks read."""
+    if mixture is None:
+        return {}
+    complete_mixture(mixture, [[source.name for source in group] for group in group_sources(sources)])
     return mixture
 
 
-def _check_metric_keys(tasks: dict[str, tuple[TaskSource, dict[str, Any]]]) -> None:
+def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
-    for name, (_, settings) in tasks.items():
+    for name, settings in tasks.items():
         for metric in (*METRICS[settings["problem_type"]], "loss"):
             owner = owners.setdefault(f"{name}_{metric}", name)
             if owner != name:
@@ -211,16 +230,24 @@ def load_recipe(path: str | Path) -> Recipe:
                     f"training.{key}: a token does not belong in a recipe, which is published with the model. "
                     "Log in with `hf auth login`, or set HF_TOKEN."
                 )
-        _check_metric_keys(read)
+        settings = {name: settings for name, (_, settings) in read.items()}
+        check_metric_keys(settings)
+        continue_from = content.get("continue_from")
+        if continue_from and content.get("backbone"):
+            raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
         return Recipe(
             path=path,
             sources=[source for source, _ in read.values()],
-            settings={name: settings for name, (_, settings) in read.items()},
+            settings=settings,
             text=text,
-            mixture=_read_mixture("mixture", content.get("mixture"), tasks),
+            mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()]),
+            strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
             card=_mapping("card", content.get("card"), _CARD_KEYS),
-            backbone=str(content.get("backbone") or DEFAULT_BACKBONE),
+            balancing=complete_balancing(content.get("balancing")),
+            backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
+            continue_from=str(continue_from) if continue_from else None,
+            peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )
     except ValueError as error:

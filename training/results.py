@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +12,15 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
+from .balancing import format_balancing
+from .best_checkpoints import BEST_FOLDER, is_best_folder
+from .mixture import describe_epoch
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
+ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
 
 
@@ -23,7 +28,7 @@ def _is_run(folder: Path) -> bool:
     """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
     if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
         return True
-    checkpoints = set(folder.glob("checkpoint-*"))
+    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
     return bool(checkpoints) and set(folder.iterdir()) <= {*checkpoints, folder / "runs"}
 
 
@@ -66,27 +71,37 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if isinstance(value, (str, int, float, bool, list, dict))}
 
 
-def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer) -> str:
-    """The settings in force, as a readable block."""
+def format_settings(
+    recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, start: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The settings in force, as a readable block; `start` are lines on what the model was started from."""
     config = model.config
     lines = [
         ("recipe", recipe.path),
         ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
+        *start,
         ("pooling", config.pooling),
         ("projection", config.projection or "none"),
         ("normalize", config.normalize),
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
+        ("balancing", format_balancing(trainer.balancer.settings)),
         ("processes", trainer.args.world_size),
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
     ]
+    if (features := trainer.describe_features()) is not None:
+        lines.append(("feature cache", features))
     epoch = sum(trainer.sampler.rows_per_epoch)
     tasks = []
-    for labelled_set, rows, least in zip(
-        trainer.sets, trainer.sampler.rows_per_epoch, trainer.sampler.least_rows, strict=True
+    idle = [task for task in trainer.tasks if task not in trainer.trained_tasks]
+    for drawn, rows, least in zip(
+        [*(labelled_set.tasks for labelled_set in trainer.drawn), idle],
+        [*trainer.sampler.rows_per_epoch, 0],
+        [*trainer.sampler.least_rows, "-"],
+        strict=True,
     ):
-        for task in labelled_set.tasks:
+        for task in drawn:
             settings = config.tasks[task]
             tasks.append(
                 [
@@ -98,7 +113,7 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
                     settings["loss"],
                     settings["loss_weight"],
                     ", ".join(settings["metrics"]),
-                    f"{rows} ({rows / epoch:.0%})",
+                    f"{rows} ({rows / epoch:.0%})" if rows else ONLY_EVALUATED,
                     least,
                 ]
             )
@@ -106,7 +121,7 @@ def format_settings(recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTra
     return (
         "Settings\n"
         + tabulate(lines, tablefmt="plain")
-        + f"\n\nMixture: an epoch is {epoch} rows in {len(trainer.sampler)} batches\n"
+        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.drawn, trainer.sampler)}\n"
         + tabulate(tasks, header)
     )
 
@@ -124,15 +139,19 @@ def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]
     return {task: found for task, found in scores.items() if found}
 
 
-def format_scores(tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A table with a line per task and metric, the primary metric first."""
+def format_scores(
+    tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], trained: Iterable[str] | None = None
+) -> str:
+    """A table with a line per task and metric, the primary metric first; all tasks were trained unless it is said."""
+    trained = set(tasks if trained is None else trained)
     rows = []
     for task, settings in tasks.items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
         metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
         for place, metric in enumerate(metrics):
             values = [scores[split].get(task, {}).get(metric) for split in scores]
-            rows.append([task if place == 0 else "", metric, *values])
+            name = task if task in trained else f"{task} ({ONLY_EVALUATED})"
+            rows.append([name if place == 0 else "", metric, *values])
     return tabulate(rows, ["task", "metric", *scores], floatfmt=".4f", missingval="-")
 
 
@@ -159,6 +178,7 @@ def save_result(
     results = {
         "scores": scores,
         "confusion": trainer.confusion,
+        "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
         "steps": trainer.state.global_step,
@@ -167,8 +187,13 @@ def save_result(
         "rows": rows,
         "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
         "backbone": recipe.backbone,
+        "continue_from": recipe.continue_from,
+        "peft": recipe.peft,
         "tasks": model.config.tasks,
         "mixture": recipe.mixture,
+        "strategy": recipe.strategy,
+        "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
+        "balancing": trainer.balancer.settings,
         "training": changed_arguments(trainer.args),
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},

@@ -7,25 +7,35 @@ The Trainer itself is left as it is: what is overridden is where batches come fr
 an evaluation runs.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
+from ..adapter_multitask import has_adapter, read_weights
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
-from ..data.mixture import MixtureBatchSampler, MixtureDataset
+from ..data.loading import LabelledSet
+from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
+from .balancers import GradientBalancer
+from .balancing import check_finite, load_balancer, make_balancer, save_balancer
+from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
+from .class_balance import resolve_balanced
 from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
+from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
+from .feature_cache import FeatureCache, cache_sentences, can_cache_features, embed_cached, open_features
 from .losses import task_loss
-
-PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
-LEAST_ROWS_OF_PAIR_LOSSES = 16
+from .mixture import complete_mixture, make_sampler, training_sets
+from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
 
 
 @dataclass
@@ -60,13 +70,32 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "The peak learning rate of heads and projection (that of the backbone)."}
     )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations in a row without improvement."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "An improvement is a gain over the best score so far by more than this."}
+    )
+    early_stopping_task: str | None = field(
+        default=None, metadata={"help": "Watch the first metric of this task, not metric_for_best_model."}
+    )
+    keep_best_of_tasks: bool = field(
+        default=True,
+        metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
+    )
+    feature_cache: bool = field(
+        default=True,
+        metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},
+    )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
     )
 
 
 class _BeginCallback(TrainerCallback):
-    """Lets task losses count from where training begins or resumes, and tells the sampler which epoch begins."""
+    """What happens at moments of the training loop: task losses count from where training begins or resumes, the
+    sampler learns which epoch begins, the parts train whose stage it is, and the losses of a step are looked at before
+    and after the optimizer's."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -77,6 +106,16 @@ class _BeginCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # After resuming, the sampler is wrapped too deeply for the Trainer to reach it.
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer._enter_stage()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer._check_and_learn_from_step()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        if self.trainer.balancer.learns_after_step:
+            self.trainer._learn_from_second_pass()
 
 
 class MultiTaskTrainer(Trainer):
@@ -90,17 +129,35 @@ class MultiTaskTrainer(Trainer):
     A task without a labelled row in a step contributes an exact zero that touches its parameters: their gradient is
     zero, not absent, so an optimizer's momentum and weight decay still move them.
 
+    A NaN or infinite loss stops training before the optimizer step, on every process. With `balancing`, the weights in
+    that sum change from step to step and are logged as `weight_<task>`: what a task added to `loss` since the last log
+    over its `loss_<task>`, so that the sum still holds. (For gradient methods they hold for the shared parameters.)
+
     Args:
         model: the model to train.
         args: training arguments.
         sets: labelled sets, each with `tasks` and a `splits` dictionary of datasets in canonical columns.
-        passes: how often an epoch goes through a task's set, by task; 1 where nothing is said.
-        rows_per_batch: how many rows of a task stand together in a batch where it has any, by task. Tasks whose loss
-            compares rows with each other get 16 (or the batch size, if smaller) where nothing is said.
+        mixture: how batches are drawn from the sets, as in a recipe; see `complete_mixture` for the keys. Tasks whose
+            loss compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where
+            nothing is said.
         callbacks: as in `Trainer`.
+        tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
+        strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
+            frozen in the model.
+        balancing: how the tasks' losses become one: a method's name, or `{"method": ..., **options}`; see
+            `complete_balancing`.
+
+    Attributes:
+        tasks: settings of the tasks that take part.
+        plan: what trains when.
+        trained_tasks: settings of the tasks with anything to train. The others are only evaluated: rows that are
+            labelled for no other task are not drawn, and their losses are no part of `loss`.
 
     Raises:
-        ValueError: nothing is trainable, or several GPUs are visible to one process.
+        ValueError: the strategy, the mixture or the balancing does not fit, several GPUs are visible to one process, a
+            task has no training row, or a class that balanced weights need has none; in `train`, nothing is trainable,
+            or a loss is NaN or infinite.
+        ImportError: `balancing` needs torchjd, which is missing.
     """
 
     # compute_loss already divides by the rows of the whole accumulated step; the Trainer must not divide again.
@@ -111,9 +168,11 @@ class MultiTaskTrainer(Trainer):
         model: MultiTaskModel,
         args: MultiTaskTrainingArguments,
         sets: Sequence[Any],
-        passes: dict[str, float] | None = None,
-        rows_per_batch: dict[str, int] | None = None,
+        mixture: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        tasks: Sequence[str] | None = None,
+        strategy: dict[str, Any] | None = None,
+        balancing: str | dict[str, Any] | None = None,
     ):
         if args.n_gpu > 1:
             raise ValueError(
@@ -124,46 +183,97 @@ class MultiTaskTrainer(Trainer):
         args.accelerator_config.even_batches = False
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
+        self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
-        tasks = model.config.tasks
-        self.sampler = MixtureBatchSampler(
-            sizes=[len(labelled_set.splits["train"]) for labelled_set in self.sets],
-            batch_size=args.per_device_train_batch_size,
-            passes=[max((passes or {}).get(task, 1.0) for task in labelled_set.tasks) for labelled_set in self.sets],
-            least_rows=[
-                max(
-                    self._least_rows(tasks[task], (rows_per_batch or {}).get(task), args)
-                    for task in labelled_set.tasks
-                )
-                for labelled_set in self.sets
-            ],
-            num_processes=args.world_size,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
+        self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
+        self.plan = make_plan(strategy, parts := model.parts(), args)
+        for part in self.plan.frozen:
+            for parameter in parts[part].values():
+                parameter.requires_grad_(False)
+        self.trained_tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
+        self.balancer = make_balancer(balancing if self.trained_tasks else None, len(self.trained_tasks), args)
+        check_early_stopping(args, tuple(self.tasks))
+        self.best_of_tasks = BestOfTasks(self)
+        own_callbacks = [_BeginCallback(self), self.best_of_tasks]
+        if args.early_stopping_patience is not None:
+            own_callbacks.append(EarlyStopping(self.tasks))
+        self.drawn = self._drawn_sets()
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        self.mixture = complete_mixture(mixture, [labelled_set.tasks for labelled_set in self.sets])
+        train_sets, self.announcements = training_sets(self.mixture, self.drawn, seed)
+        self.sampler = make_sampler(
+            self.mixture,
+            self.drawn,
+            train_sets,
+            self.trained_tasks,
+            args.per_device_train_batch_size,
+            args.world_size,
+            seed,
         )
+        balanced, announcements = resolve_balanced(self.trained_tasks, self.drawn, train_sets)
+        for task, options in balanced.items():
+            self.trained_tasks[task]["loss_options"] = options
+        self.announcements += announcements
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset([labelled_set.splits["train"] for labelled_set in self.sets]),
+            train_dataset=MixtureDataset(train_sets),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
-            data_collator=MultiTaskCollator(model.tokenizer, tasks, model.config.max_length),
-            callbacks=[_BeginCallback(self), *(callbacks or [])],
+            data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
+            callbacks=[*own_callbacks, *(callbacks or [])],
         )
         self.label_names = ["labels"]
         self._reset_task_losses()
+        self._stage = 0
+        self._stage_starts = [0]
+        if len(self.plan.stages) > 1:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
+            steps_per_epoch = -(-len(self.sampler) // (args.world_size * args.gradient_accumulation_steps))
+            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+            self._stage_starts = stage_starts(self.plan, steps_per_epoch, max_steps)
 
-    @staticmethod
-    def _least_rows(settings: dict[str, Any], asked_for: int | None, args: MultiTaskTrainingArguments) -> int:
-        if asked_for is not None:
-            return asked_for
-        if settings["loss"] in PAIR_LOSSES:
-            return min(LEAST_ROWS_OF_PAIR_LOSSES, args.per_device_train_batch_size)
-        return 1
+    def _drawn_sets(self) -> list[LabelledSet]:
+        """The sets that training draws from: of each, the tasks that train and the rows that are labelled for any."""
+        drawn = []
+        for labelled_set in self.sets:
+            trained = [task for task in labelled_set.tasks if task in self.trained_tasks]
+            rows = labelled_set.splits["train"]
+            if trained:
+                rows = rows if trained == list(labelled_set.tasks) else rows_labelled_for(rows, trained)
+                drawn.append(LabelledSet(trained, {"train": rows}))
+        return drawn
+
+    # ---- checkpoints ----
+
+    # With an adapter, the Trainer finds heads and projection in a checkpoint's model.safetensors, and no backbone.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, self.state.best_model_checkpoint)
 
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
+        self._check_trainable()
+        if (cache := self._open_features()) is not None:
+            sets = self.train_dataset.sets
+            places = self._cache_sentences(cache, lambda: sentence_windows(sets))
+            dataloader = DataLoader(
+                FeatureDataset(sets, self.trained_tasks, cache, places),
+                batch_sampler=self.sampler,
+                collate_fn=as_it_is,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+            return self.accelerator.prepare(dataloader)
         dataloader = DataLoader(
             self.train_dataset,
             batch_sampler=self.sampler,
@@ -178,38 +288,85 @@ class MultiTaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, and by task how many labelled rows all processes have in them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        names = list(self.model.config.tasks)
+        names = list(self.trained_tasks)
         counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
 
-    # ---- loss ----
+    # ---- features of a frozen backbone ----
+
+    def _open_features(self) -> FeatureCache | None:
+        """The cache of pooled vectors where they are the same in every epoch, else nothing."""
+        if not (self.args.feature_cache and self._can_cache_features()):
+            return None
+        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
+        self._features = open_features(self.model, precision, self._features)
+        return self._features
+
+    def _can_cache_features(self) -> bool:
+        """Also no later stage may train a part of the backbone."""
+        return not self.plan.trains_backbone and can_cache_features(self.model)
+
+    def _cache_sentences(self, cache: FeatureCache, sentences: Callable[[], Iterable[Sequence[str]]]) -> np.ndarray:
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            return cache_sentences(cache, self.model, sentences, show_progress=not self.args.disable_tqdm)
+
+    def describe_features(self) -> str | None:
+        """What the feature cache holds of all splits, as one line; nothing where the backbone is trained."""
+        if not self._can_cache_features():
+            return None
+        if (cache := self._open_features()) is None:
+            return "off"
+        return describe_features(cache, [rows for entry in self.sets for rows in entry.splits.values()])
+
+    # ---- what trains ----
+
+    def train(self, *args, **kwargs):
+        self._check_trainable()
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
+            if len(self.plan.stages) > 1:
+                enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
+
+    def _check_trainable(self) -> None:
+        if not self.plan.stages or not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(
+                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head, or "
+                "only call evaluate."
+            )
 
     def create_optimizer(self, model=None):
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise ValueError(
-                "Nothing is trainable: every parameter of the model is frozen. Unfreeze a part, such as a head."
-            )
-        if self.optimizer is None and self.args.head_learning_rate is not None:
+        self._check_trainable()
+        self._enter_stage()
+        if self.optimizer is None and self.plan.has_own_rates(self.args.learning_rate):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(self._parameter_groups(), **options)
+            if {"params", "model", "optimizer_dict"} & set(options):
+                raise ValueError(
+                    f"training.optim {self.args.optim} divides the parameters by itself, so that parts cannot have "
+                    "learning rates or stages of their own. Take another optimizer, such as adamw_torch."
+                )
+            groups = parameter_groups(self.plan, self.get_decay_parameter_names(self.model), self.args.weight_decay)
+            self.optimizer = optimizer_class(groups, **options)
         return super().create_optimizer(model)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Backbone and the rest, each with and without weight decay; biases and norms have none."""
-        decayed = set(self.get_decay_parameter_names(self.model))
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name.startswith("backbone."), name in decayed), []).append(parameter)
-        return [
-            {
-                "params": parameters,
-                "lr": self.args.learning_rate if is_backbone else self.args.head_learning_rate,
-                "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-            }
-            for (is_backbone, is_decayed), parameters in groups.items()
-        ]
+    def _enter_stage(self) -> None:
+        """Let the parts train whose stage the next step belongs to."""
+        if len(self.plan.stages) < 2:
+            return
+        self._stage = bisect(self._stage_starts, self.state.global_step) - 1
+        enter_stage(self.plan, self._stage, self.model_wrapped)
+        if self.lr_scheduler is not None:
+            set_peaks(self.plan, self._stage, self.optimizer, self.lr_scheduler)
+
+    def _get_learning_rate(self) -> float:
+        """What is logged as `learning_rate`: that of a part that trains."""
+        if len(self.plan.stages) < 2:
+            return super()._get_learning_rate()
+        rates = self.plan.stages[self._stage].learning_rates
+        return next(group["lr"] for group in self.optimizer.param_groups if group["part"] in rates)
+
+    # ---- loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -222,28 +379,117 @@ class MultiTaskTrainer(Trainer):
         outputs = model(**inputs)
         counts = num_items_in_batch or {task: len(labels[task]) for task in labels}
         losses = []
-        for task, settings in self.model.config.tasks.items():
+        for task, settings in self.trained_tasks.items():
             summed = task_loss(
-                settings, outputs.logits[task], labels[task], outputs.sentence_embedding, inputs["task_rows"][task]
+                settings,
+                outputs.logits[task],
+                labels[task],
+                outputs.sentence_embedding,
+                inputs["task_rows"][task],
+                gather=self.accelerator.num_processes > 1,
             )
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
         losses = torch.stack(losses)  # (tasks,)
-        if model.training:
+        weights = losses.new_tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
+        self._values = weights * losses
+        if model.training and torch.is_grad_enabled():
+            self._step_losses += losses.detach()
             self._task_losses += losses.detach()
-        weights = losses.new_tensor([settings["loss_weight"] for settings in self.model.config.tasks.values()])
+            if not isinstance(self.balancer, GradientBalancer):  # which have weights only after their backward pass
+                weights = weights * self._weights_of_step()
+                self._weighted_losses += (weights * losses).detach()
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
     def _reset_task_losses(self) -> None:
-        self._task_losses = torch.zeros(len(self.model.config.tasks), device=self.args.device)
+        self._step_losses, self._task_losses, self._weighted_losses = torch.zeros(
+            3, len(self.trained_tasks), device=self.args.device
+        )
         self._task_losses_since = self.state.global_step
+
+    # ---- balancing ----
+
+    def _weights_of_step(self) -> torch.Tensor:
+        """What the values of this step are multiplied with, `(tasks,)`; with the micro-batches of a step the same."""
+        if self.balancer.method == "sum":
+            return torch.ones_like(self._values)
+        values = self._values.detach()
+        mean = self.accelerator.reduce(values, reduction="mean").cpu() if self.balancer.needs_values else None
+        return self.balancer.weights(self.state.global_step, int(self.state.epoch or 0), mean).to(values)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.balancer.learns_after_step:
+            self._last_batch = inputs, num_items_in_batch, self._rng_states()
+        if not isinstance(self.balancer, GradientBalancer):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
+            self.optimizer.train()
+        with self.compute_loss_context_manager():
+            self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        shared = [parameter for parameter in trainable if parameter not in own]
+        if not shared:
+            raise ValueError(
+                f"balancing: {self.balancer.method} balances gradients of shared parameters, but none is trainable. "
+                "Unfreeze a part of the backbone, or leave balancing out."
+            )
+        values = self._values
+        weighted = (self.balancer.backward(values, shared, list(own)) * values).detach()
+        self._weighted_losses += weighted
+        return weighted.sum()
+
+    def _rng_states(self) -> list[torch.Tensor]:
+        on_gpu = self.args.device.type == "cuda"
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.args.device)] if on_gpu else [])]
+
+    def _check_and_learn_from_step(self) -> None:
+        """Stop at a loss that is NaN or infinite; all processes see the same losses, and so stop together."""
+        losses = self.accelerator.reduce(self._step_losses, reduction="mean").cpu()
+        self._step_losses = torch.zeros_like(self._step_losses)
+        tasks = self.trained_tasks
+        check_finite(losses.tolist(), tasks, self.state.global_step + 1)
+        self.balancer.update(losses * torch.tensor([settings["loss_weight"] for settings in tasks.values()]))
+
+    def _learn_from_second_pass(self) -> None:
+        """Show the balancer the losses of the last batch after the step, with the dropout of before it."""
+        inputs, counts, (state, *cuda_state) = self._last_batch
+        with torch.no_grad(), torch.random.fork_rng(devices=[self.args.device] if cuda_state else []):
+            torch.set_rng_state(state)
+            if cuda_state:
+                torch.cuda.set_rng_state(*cuda_state, self.args.device)
+            with self.compute_loss_context_manager():
+                self.compute_loss(self.model, self._prepare_inputs(inputs), num_items_in_batch=counts)
+        values = self.accelerator.reduce(self._values, reduction="mean").cpu()
+        check_finite(values.tolist(), self.trained_tasks, self.state.global_step + 1, after=True)
+        self.balancer.update_after_step(values)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            save_balancer(self.balancer, output_dir, list(self.trained_tasks))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_balancer(self.balancer, checkpoint, list(self.trained_tasks))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             steps = max(self.state.global_step - self._task_losses_since, 1)
             losses = self.accelerator.reduce(self._task_losses, reduction="mean") / steps
-            names = [f"loss_{task}" for task in self.model.config.tasks]
+            names = [f"loss_{task}" for task in self.trained_tasks]
             logs.update(zip(names, losses.tolist(), strict=True))
+            if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(self._stage)) is not None:
+                logs["trainable_layers"] = layers
+            if self.balancer.method != "sum":
+                weighted = self.accelerator.reduce(self._weighted_losses, reduction="mean") / steps
+                for task, weight, loss in zip(
+                    self.trained_tasks, (weighted / losses).tolist(), losses.tolist(), strict=True
+                ):
+                    if loss > 0:  # a task without rows since the last log had no weight
+                        logs[f"weight_{task}"] = weight
             self._reset_task_losses()
         super().log(logs, start_time)
 
@@ -254,6 +500,10 @@ class MultiTaskTrainer(Trainer):
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
         evaluation = self.evaluations[split]
+        if evaluation.sentences and (cache := self._open_features()) is not None:
+            places = self._cache_sentences(cache, lambda: [evaluation.sentences])
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                return evaluation, embed_cached(self.model, cache, places)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             share = self.model.embed(
@@ -268,6 +518,26 @@ class MultiTaskTrainer(Trainer):
         gathered = self.accelerator.gather(padded.to(self.args.device)).cpu()  # (world_size * longest, embedding_dim)
         gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
         return evaluation, gathered[: len(evaluation.sentences)]
+
+    def _scores(
+        self, evaluation: Evaluation, embeddings: torch.Tensor, tasks: Iterable[str]
+    ) -> dict[str, dict[str, float]]:
+        return {
+            task: task_scores(
+                self.model,
+                task,
+                embeddings,
+                evaluation.rows[task],
+                evaluation.labels[task],
+                self.args.per_device_eval_batch_size,
+            )
+            for task in tasks
+        }
+
+    def measure(self, split: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
+        evaluation, embeddings = self._embed_split(split)
+        return self._scores(evaluation, embeddings, [task for task in evaluation.rows if task in tasks])
 
     def evaluate(
         self, eval_dataset: str | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -293,12 +563,7 @@ class MultiTaskTrainer(Trainer):
         if not evaluation.rows:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
-        scores = {
-            task: task_scores(
-                self.model, task, embeddings, rows, evaluation.labels[task], self.args.per_device_eval_batch_size
-            )
-            for task, rows in evaluation.rows.items()
-        }
+        scores = self._scores(evaluation, embeddings, evaluation.rows)
         self.confusion = {
             task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
             for task, rows in evaluation.rows.items()
@@ -321,10 +586,10 @@ class MultiTaskTrainer(Trainer):
         return metrics
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
-        """Set the multi-label tasks' thresholds in the configuration to the best of a split, and return them."""
+        """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
         multi_label = [
             task
-            for task, settings in self.model.config.tasks.items()
+            for task, settings in self.trained_tasks.items()
             if settings["problem_type"] == "multi_label_classification"
         ]
         if not multi_label:

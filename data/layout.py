@@ -1,0 +1,99 @@
+"""The batches of an epoch as lists of (set, rows): which set gives how many rows where, but not yet which rows.
+
+mixed_batches       rows of several sets in a batch, each set spread evenly over the epoch
+single_set_batches  rows of one set in a batch, and the same set on every process at the same step
+"""
+
+from collections.abc import Sequence
+
+Layout = list[list[tuple[int, int]]]  # an empty batch stands for one without any row
+
+
+def least_pieces(rows: Sequence[int], least_rows: Sequence[int], batch_size: int) -> list[int]:
+    """
+    The fewest rows of each set in a batch that has any of it.
+
+    That is `least_rows`, and less only where a set cannot be cut so: one smaller than that stands in one batch, and 33
+    rows at 16 a batch with at least 16 are cut into 11, 11 and 11.
+    """
+    pieces = []
+    for count, least in zip(rows, least_rows, strict=True):
+        num_pieces = max(count // least, -(-count // batch_size))
+        pieces.append(min(least, count // num_pieces))
+    return pieces
+
+
+def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: int) -> Layout:
+    """
+    Batches that mix the sets, full ones as far as pieces fit together: at most one more per set than the rows need.
+
+    The set that is furthest behind comes next: with an even share of what is left of it, with less where the batch has
+    no room for that, or in the next batch. A set that is in the batch already may add any number of rows. What is left
+    of a set can always be cut into pieces between `least_pieces` and the size of a batch.
+
+    Args:
+        rows: rows of each set in the epoch, at least 1.
+        least_rows: rows of each set that should stand together, at least 1 and at most `batch_size`.
+        batch_size: rows of a batch.
+    """
+    least = least_pieces(rows, least_rows, batch_size)
+    left = list(rows)
+
+    def can_be_cut(which: int, count: int) -> bool:
+        return -(-count // batch_size) * least[which] <= count
+
+    def even_piece(which: int) -> int:
+        return -(-left[which] // max(left[which] // least[which], -(-left[which] // batch_size)))
+
+    def place(which: int) -> float:
+        """Of the middle of the set's next piece, from 0 to 1 over the epoch."""
+        return (rows[which] - left[which] + even_piece(which) / 2) / rows[which]
+
+    def largest_piece(which: int, room: int, smallest: int = 1) -> int:
+        """Of the sizes from `smallest` to `room`; 0 if there is none."""
+        sizes = range(min(room, left[which]), smallest - 1, -1)
+        return next((size for size in sizes if can_be_cut(which, left[which] - size)), 0)
+
+    places = [place(which) for which in range(len(rows))]
+    batches: Layout = []
+    while any(left):
+        batch: dict[int, int] = {}
+        room, passed_over = batch_size, set()
+        while room:
+            waiting = [which for which in range(len(rows)) if left[which] and which not in passed_over]
+            if not waiting:
+                break
+            which = min(waiting, key=places.__getitem__)
+            smallest = 1 if which in batch else least[which]
+            if count := largest_piece(which, min(room, even_piece(which)), smallest):
+                batch[which] = batch.get(which, 0) + count
+                room -= count
+                left[which] -= count
+                if left[which]:
+                    places[which] = place(which)
+            else:
+                passed_over.add(which)
+        batches.append(sorted(batch.items()))
+    return batches
+
+
+def single_set_batches(rows: Sequence[int], batch_size: int, num_processes: int) -> Layout:
+    """
+    Batches of one set each, in groups of one batch for every process.
+
+    Each set is cut as evenly as possible into the fewest groups that hold it, and its groups are spread evenly over
+    the epoch. A set with fewer rows than processes leaves some of its batches empty.
+    """
+    groups = []  # (place in the epoch from 0 to 1, set, the group's batches)
+    for which, count in enumerate(rows):
+        num_groups = -(-count // (batch_size * num_processes))
+        share, larger = divmod(count, num_groups * num_processes)
+        sizes = [share + (place < larger) for place in range(num_groups * num_processes)]
+        for number in range(num_groups):
+            # Every num_groups-th, so that the larger batches are spread as well.
+            batches = [[(which, size)] if size else [] for size in sizes[number::num_groups]]
+            groups.append(((number + 0.5) / num_groups, which, batches))
+    return [batch for *_, batches in sorted(groups) for batch in batches]
+
+
+__all__ = ["least_pieces", "mixed_batches", "single_set_batches"]

@@ -1,0 +1,277 @@
+"""The best step of every task is tracked and its model kept; training stops early; both survive resuming."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from multitask_sentence.training import trainer as trainer_module
+from multitask_sentence.training.best_checkpoints import (
+    STEP_FILE,
+    best_of_history,
+    evaluations_without_improvement,
+    format_best,
+    keep_models,
+)
+from multitask_sentence.training.results import check_output_dir
+
+_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
+helpers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(helpers)
+
+TASKS = ["sentiment", "rating"]
+# Primary metrics at the end of each epoch: sentiment peaks first, rating last, their mean in the third.
+SCORES = {"sentiment": [0.5, 0.9, 0.8, 0.2], "rating": [0.1, 0.2, 0.6, 0.7]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return helpers.make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def train(backbone, tmp_path, monkeypatch):
+    """Trains for four epochs of two steps; what is measured at step 2n is the n-th of `SCORES`."""
+    task_scores = trainer_module.task_scores
+
+    def scripted(model, task, *args):
+        primary = model.config.tasks[task]["metrics"][0]
+        at = trainer.state.global_step // 2 - 1
+        return {**task_scores(model, task, *args), primary: SCORES[task][at]}
+
+    def run(checkpoint: Path | None = None, folder: Path = tmp_path / "run", **kwargs):
+        nonlocal trainer
+        arguments = {
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 4,
+            **dict.fromkeys(("eval_strategy", "save_strategy"), "epoch"),
+            "load_best_model_at_end": True,
+            "save_total_limit": 8,
+            **kwargs,
+        }
+        data = helpers.make_set(TASKS, train=8, validation=6)
+        trainer = helpers.make_trainer(helpers.make_model(backbone, TASKS), [data], folder, **arguments)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        return trainer
+
+    trainer = None
+    monkeypatch.setattr(trainer_module, "task_scores", scripted)
+    return run
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+EXPECTED_SUMMARY = {
+    "sentiment": {"metric": "accuracy", "step": 4, "score": 0.9, "chosen_score": 0.8, "folder": "best/sentiment"},
+    "rating": {"metric": "pearson", "step": 8, "score": 0.7, "chosen_score": 0.6, "folder": "best/rating"},
+}
+
+
+# The best of every task
+
+
+def test_best_model_of_every_task_is_kept_and_opens_by_itself(train, tmp_path):
+    trainer = train()
+    folder = tmp_path / "run"
+    for task, step in (("sentiment", 4), ("rating", 8)):
+        assert_same(weights_of(folder / "best" / task), weights_of(folder / f"checkpoint-{step}"))
+        assert json.loads((folder / "best" / task / STEP_FILE).read_text())["step"] == step
+    assert sorted(path.name for path in (folder / "best").iterdir()) == ["rating", "sentiment"]  # nothing half-written
+    assert trainer.state.best_global_step == 6
+    assert trainer.best_of_tasks.summary == EXPECTED_SUMMARY
+    assert trainer.best_of_tasks.chosen_step == 6
+
+    names = {path.name for path in (folder / "best" / "rating").iterdir()}
+    assert not names & {"optimizer.pt", "training_args.bin", "trainer_state.json"}
+    (folder / "best" / "rating").rename(tmp_path / "moved")
+    model = AutoModel.from_pretrained(tmp_path / "moved", trust_remote_code=True)
+    assert_same(dict(model.state_dict()), weights_of(folder / "checkpoint-8"))
+    assert set(model.predict("word1 word2")) == set(TASKS)
+
+
+def test_resumed_run_knows_the_best_steps_of_before(train, tmp_path):
+    train()
+    resumed = train(tmp_path / "run" / "checkpoint-6", num_train_epochs=4)
+    assert resumed.best_of_tasks.summary == EXPECTED_SUMMARY
+    elsewhere = train(tmp_path / "run" / "checkpoint-6", folder=tmp_path / "elsewhere")
+    expected = {**EXPECTED_SUMMARY, "sentiment": {**EXPECTED_SUMMARY["sentiment"], "folder": None}}
+    assert elsewhere.best_of_tasks.summary == expected  # step 4 was not kept in that folder
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"keep_best_of_tasks": False}, {"save_strategy": "no"}], ids=["switch", "no saves"]
+)
+def test_best_steps_are_tracked_where_models_are_not_kept(kwargs, train, tmp_path):
+    trainer = train(load_best_model_at_end=False, **kwargs)
+    assert not (tmp_path / "run" / "best").exists()
+    found = {
+        task: (best["step"], best["chosen_score"], best["folder"])
+        for task, best in trainer.best_of_tasks.summary.items()
+    }
+    assert found == {"sentiment": (4, 0.2, None), "rating": (8, 0.7, None)}  # chosen is the last step, 8
+
+
+def test_evaluation_after_training_keeps_nothing(train, tmp_path):
+    trainer = train(num_train_epochs=1)
+    before = (tmp_path / "run" / "best" / "rating" / STEP_FILE).stat().st_mtime_ns
+    SCORES["rating"][0] += 0.1
+    try:
+        trainer.evaluate()
+    finally:
+        SCORES["rating"][0] -= 0.1
+    assert (tmp_path / "run" / "best" / "rating" / STEP_FILE).stat().st_mtime_ns == before
+    assert trainer.best_of_tasks.summary["rating"]["score"] == 0.1
+
+
+def test_best_of_history_takes_the_first_of_equals_and_never_nan():
+    tasks = {"a": {"metrics": ["accuracy"]}, "b": {"metrics": ["spearman"]}, "c": {"metrics": ["mrr"]}}
+    history = [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "eval_a_accuracy": 0.5, "eval_b_spearman": math.nan},
+        {"step": 4, "eval_a_accuracy": 0.7, "eval_b_spearman": -0.5},
+        {"step": 6, "eval_a_accuracy": 0.7, "eval_b_spearman": math.nan, "eval_c_mrr": math.nan},
+    ]
+    assert best_of_history(history, tasks) == {
+        "a": {"metric": "accuracy", "step": 4, "score": 0.7},
+        "b": {"metric": "spearman", "step": 4, "score": -0.5},
+    }
+
+
+class HalfSaved:
+    """A model that can be saved so many times; after that the disk is full."""
+
+    def __init__(self, times: int):
+        self.times = times
+
+    def save_pretrained(self, folder: Path):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(str(self.times))
+        self.times -= 1
+        if self.times < 0:
+            raise OSError("No space left on device")
+        (folder / "model.safetensors").write_text(str(self.times))
+
+
+def test_folder_of_the_best_is_the_older_one_until_the_newer_is_complete(tmp_path):
+    model, folder = HalfSaved(times=2), tmp_path / "topic"
+    keep_models(model, tmp_path, {"topic": {"step": 1}})
+    keep_models(model, tmp_path, {"topic": {"step": 2}})
+    assert (folder / "model.safetensors").read_text() == "0"
+    with pytest.raises(OSError, match="No space left"):
+        keep_models(model, tmp_path, {"topic": {"step": 3}})
+    assert json.loads((folder / STEP_FILE).read_text()) == {"step": 2}
+    assert (folder / "config.json").read_text() == "1"
+    model.times = 1
+    keep_models(model, tmp_path, {"topic": {"step": 4}, "tone": {"step": 4}})  # in spite of what was left half-written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tone", "topic"]
+    assert {path.name for path in (tmp_path / "tone").iterdir()} == {path.name for path in folder.iterdir()}
+
+
+def test_output_folder_with_the_best_of_an_unfinished_run_may_be_replaced(tmp_path):
+    keep_models(HalfSaved(times=1), tmp_path / "run" / "best", {"topic": {"step": 1}})
+    with pytest.raises(ValueError, match="holds an earlier run"):
+        check_output_dir(tmp_path / "run", overwrite=False)
+    check_output_dir(tmp_path / "run", overwrite=True)
+    (tmp_path / "mine" / "best" / "photos").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"something else than a run \(best\)"):
+        check_output_dir(tmp_path / "mine", overwrite=True)
+
+
+def test_table_shows_best_step_and_both_scores():
+    summary = {**EXPECTED_SUMMARY, "tags": {**EXPECTED_SUMMARY["rating"], "chosen_score": None, "folder": None}}
+    lines = [" ".join(line.split()) for line in format_best(summary, 6).splitlines()]
+    assert lines[1] == "task best step metric score there chosen (step 6) kept in"
+    assert lines[3] == "sentiment 4 accuracy 0.9000 0.8000 best/sentiment"
+    assert lines[5] == "tags 8 pearson 0.7000 - -"
+
+
+# Early stopping
+
+
+@pytest.mark.parametrize(
+    ("scores", "threshold", "greater_is_better", "expected"),
+    [
+        ([0.5], 0.0, True, 0),
+        ([0.5, 0.5], 0.0, True, 1),
+        ([0.5, 0.6, 0.55, 0.59], 0.0, True, 2),
+        ([0.5, 0.4, 0.6], 0.0, True, 0),
+        ([0.5, 0.55, 0.6], 0.1, True, 2),  # compared with the best so far, as transformers does
+        ([0.5, 0.4, 0.45], 0.0, False, 1),
+        ([math.nan, 0.1, math.nan], 0.0, True, 1),
+    ],
+)
+def test_evaluations_without_improvement_are_counted(scores, threshold, greater_is_better, expected):
+    assert evaluations_without_improvement(scores, threshold, greater_is_better) == expected
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "steps"),
+    [
+        ({"early_stopping_patience": 1}, 8),  # the mean falls only in the last epoch
+        ({"early_stopping_patience": 1, "early_stopping_threshold": 0.2}, 6),
+        ({"early_stopping_patience": 1, "early_stopping_task": "sentiment"}, 6),
+        ({"early_stopping_patience": 1, "early_stopping_task": "rating"}, 8),
+        ({"early_stopping_patience": 1, "early_stopping_task": "rating", "early_stopping_threshold": 0.1}, 4),
+    ],
+)
+def test_training_stops_early_on_the_mean_or_on_one_task(kwargs, steps, train):
+    trainer = train(**kwargs)
+    assert trainer.state.global_step == steps
+    assert trainer.state.best_global_step == min(steps, 6)
+
+
+def test_patience_goes_on_counting_when_training_is_resumed(train, tmp_path):
+    options = {"early_stopping_patience": 2, "early_stopping_task": "sentiment", "num_train_epochs": 4}
+    assert train(**options).state.global_step == 8, "premise: 0.8 and 0.2 after 0.9"
+    SCORES["sentiment"].append(0.1)
+    SCORES["rating"].append(0.8)
+    try:
+        options["num_train_epochs"] = 5
+        assert train(folder=tmp_path / "whole", **options).state.global_step == 8
+        checkpoint = tmp_path / "whole" / "checkpoint-6"
+        assert train(checkpoint, folder=tmp_path / "resumed", **options).state.global_step == 8
+    finally:
+        SCORES["sentiment"].pop()
+        SCORES["rating"].pop()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"early_stopping_patience": 0}, "early_stopping_patience is 0, but should be a whole number of at least 1"),
+        (
+            {"early_stopping_patience": 2, "early_stopping_task": "sentimnt", "eval_strategy": "epoch"},
+            r"no task 'sentimnt'\. Did you mean 'sentiment'\? Known tasks: sentiment, rating",
+        ),
+        ({"early_stopping_patience": 2, "early_stopping_threshold": -1.0}, "threshold is -1.0, but should be a numb"),
+        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "needs evaluations, but eval_strategy is no"),
+        ({"early_stopping_task": "sentiment"}, "early_stopping_task is given without early_stopping_patience"),
+        ({"early_stopping_threshold": 0.1}, "early_stopping_threshold is given without early_stopping_patience"),
+    ],
+)
+def test_wrong_early_stopping_is_refused(kwargs, message, backbone, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        helpers.make_trainer(
+            helpers.make_model(backbone, TASKS), [helpers.make_set(TASKS, train=4, validation=4)], tmp_path, **kwargs
+        )

@@ -1,0 +1,330 @@
+"""Pooled vectors kept on disk, so that a frozen backbone reads each distinct sentence once, whatever the run.
+
+    can_cache_features   whether a model's pooled vectors are the same in every epoch: the one place for that decision
+    open_features        the cache that belongs to a model's backbone, tokenizer, pooling and maximum length
+    FeatureCache         shards on disk: which sentences they hold, their vectors, and writing new ones
+    cache_sentences      encode what a cache does not hold yet, window by window, on all processes
+    embed_cached         sentence embeddings from cached vectors
+
+A cache is a folder below `datasets`' own cache. Its name is a hash of all that a pooled vector depends on besides the
+text. In it stand Arrow files, the shards: 128-bit hashes of sentences and their vectors before the projection, so that
+a trainable projection reads them too. A shard is named by a hash of its content, written beside its place and then
+moved there: two processes can only write the same file twice, and what was damaged later is found and encoded again.
+Vectors are read through a memory map. In memory stand 24 bytes for each sentence of the cache.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+import xxhash
+from accelerate import PartialState
+from datasets import Dataset, Features, List, Value
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..inference_multitask import evaluating, length_sorted_batches
+from ..modeling_multitask import MultiTaskModel
+
+logger = logging.get_logger(__name__)
+
+FORMAT_VERSION = 1  # of the shards and of the way in which sentences are encoded: another number, another folder
+SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these
+HASH_BYTES = 16
+SentenceWindows = Callable[
+    [], Iterable[Sequence[str]]
+]  # gives the same sentences in the same order, as often as asked
+
+
+def can_cache_features(model: MultiTaskModel) -> bool:
+    """
+    Whether a sentence has the same pooled vector in every epoch: no parameter of the backbone is trained.
+
+    A backbone without trainable parameters also runs without dropout (see `MultiTaskModel.train`). The Trainer asks
+    when training starts and at each evaluation. What lets a parameter of the backbone learn later in the same run
+    has to make this `False` from the start, because batches are laid out for vectors or for tokens, not for both.
+    """
+    return not any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+# ---- what a cache belongs to ----
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """Everything that decides which tokens a sentence becomes."""
+    if tokenizer.is_fast:
+        backend = deepcopy(tokenizer.backend_tokenizer)
+        backend.no_truncation()  # these two only tell how it was called last
+        backend.no_padding()
+        state: Any = backend.to_str()
+    else:
+        options = {name: value for name, value in tokenizer.init_kwargs.items() if name != "name_or_path"}
+        state = [sorted(tokenizer.get_vocab().items()), options]
+    return json.dumps(
+        [type(tokenizer).__name__, tokenizer.truncation_side, state], sort_keys=True, default=str
+    ).encode()
+
+
+def features_key(model: MultiTaskModel, precision: str = "no") -> str:
+    """
+    A hash of all that a pooled vector depends on besides the text, as 32 hexadecimal digits.
+
+    That is: the backbone's class, configuration, weights and their dtype; tokenizer; pooling; `max_length`; precision.
+
+    Args:
+        model: the model.
+        precision: how matrix products are computed, such as `Accelerator.mixed_precision`.
+    """
+    config = model.config
+    settings = {
+        name: value
+        for name, value in model.backbone.config.to_dict().items()
+        if not name.startswith("_") and name not in ("transformers_version", "architectures", "dtype")
+    }
+    parts = [FORMAT_VERSION, type(model.backbone).__name__, settings, config.pooling, config.max_length, precision]
+    hashed = xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode())
+    hashed.update(_tokenizer_state(model.tokenizer))
+    for name, tensor in sorted(model.backbone.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
+
+
+def open_features(
+    model: MultiTaskModel, precision: str = "no", opened: "FeatureCache | None" = None
+) -> "FeatureCache":
+    """The cache that belongs to the model as it is now; `opened` itself where that is the one."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "multitask_features" / features_key(model, precision)
+    if opened is not None and opened.folder == folder:
+        return opened
+    return FeatureCache(folder, model.config.backbone_config.hidden_size)
+
+
+# ---- the shards ----
+
+
+def text_hashes(sentences: Iterable[str]) -> np.ndarray:
+    """Sentences to `(sentences,)` hashes of 16 bytes, which compare and sort like numbers."""
+    return np.frombuffer(b"".join(xxhash.xxh3_128_digest(text.encode()) for text in sentences), f"S{HASH_BYTES}")
+
+
+class FeatureCache:
+    """
+    Sentences' pooled vectors on disk. A sentence has a place, its running number over all shards; -1 means unknown.
+
+    Args:
+        folder: where the shards are; made when the first one is written.
+        hidden_size: length of a vector.
+    """
+
+    def __init__(self, folder: Path, hidden_size: int):
+        self.folder = folder
+        self.hidden_size = hidden_size
+        self.features = Features(
+            {
+                "text_hash": List(Value("uint8"), length=HASH_BYTES),
+                "pooled": List(Value("float32"), length=hidden_size),
+            }
+        )
+        self.shards: dict[str, Dataset] = {}  # by file name, memory-mapped, in the order of places
+        self._vectors: list[np.ndarray] = []  # views of the shards, (sentences, hidden) each
+        self._starts = np.zeros(1, np.int64)
+        self._hashes = np.empty(0, f"S{HASH_BYTES}")  # sorted
+        self._places = np.empty(0, np.int64)  # of the sorted hashes
+        self.reload()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def reload(self) -> None:
+        """Read shards that are there now and were not before; places stay what they were."""
+        hashes, places = [self._hashes], [self._places]
+        for path in sorted(self.folder.glob("*.arrow")):
+            if path.name in self.shards or (found := self._open_shard(path)) is None:
+                continue
+            self.shards[path.name], shard_hashes, vectors = found
+            hashes.append(shard_hashes)
+            places.append(len(self) + np.arange(len(shard_hashes)))
+            self._vectors.append(vectors)
+            self._starts = np.append(self._starts, len(self) + len(shard_hashes))
+        if len(hashes) > 1:
+            # Of a sentence that two processes encoded at the same time, `searchsorted` finds the first.
+            joined = np.concatenate(hashes)
+            order = joined.argsort(kind="stable")
+            self._hashes, self._places = joined[order], np.concatenate(places)[order]
+
+    def _open_shard(self, path: Path) -> tuple[Dataset, np.ndarray, np.ndarray] | None:
+        """A shard, its hashes and its vectors; one that is not as it was written is removed with a warning."""
+        try:
+            shard = Dataset.from_file(str(path))
+            hashes, vectors = (shard.data.column(name).chunk(0).flatten().to_numpy() for name in self.features)
+            if path.stem == _content_hash(hashes, vectors):
+                return shard, hashes.view(f"S{HASH_BYTES}"), vectors.reshape(-1, self.hidden_size)
+        except FileNotFoundError:
+            return None  # another process has just found it damaged
+        except PermissionError:
+            raise
+        except (pa.ArrowInvalid, OSError, KeyError, IndexError):
+            pass
+        logger.warning(f"{path} of the feature cache is damaged. It is removed, and its sentences are encoded again.")
+        path.unlink(missing_ok=True)
+        return None
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Places `(sentences,)` of hashed sentences, -1 for those that no shard holds."""
+        if not len(self):
+            return np.full(len(hashes), -1)
+        nearest = np.searchsorted(self._hashes, hashes).clip(max=len(self._hashes) - 1)
+        return np.where(self._hashes[nearest] == hashes, self._places[nearest], -1)
+
+    def missing(self, hashes: np.ndarray) -> np.ndarray:
+        """Numbers of the sentences that no shard holds, ascending; of equal sentences the first."""
+        distinct, first = np.unique(hashes, return_index=True)
+        return np.sort(first[self.find(distinct) < 0])
+
+    def gather(self, places: np.ndarray) -> torch.Tensor:
+        """Vectors `(places, hidden)`, float32, copied from the memory map; every place must be known."""
+        gathered = np.empty((len(places), self.hidden_size), np.float32)
+        shard_of = np.searchsorted(self._starts, places, side="right") - 1
+        for which in np.unique(shard_of):
+            chosen = shard_of == which
+            gathered[chosen] = self._vectors[which][places[chosen] - self._starts[which]]
+        return torch.from_numpy(gathered)
+
+    def add(self, hashes: np.ndarray, vectors: np.ndarray) -> None:
+        """Write a shard of hashed sentences `(sentences,)` and their vectors `(sentences, hidden)`, float32."""
+        flat_hashes, flat_vectors = hashes.view(np.uint8), vectors.reshape(-1)
+        columns = [
+            pa.FixedSizeListArray.from_arrays(pa.array(flat_hashes), HASH_BYTES),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat_vectors), self.hidden_size),
+        ]
+        batch = pa.RecordBatch.from_arrays(columns, schema=self.features.arrow_schema)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{_content_hash(flat_hashes, flat_vectors)}.arrow"
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _content_hash(hashes: np.ndarray, vectors: np.ndarray) -> str:
+    """The name of a shard, from its flat hashes and vectors."""
+    hashed = xxhash.xxh3_128(hashes)
+    hashed.update(vectors)
+    return hashed.hexdigest()
+
+
+# ---- filling and reading ----
+
+
+@torch.no_grad()
+def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np.ndarray:
+    """Vectors `(sentences, hidden)`, float32, before the projection; one backbone pass for each distinct batch."""
+    vectors = torch.empty(len(sentences), model.config.backbone_config.hidden_size)
+    options = {"truncation": True, "max_length": model.config.max_length, "return_attention_mask": False}
+    token_ids = model.tokenizer(sentences, **options)["input_ids"]
+    with evaluating(model):
+        for batch in length_sorted_batches([len(ids) for ids in token_ids]):
+            vectors[batch] = model.pooled_batch([token_ids[index] for index in batch]).float().cpu()
+            bar.update(len(batch))
+    return vectors.numpy()
+
+
+def _picked(
+    windows: Iterable[Sequence[str]], numbers: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """The sentences with the given running numbers (ascending), so many at a time, each time with their numbers."""
+    texts: list[str] = []
+    start = done = 0
+    for window in windows:
+        stop = start + len(window)
+        first, last = np.searchsorted(numbers, (start, stop))
+        texts += [window[number - start] for number in numbers[first:last]]
+        start = stop
+        while len(texts) >= size:
+            yield numbers[done : done + size], texts[:size]
+            texts, done = texts[size:], done + size
+    if texts:
+        yield numbers[done:], texts
+
+
+def _encode(
+    cache: FeatureCache,
+    model: MultiTaskModel,
+    sentences: SentenceWindows,
+    hashes: np.ndarray,
+    numbers: np.ndarray,
+    show_progress: bool,
+) -> None:
+    """Encode the sentences with the given running numbers and write them, a shard at a time."""
+    if not len(numbers):
+        return
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = len(numbers) * (4 * cache.hidden_size + HASH_BYTES), shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise OSError(
+            f"{cache.folder}: the vectors of {len(numbers):,} sentences need {needed / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free. Set HF_DATASETS_CACHE to a folder with more room, or train without the "
+            "cache: feature_cache: false."
+        )
+    with tqdm(total=len(numbers), unit="sentence", desc="Encoding", disable=not show_progress) as bar:
+        for chosen, texts in _picked(sentences(), numbers, SENTENCES_PER_SHARD):
+            cache.add(hashes[chosen], pooled_vectors(model, texts, bar))
+
+
+def cache_sentences(
+    cache: FeatureCache, model: MultiTaskModel, sentences: SentenceWindows, show_progress: bool = True
+) -> np.ndarray:
+    """
+    Places `(sentences,)` of sentences in the cache, after those that it did not hold were encoded.
+
+    Every process has to call this with the same sentences; each encodes its share.
+
+    Args:
+        cache: that of the model as it is now.
+        model: gives the vectors of unknown sentences, in the precision that is in force.
+        sentences: gives the sentences in windows of any size; called up to three times.
+        show_progress: whether the main process shows a bar where it encodes.
+
+    Raises:
+        OSError: there is no room for the vectors, or what was written cannot be read.
+    """
+    state = PartialState()
+    show_progress = show_progress and state.is_main_process
+    hashes = np.concatenate([text_hashes(window) for window in sentences()])
+    missing = cache.missing(hashes)
+    state.wait_for_everyone()  # nobody writes before everybody has looked
+    share = missing[state.process_index :: state.num_processes]
+    _encode(cache, model, sentences, hashes, share, show_progress)
+    state.wait_for_everyone()
+    cache.reload()
+    # Machines without a common disk do not see each other's shares.
+    _encode(cache, model, sentences, hashes, cache.missing(hashes), show_progress)
+    cache.reload()
+    places = cache.find(hashes)
+    if (places < 0).any():
+        raise OSError(f"{cache.folder}: shards that were just written cannot be read back. Check the disk.")
+    return places
+
+
+@torch.no_grad()
+def embed_cached(model: MultiTaskModel, cache: FeatureCache, places: np.ndarray) -> torch.Tensor:
+    """What `model.embed` gives, from cached vectors: `(places, embedding_dim)`, float32, on the CPU."""
+    embeddings = torch.empty(len(places), model.config.embedding_dim)
+    with evaluating(model):
+        for start in range(0, len(places), SENTENCES_PER_SHARD):
+            pooled = cache.gather(places[start : start + SENTENCES_PER_SHARD]).to(model.device, model.dtype)
+            embeddings[start : start + len(pooled)] = model.project(pooled).float().cpu()
+    return embeddings

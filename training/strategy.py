@@ -1,0 +1,394 @@
+"""How a model is fine-tuned: what stays frozen, what joins when, and the learning rate of each part.
+
+    make_plan         a recipe's `strategy` block, checked against the parts of the model: a list of stages
+    planned_parts     these parts before there is any data, of a model without weights
+    parameter_groups  the optimizer's groups
+    enter_stage       what trains in a stage, and how fast; also for a model wrapped by DistributedDataParallel
+    format_plan       the table that is shown before training
+
+Without a schedule there is one stage. All parameters that ever train are in the optimizer from the start: optimizers
+skip those without a gradient, so that a part that has not joined yet has no optimizer state and does not move.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+import torch.nn as nn
+from tabulate import tabulate
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+
+from ..configuration_multitask import MultiTaskConfig, suggest
+from ..freezing_multitask import select_parts
+from ..modeling_multitask import MultiTaskModel
+
+STRATEGY_KEYS = ("freeze", "unfreeze", "learning_rates", "layer_decay")
+STAGE_KEYS = ("epochs", "train", "learning_rates")
+
+Parts = Mapping[str, Mapping[str, nn.Parameter]]
+
+
+@dataclass
+class Stage:
+    """A part of a training: its epochs (`None`: to the end), and the peak learning rate of every part that trains."""
+
+    epochs: float | None
+    learning_rates: dict[str, float]
+
+
+@dataclass
+class Plan:
+    """
+    What trains when.
+
+    Attributes:
+        frozen: the parts that never train.
+        stages: at least one, unless everything is frozen.
+        parameters: by part that ever trains, its trainable parameters by name.
+    """
+
+    frozen: list[str]
+    stages: list[Stage] = field(default_factory=list)
+    parameters: dict[str, dict[str, nn.Parameter]] = field(default_factory=dict)
+
+    def trains(self, task: str) -> bool:
+        """Whether training changes anything that the task's answers come from."""
+        return any(not part.startswith("heads.") or part == f"heads.{task}" for part in self.parameters)
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether any part of the backbone ever trains."""
+        return any(part != "projection" and not part.startswith("heads.") for part in self.parameters)
+
+    def has_own_rates(self, learning_rate: float) -> bool:
+        """Whether any part ever trains with another learning rate than this one, or joins later."""
+        rates = {rate for stage in self.stages for rate in stage.learning_rates.values()}
+        return len(self.stages) > 1 or rates != {learning_rate}
+
+    def trainable_layers(self, stage: int) -> int | None:
+        """How many of the backbone's layers train in a stage; `None` where the backbone has no list of layers."""
+        if not any(part.startswith("layers.") for part in (*self.frozen, *self.parameters)):
+            return None
+        return sum(part.startswith("layers.") for part in self.stages[stage].learning_rates)
+
+
+# ---- from the block to the plan ----
+
+
+def _check_keys(where: str, found: Any, known: Sequence[str]) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is {found!r}, but should be a mapping (lines of `key: value`).")
+    for key in found:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}.{suggest(key, known)} Known keys: {', '.join(known)}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _select(where: str, names: Iterable[str], *wanted: Any) -> list[str]:
+    try:
+        return select_parts(names, *wanted)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _rate_keys(part: str) -> tuple[str, ...]:
+    """Under which keys of `learning_rates` a part's rate may stand, the most specific first."""
+    if part.startswith("heads."):
+        task = part.removeprefix("heads.")
+        return ("heads",) if task in ("backbone", "projection", "heads") else (task, "heads")
+    return ("projection",) if part == "projection" else ("backbone",)
+
+
+def _check_rates(where: str, rates: Any, names: Sequence[str], trainable: Iterable[str]) -> dict[str, float]:
+    """`learning_rates`: its keys belong to parts that train, its values are above 0."""
+    if rates is None:
+        return {}
+    known = ["backbone", "projection", "heads", *(name[6:] for name in names if name.startswith("heads."))]
+    _check_keys(where, rates, known)
+    trainable = {key for part in trainable for key in _rate_keys(part)}
+    for key, rate in rates.items():
+        if not _is_number(rate) or rate <= 0:
+            raise ValueError(
+                f"{where}.{key} is {rate!r}, but should be a number above 0. Freeze what should not train."
+            )
+        if key not in trainable:
+            exists = any(key in _rate_keys(name) for name in names)
+            raise ValueError(
+                f"{where}.{key} is {rate!r}, but {'it does not train there' if exists else 'the model has none'}. "
+                "Leave it out."
+            )
+    return rates
+
+
+def _check_layer_decay(decay: Any, names: Sequence[str]) -> float:
+    if decay is None:
+        return 1.0
+    if not _is_number(decay) or not 0 < decay <= 1:
+        raise ValueError(f"strategy.layer_decay is {decay!r}, but should be a number above 0 and at most 1.")
+    if "backbone" in names:
+        raise ValueError("strategy.layer_decay: this backbone has no single list of its own layers. Leave it out.")
+    return float(decay)
+
+
+def _stage_parts(where: str, train: Any, names: Sequence[str], frozen: Iterable[str], joined: set[str]) -> set[str]:
+    """The parts that join in a stage: each word that is named brings at least one."""
+    if train is None:
+        raise ValueError(f"{where}: train is missing. Name the parts that join, such as heads or {{top_layers: 2}}.")
+    free, new = set(names) - set(frozen), set()
+    for item in _listed(train):
+        chosen = set(_select(f"{where}.train", names, item))
+        if chosen and not chosen & free:
+            raise ValueError(f"{where}.train: {item!r} is frozen for the whole training. Name it in one place only.")
+        if chosen and not chosen & free - joined - new:
+            raise ValueError(f"{where}.train: {item!r} trains already. Name only what joins in this stage.")
+        new |= chosen & free
+    if not new:
+        raise ValueError(f"{where}.train is {train!r}, so nothing joins. Name a part, or leave the stage out.")
+    return new - joined
+
+
+def _read_stages(
+    stages: Any, names: Sequence[str], frozen: Sequence[str], args: TrainingArguments
+) -> list[tuple[float | None, set[str], dict[str, float]]]:
+    """By stage: its epochs, all parts that train in it, and its own learning rates."""
+    if not isinstance(stages, (list, tuple)) or not stages:
+        raise ValueError(f"strategy.unfreeze is {stages!r}, but should be a list of stages.")
+    read, joined = [], set()
+    for number, stage in enumerate(stages, 1):
+        where = f"strategy.unfreeze, stage {number}"
+        _check_keys(where, stage, STAGE_KEYS)
+        epochs, is_last = stage.get("epochs"), number == len(stages)
+        if is_last and epochs is not None:
+            raise ValueError(f"{where}: the last stage lasts to the end of training. Leave epochs out.")
+        if not is_last and (not _is_number(epochs) or epochs <= 0):
+            raise ValueError(f"{where}: epochs is {epochs!r}, but should be a number above 0; fractions are fine.")
+        joined = joined | _stage_parts(where, stage.get("train"), names, frozen, joined)
+        own_rates = _check_rates(f"{where}, learning_rates", stage.get("learning_rates"), names, joined)
+        read.append((epochs, joined, own_rates))
+    if never := [name for name in names if name not in joined and name not in frozen]:
+        raise ValueError(
+            f"strategy.unfreeze: no stage trains {', '.join(never)}. Give the last stage `train: all`, or name what "
+            "should never train under strategy.freeze."
+        )
+    total = sum(epochs for epochs, *_ in read[:-1])
+    if args.max_steps <= 0 and total >= args.num_train_epochs:
+        raise ValueError(
+            f"strategy.unfreeze: the stages before the last take {total:g} epochs, but training has "
+            f"{args.num_train_epochs:g}, so the last stage never trains. Shorten them, or raise num_train_epochs."
+        )
+    return read
+
+
+def _check_all_frozen(strategy: dict[str, Any]) -> None:
+    if others := [key for key in STRATEGY_KEYS[1:] if strategy.get(key)]:
+        raise ValueError(f"strategy.freeze is all, so nothing trains. Leave {' and '.join(others)} out.")
+
+
+def make_plan(strategy: dict[str, Any] | None, parts: Parts, args: TrainingArguments) -> Plan:
+    """
+    What trains when, and how fast.
+
+    A part's peak learning rate is what the stage says, else what `strategy.learning_rates` says (in both, a task's
+    name goes before `heads`), else `head_learning_rate` for heads and projection, else `learning_rate`. In the
+    backbone it is multiplied by `layer_decay` once for every layer above, so the embeddings get `layer_decay **
+    num_layers` (discriminative fine-tuning; Howard & Ruder 2018, "ULMFiT", arXiv 1801.06146, section 3.2; gradual
+    unfreezing: section 3.3).
+
+    Args:
+        strategy: `freeze`, `unfreeze`, `learning_rates` and `layer_decay`, each of which may be absent.
+        parts: `MultiTaskModel.parts()`. A part without a trainable parameter stays frozen, whatever is said.
+        args: `learning_rate`, `head_learning_rate`, `num_train_epochs` and `max_steps` are read.
+
+    Raises:
+        ValueError: something is unknown, contradicts something else, or leaves nothing to train.
+    """
+    strategy, names = strategy or {}, list(parts)
+    _check_keys("strategy", strategy, STRATEGY_KEYS)
+    to_freeze = _listed(strategy.get("freeze"))
+    chosen = _select("strategy.freeze", names, *to_freeze)
+    frozen = [
+        name
+        for name in names
+        if name in chosen or not any(parameter.requires_grad for parameter in parts[name].values())
+    ]
+    if len(frozen) == len(names):
+        if "all" in to_freeze or not strategy:
+            _check_all_frozen(strategy)
+            return Plan(frozen)
+        raise ValueError(
+            "strategy: nothing is left to train. Freeze less, or say freeze: all to evaluate the model as it is."
+        )
+    free = [name for name in names if name not in frozen]
+    rates = _check_rates("strategy.learning_rates", strategy.get("learning_rates"), names, free)
+    if args.head_learning_rate is not None and (twice := {"heads", "projection"} & set(rates)):
+        raise ValueError(
+            f"training.head_learning_rate and strategy.learning_rates.{min(twice)} both say how fast "
+            "heads and projection train. Leave one out."
+        )
+    decay = _check_layer_decay(strategy.get("layer_decay"), names)
+    layers = [name for name in names if name.startswith("layers.")]
+    depths = {"embeddings": len(layers), **{name: depth for depth, name in enumerate(reversed(layers))}}
+
+    def learning_rate(part: str, own_rates: dict[str, float]) -> float:
+        keys = _rate_keys(part)
+        rate = next((given[key] for given in (own_rates, rates) for key in keys if key in given), None)
+        if rate is None:
+            is_head = keys != ("backbone",) and args.head_learning_rate is not None
+            rate = args.head_learning_rate if is_head else args.learning_rate
+        return rate * decay ** depths.get(part, 0)
+
+    stages = [(None, set(free), {})]
+    if strategy.get("unfreeze") not in (None, []):
+        stages = _read_stages(strategy["unfreeze"], names, frozen, args)
+    plan = Plan(
+        frozen=frozen,
+        stages=[
+            Stage(epochs, {part: learning_rate(part, own_rates) for part in free if part in joined})
+            for epochs, joined, own_rates in stages
+        ],
+        parameters={part: {name: p for name, p in parts[part].items() if p.requires_grad} for part in free},
+    )
+    if len(stages) > 1 and any(rate <= 0 for stage in plan.stages for rate in stage.learning_rates.values()):
+        raise ValueError("strategy.unfreeze needs learning rates above 0. Raise training.learning_rate.")
+    return plan
+
+
+def planned_parts(config: MultiTaskConfig) -> Parts:
+    """The parts that a model of this configuration will have."""
+    with torch.device("meta"):
+        return MultiTaskModel(config).parts()
+
+
+# ---- while it trains ----
+
+
+def stage_starts(plan: Plan, steps_per_epoch: int, max_steps: int) -> list[int]:
+    """
+    The optimizer step before which each stage begins.
+
+    Raises:
+        ValueError: a stage has no step, because it is too short or training ends before it.
+    """
+    ends = accumulate(stage.epochs for stage in plan.stages[:-1])
+    starts = [0, *(round(end * steps_per_epoch) for end in ends)]
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], max_steps], strict=True), 1):
+        if start >= end:
+            raise ValueError(
+                f"strategy.unfreeze, stage {number} has no step: an epoch is {steps_per_epoch} optimizer steps, the "
+                f"training {max_steps}, and the stage would begin after step {start} and end after step {end}. "
+                "Change the stages' epochs, or train longer."
+            )
+    return starts
+
+
+def parameter_groups(plan: Plan, decayed: Iterable[str], weight_decay: float) -> list[dict[str, Any]]:
+    """
+    The optimizer's groups: parts that train alike in all stages together, with and without weight decay.
+
+    A group's `part` is the first of its parts, `peak` the learning rate that the scheduler's factor multiplies.
+    """
+    decayed = set(decayed)
+    groups: dict[tuple, dict[str, Any]] = {}
+    for part, parameters in plan.parameters.items():
+        rates = tuple(stage.learning_rates.get(part) for stage in plan.stages)
+        peak = next(rate for rate in rates if rate is not None)
+        for name, parameter in parameters.items():
+            is_decayed = name in decayed
+            empty = {"params": [], "lr": peak, "weight_decay": weight_decay if is_decayed else 0.0}
+            group = groups.setdefault((rates, is_decayed), {**empty, "part": part, "peak": peak})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def enter_stage(plan: Plan, stage: int, wrapped: nn.Module) -> None:
+    """
+    Let the parts of a stage train, and no others.
+
+    Args:
+        plan: the plan.
+        stage: number of the stage, from 0.
+        wrapped: the model as it is trained. DistributedDataParallel waits for the gradients of exactly the parameters
+            that were trainable when it was set up, so it is set up again where these change.
+    """
+    changed = False
+    for part, parameters in plan.parameters.items():
+        trains = part in plan.stages[stage].learning_rates
+        for parameter in parameters.values():
+            changed |= parameter.requires_grad != trains
+            parameter.requires_grad_(trains)
+    if changed and isinstance(wrapped, DistributedDataParallel):
+        wrapped.__setstate__(wrapped.__getstate__())  # as unpickling does: a new reducer, in place
+
+
+def set_peaks(plan: Plan, stage: int, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+    """Change the groups' peak learning rates to those of a stage; the scheduler's present factor stays what it is."""
+    for number, group in enumerate(optimizer.param_groups):
+        peak = plan.stages[stage].learning_rates.get(group["part"])
+        if peak is None or peak == group["peak"]:
+            continue
+        group["lr"] *= peak / group["peak"]
+        group["peak"] = peak
+        if "initial_lr" in group:
+            group["initial_lr"] = peak
+        for name in ("base_lrs", "_init_lrs"):  # of torch's schedulers, and of transformers' GreedyLR
+            if hasattr(scheduler, name):
+                getattr(scheduler, name)[number] = peak
+
+
+# ---- what is shown ----
+
+
+def _title(parts: list[str]) -> str:
+    """`layers.0`, `layers.1` and `layers.2` to `layers 0-2`."""
+    numbers = [part.removeprefix("layers.") for part in parts]
+    if numbers == parts:
+        return parts[0].removeprefix("heads.") + (" (head)" if parts[0].startswith("heads.") else "")
+    return f"layer {numbers[0]}" if len(parts) == 1 else f"layers {numbers[0]}-{numbers[-1]}"
+
+
+def _state(part: str, parameters: Mapping[str, nn.Parameter], plan: Plan) -> str:
+    """Whether a part trains: `no`, `yes`, from which stage, or how many of its parameters."""
+    if part not in plan.parameters:
+        return "no"
+    first = next(number for number, stage in enumerate(plan.stages, 1) if part in stage.learning_rates)
+    trainable = plan.parameters[part]
+    some = "" if len(trainable) == len(parameters) else f"{sum(p.numel() for p in trainable.values()):,} "
+    return f"{some}from stage {first}" if first > 1 else some.strip() or "yes"
+
+
+def format_plan(plan: Plan, parts: Parts) -> str:
+    """A table of the model's parts from the highest to the lowest: parameters, whether they train, learning rates."""
+
+    def row(part: str) -> tuple[str, ...]:
+        rates = [stage.learning_rates.get(part) for stage in plan.stages] or [None]
+        return _state(part, parts[part], plan), *("-" if rate is None else f"{rate:.3g}" for rate in rates)
+
+    def together(part: str) -> tuple[str, ...]:
+        return (part.split(".")[0] if part.startswith("layers.") else part, *row(part))
+
+    rows = []
+    heads = [part for part in parts if part.startswith("heads.")]
+    for _, group in groupby([*heads, *reversed([part for part in parts if part not in heads])], together):
+        names = list(group)[::-1]
+        count = sum(parameter.numel() for name in names for parameter in parts[name].values())
+        rows.append([_title(names), f"{count:,}", *row(names[0])])
+    header = ["learning rate"]
+    if len(plan.stages) > 1:
+        epochs = [stage.epochs for stage in plan.stages]
+        lengths = [f"{length:g} epoch{'s' * (length != 1)}" if length else "to the end" for length in epochs]
+        header = [f"rate in stage {number} ({length})" for number, length in enumerate(lengths, 1)]
+    align = ["left", "right", "left", *["right"] * len(header)]
+    title = "Parts, from top to bottom" + ("" if plan.stages else ": nothing is trained")
+    table = tabulate(rows, ["part", "parameters", "trains", *header], disable_numparse=True, colalign=align)
+    return f"{title}\n{table}"
