@@ -1,0 +1,74 @@
+"""Sentences per second of `encode` against sentence-transformers with the same weights.
+
+    python benchmarks/encode.py [--data_root FOLDER] [--sentences 1000] [--plot encode.png]
+
+FOLDER holds tweeteval_sentiment/test.parquet and ag_news/test.parquet; without it our sample sentences are taken.
+sentence-transformers sorts by length and pads; it has the same precision, and the batch size of `--batch_sizes` that
+was fastest on the same sentences. Before anything is timed, its float32 embeddings and ours must agree to 1e-5, and
+each of our bfloat16 embeddings must have a cosine of at least 0.9998 with the float32 one.
+"""
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+
+import measuring
+import torch
+from sentence_transformers import SentenceTransformer
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.backbone_multitask import find_backbone
+
+OURS, THEIRS = "ours", "sentence-transformers"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = measuring.options(__doc__)
+    measuring.add_batch_sizes(parser)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    sets = measuring.read_sentences(options.data_root, options.sentences)
+    encode_options = {"normalize": True, "show_progress": False}
+    model = MultiTaskModel.from_backbone(options.backbone)
+    expected = {name: model.encode(sentences, **encode_options) for name, sentences in sets.items()}  # float32
+
+    rows, bars = [], {}
+    for dtype in options.dtypes:
+        model = MultiTaskModel.from_backbone(options.backbone, dtype=measuring.DTYPES[dtype])
+        path = find_backbone(options.backbone)
+        theirs = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": measuring.DTYPES[dtype]})
+        theirs.max_seq_length = model.config.max_length
+        peak = measuring.matrix_peak(measuring.DTYPES[dtype])
+        for name, sentences in sets.items():
+            ours = partial(model.encode, sentences, **encode_options)
+            padded = partial(theirs.encode, sentences, normalize_embeddings=True, show_progress_bar=False)
+            where = f"{name}, {dtype}"
+            if dtype == "float32":
+                agreement = f"difference {measuring.check_close(where, padded(), expected[name]):.0e}"
+            else:
+                agreement = f"cosine {measuring.check_cosine(where, ours(), expected[name]):.5f}"
+            size = measuring.best_batch_size(lambda size, run=padded: run(batch_size=size), options.batch_sizes)
+            seconds = measuring.time_in_turns({OURS: ours, THEIRS: partial(padded, batch_size=size)}, options.rounds)
+
+            flops = measuring.pass_flops(model.backbone, measuring.token_lengths(model, sentences))
+            median = {side: statistics.median(taken) for side, taken in seconds.items()}
+            bars[f"{name}\n{dtype}"] = {side: len(sentences) / taken for side, taken in median.items()}
+            rows.append(
+                [
+                    name,
+                    dtype,
+                    f"{len(sentences) / median[OURS]:.0f}",
+                    f"{len(sentences) / median[THEIRS]:.0f} (batch {size})",
+                    f"{measuring.ratio(seconds[THEIRS], seconds[OURS]):.2f} x",
+                    f"{flops / median[OURS] / peak:.0%}, {flops / median[THEIRS] / peak:.0%}",
+                    f"{peak / 1e9:.0f}",
+                    agreement,
+                ]
+            )
+    header = ["sentences", "dtype", f"{OURS}/s", f"{THEIRS}/s", "ratio", "share of peak", "peak GFLOPS", "agreement"]
+    measuring.report(f"encode: {options.backbone}, {measuring.machine(options.threads)}", header, rows)
+    measuring.plot_bars(options.plot, "encode", "sentences per second", bars)
+
+
+if __name__ == "__main__":
+    main()
