@@ -164,8 +164,8 @@ def test_a_batch_of_vectors_is_the_collated_batch_with_the_backbone_pass_done(ba
                 task_rows = expected["task_rows"][task]
                 assert found["task_rows"][task].shape == task_rows.shape
                 torch.testing.assert_close(found["pooled"][found["task_rows"][task]], vectors[task_rows])
-        rows_in_use = torch.cat([task_rows.flatten() for task_rows in found["task_rows"].values()])
-        assert len(found["pooled"]) == len(rows_in_use.unique()), "a sentence of a batch stands once"
+        in_use = torch.cat([task_rows.flatten() for task_rows in expected["task_rows"].values()])
+        assert len(found["pooled"]) == len(in_use.unique()), "a sentence of a batch stands once"
 
 
 def test_forward_from_pooled_vectors_gives_the_same_output_without_token_states(tiny_model):
@@ -201,6 +201,23 @@ def test_bfloat16_training_runs_on_cached_vectors(backbone, tmp_path):
         assert {key: found[key] for key in found if "loss" in key} == pytest.approx(
             {key: expected[key] for key in expected if "loss" in key}, rel=0.05, abs=0.05
         )
+
+
+def test_train_sets_the_mode_that_fits_what_is_frozen_at_each_call(backbone):
+    model = frozen_model(backbone)
+    for _ in range(2):  # the second call finds the model in training mode already
+        model.train()
+        assert model.training and all(module.training for module in model.heads.modules())
+        assert not any(module.training for module in model.backbone.modules())
+    layer = model.backbone.encoder.layer[1]
+    layer.requires_grad_(True)
+    model.train()
+    assert all(module.training for module in layer.modules()), "dropout included, which has no parameters"
+    assert not any(module.training for module in model.backbone.encoder.layer[0].modules())
+    layer.requires_grad_(False)
+    model.train()
+    assert not any(module.training for module in model.backbone.modules())
+    assert not any(module.training for module in model.eval().modules())
 
 
 # Backbone passes
