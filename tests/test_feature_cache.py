@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from multitask_sentence.training.feature_cache import (
     open_features,
     text_hashes,
 )
+from multitask_sentence.training.results import format_settings
 
 SCRIPT = Path(__file__).with_name("feature_cache_run.py")
 sys.path.insert(0, str(SCRIPT.parent))
@@ -284,6 +286,8 @@ def test_settings_say_what_is_known(backbone, tmp_path, empty_cache):
     trainer.evaluate()
     known = len(sentences_of(sets, "validation"))
     assert trainer.describe_features() == f"{distinct} sentences, {known} known, folder {folder}"
+    settings = format_settings(SimpleNamespace(path="recipe.yaml", backbone="tiny"), model, trainer)
+    assert re.search(rf"^feature cache +{distinct} sentences, {known} known, folder {folder}$", settings, re.MULTILINE)
     trainer.args.feature_cache = False
     assert trainer.describe_features() == "off"
     model.backbone.requires_grad_(True)
