@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from multitask_sentence.training.feature_cache import (
     open_features,
     text_hashes,
 )
+from multitask_sentence.training.results import format_settings
 
 SCRIPT = Path(__file__).with_name("feature_cache_run.py")
 sys.path.insert(0, str(SCRIPT.parent))
@@ -170,8 +172,8 @@ def test_a_batch_of_vectors_is_the_collated_batch_with_the_backbone_pass_done(ba
                 task_rows = expected["task_rows"][task]
                 assert found["task_rows"][task].shape == task_rows.shape
                 torch.testing.assert_close(found["pooled"][found["task_rows"][task]], vectors[task_rows])
-        rows_in_use = torch.cat([task_rows.flatten() for task_rows in found["task_rows"].values()])
-        assert len(found["pooled"]) == len(rows_in_use.unique()), "a sentence of a batch stands once"
+        in_use = torch.cat([task_rows.flatten() for task_rows in expected["task_rows"].values()])
+        assert len(found["pooled"]) == len(in_use.unique()), "a sentence of a batch stands once"
 
 
 def test_forward_from_pooled_vectors_gives_the_same_output_without_token_states(tiny_model):
@@ -207,6 +209,23 @@ def test_bfloat16_training_runs_on_cached_vectors(backbone, tmp_path):
         assert {key: found[key] for key in found if "loss" in key} == pytest.approx(
             {key: expected[key] for key in expected if "loss" in key}, rel=0.05, abs=0.05
         )
+
+
+def test_train_sets_the_mode_that_fits_what_is_frozen_at_each_call(backbone):
+    model = frozen_model(backbone)
+    for _ in range(2):  # the second call finds the model in training mode already
+        model.train()
+        assert model.training and all(module.training for module in model.heads.modules())
+        assert not any(module.training for module in model.backbone.modules())
+    layer = model.backbone.encoder.layer[1]
+    layer.requires_grad_(True)
+    model.train()
+    assert all(module.training for module in layer.modules()), "dropout included, which has no parameters"
+    assert not any(module.training for module in model.backbone.encoder.layer[0].modules())
+    layer.requires_grad_(False)
+    model.train()
+    assert not any(module.training for module in model.backbone.modules())
+    assert not any(module.training for module in model.eval().modules())
 
 
 # Backbone passes
@@ -284,6 +303,8 @@ def test_settings_say_what_is_known(backbone, tmp_path, empty_cache):
     trainer.evaluate()
     known = len(sentences_of(sets, "validation"))
     assert trainer.describe_features() == f"{distinct} sentences, {known} known, folder {folder}"
+    settings = format_settings(SimpleNamespace(path="recipe.yaml", backbone="tiny"), model, trainer)
+    assert re.search(rf"^feature cache +{distinct} sentences, {known} known, folder {folder}$", settings, re.MULTILINE)
     trainer.args.feature_cache = False
     assert trainer.describe_features() == "off"
     model.backbone.requires_grad_(True)
