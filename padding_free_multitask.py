@@ -48,6 +48,27 @@ class PackedRow:
     token_type_ids: torch.Tensor | None = None
 
 
+def attention_with_dropout(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_seen: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """
+    `scaled_dot_product_attention` with dropout of the weights, in a quarter of its steps.
+
+    PyTorch's own has no fused kernel with dropout on a CPU, and what it does instead is dear where groups of sentences
+    are many and small: those of a training batch. Arguments and result are `(sentences, heads, length, head_dim)`.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scaling) @ key.transpose(-1, -2)  # (sentences, heads, length, length)
+    if is_seen is not None:
+        scores = scores.masked_fill(~is_seen, -torch.inf)
+    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+
+
 def grouped_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -88,7 +109,10 @@ def grouped_attention(
         if sliding_window is not None and length > sliding_window:
             places = torch.arange(length, device=query.device)
             is_seen = (places[:, None] - places).abs() < sliding_window  # (length, length)
-        attended = F.scaled_dot_product_attention(*group, attn_mask=is_seen, dropout_p=dropout, scale=scaling)
+        if dropout:
+            attended = attention_with_dropout(*group, is_seen, dropout, scaling)
+        else:
+            attended = F.scaled_dot_product_attention(*group, attn_mask=is_seen, scale=scaling)
         outputs.append(attended.transpose(1, 2).reshape(length * sentences, heads, head_dim))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 

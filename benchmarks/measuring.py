@@ -28,7 +28,6 @@ from tabulate import tabulate
 
 from multitask_sentence import MultiTaskModel
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Shapes of the matrix products that the peak is looked for in: (rows, inner size, columns).

@@ -51,7 +51,6 @@ from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 WARM_UP_STEPS = 2
-MAX_LENGTH = 128
 LARGEST_GRADIENT_DIFFERENCE = 1e-8  # float64, relative to the largest gradient
 OURS, THEIRS, SINGLE = "ours", "sentence-transformers", "one run a task"
 
@@ -153,7 +152,7 @@ def run_ours(tables: dict[str, pd.DataFrame], folder: str, options: Any, dtype: 
     def make(clock: StepClock) -> Trainer:
         settings = {"load_best_model_at_end": False, "warmup_steps": 0}
         arguments = MultiTaskTrainingArguments(**quiet(folder, options, dtype), **settings)
-        model = MultiTaskModel.from_backbone(options.backbone, task_settings(tables), max_length=MAX_LENGTH)
+        model = MultiTaskModel.from_backbone(options.backbone, task_settings(tables), max_length=options.max_length)
         return MultiTaskTrainer(model, arguments, labelled_sets(tables), callbacks=[clock])
 
     return timed(make, sum(map(len, tables.values())), options.batch_size)
@@ -162,7 +161,7 @@ def run_ours(tables: dict[str, pd.DataFrame], folder: str, options: Any, dtype: 
 def run_theirs(tables: dict[str, pd.DataFrame], folder: str, options: Any, dtype: str) -> tuple[int, float]:
     def make(clock: StepClock) -> Trainer:
         model = SentenceTransformer(find_backbone(options.backbone))
-        model.max_seq_length = MAX_LENGTH
+        model.max_seq_length = options.max_length
         losses = {task: (CoSENTLoss if task == "similarity" else BatchAllTripletLoss)(model) for task in tables}
         arguments = SentenceTransformerTrainingArguments(**quiet(folder, options, dtype))
         data = {task: Dataset.from_pandas(table, preserve_index=False) for task, table in tables.items()}
@@ -177,7 +176,7 @@ def run_single(tables: dict[str, pd.DataFrame], folder: str, options: Any, dtype
     def make(task: str, clock: StepClock) -> Trainer:
         labels = int(tables[task]["label"].max()) + 1
         model = AutoModelForSequenceClassification.from_pretrained(find_backbone(options.backbone), num_labels=labels)
-        tokens = tokenizer(tables[task]["sentence"].tolist(), truncation=True, max_length=MAX_LENGTH)
+        tokens = tokenizer(tables[task]["sentence"].tolist(), truncation=True, max_length=options.max_length)
         data = Dataset.from_dict({**tokens, "labels": tables[task]["label"].tolist()})
         arguments = TrainingArguments(**quiet(folder, options, dtype))
         collator = DataCollatorWithPadding(tokenizer)
@@ -191,11 +190,13 @@ def run_single(tables: dict[str, pd.DataFrame], folder: str, options: Any, dtype
 # ---- correctness ----
 
 
-def gradient_difference(backbone: str, tables: dict[str, pd.DataFrame], rows: int = 6) -> float:
+def gradient_difference(options: Any, tables: dict[str, pd.DataFrame], rows: int = 6) -> float:
     """Of the packed and the padded pass, float64, relative to the largest gradient; a RuntimeError where too large."""
-    model = MultiTaskModel.from_backbone(backbone, task_settings(tables), max_length=MAX_LENGTH).double()
+    model = MultiTaskModel.from_backbone(
+        options.backbone, task_settings(tables), max_length=options.max_length
+    ).double()
     batch = [row for entry in labelled_sets(tables) for row in entry.splits["train"].select(range(rows))]
-    inputs = MultiTaskCollator(model.tokenizer, model.config.tasks, MAX_LENGTH)(batch)
+    inputs = MultiTaskCollator(model.tokenizer, model.config.tasks, options.max_length)(batch)
     del inputs["labels"]
     found = []
     for model.padding_free in (True, False):
@@ -213,14 +214,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = measuring.options(__doc__, rounds=3)
     parser.add_argument("--rows", type=int, default=1280, help="training rows of all tasks together")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_length", type=int, default=128, help="longest sentence in tokens")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     tables = read_rows(options.data_root, options.rows)
-    difference = gradient_difference(options.backbone, tables)
+    difference = gradient_difference(options, tables)
     sentences = [text for table in tables.values() for column in table.drop(columns="label") for text in table[column]]
-    model = MultiTaskModel.from_backbone(options.backbone, max_length=MAX_LENGTH)
+    model = MultiTaskModel.from_backbone(options.backbone, max_length=options.max_length)
     flops = 3 * measuring.pass_flops(model.backbone, measuring.token_lengths(model, sentences))  # backward is two
     flops /= sum(map(len, tables.values()))  # a row
 

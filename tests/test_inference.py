@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import inference_multitask as inference_module
@@ -98,6 +99,60 @@ def test_windows_are_put_together_in_order(tiny_model: MultiTaskModel, monkeypat
     assert found["tags"]["labels"] == answers["tags"]["labels"]
 
 
+def test_streams_give_what_lists_give(tiny_model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, answers, pairs = (
+        tiny_model.encode(SENTENCES),
+        tiny_model.predict(SENTENCES),
+        tiny_model.predict(PAIRS),
+    )
+    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 3)
+    column = Dataset.from_dict({"text": SENTENCES})["text"]
+    assert not isinstance(column, list), "or it is no stream that is tried"
+    for stream in (lambda: column, lambda: iter(SENTENCES)):
+        assert_close(tiny_model.encode(stream()), expected)
+        found = tiny_model.predict(stream())
+        assert list(found) == list(answers)
+        assert found["tags"]["labels"] == answers["tags"]["labels"]
+        assert_close(found["mood"]["probabilities"], answers["mood"]["probabilities"])
+    assert_close(tiny_model.predict(iter(PAIRS))["distance"]["values"], pairs["distance"]["values"])
+    embeddings, _ = tiny_model.embed_and_predict(iter(PAIRS))
+    assert_close(embeddings, tiny_model.encode([side for pair in PAIRS for side in pair]).reshape(3, 2, 24))
+    assert tiny_model.encode(iter([])).shape == (0, 24)
+
+
+@pytest.mark.parametrize("call", ["encode", "predict"])
+def test_a_stream_is_read_one_window_ahead_and_no_further(tiny_model: MultiTaskModel, monkeypatch, call: str) -> None:
+    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 4)
+    read, read_at_pass, forward = [], [], tiny_model.backbone.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read_at_pass.append(len(read))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_model.backbone, "forward", counted)
+    getattr(tiny_model, call)(sentence for sentence in SENTENCES * 3 if not read.append(sentence))
+    assert read_at_pass == [8, 12, 16, 20, 24, 24]
+
+
+def test_a_stream_names_the_place_of_what_is_no_string(tiny_model: MultiTaskModel, monkeypatch) -> None:
+    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 2)
+    with pytest.raises(TypeError, match=r"Sentence 3 is 7 \(int\)"):
+        tiny_model.encode(iter(["good", "bad", "cat", 7]))
+    with pytest.raises(TypeError, match=r"Row 2 is 'cat', but should be a pair"):
+        tiny_model.predict(iter([*PAIRS[:2], "cat"]))
+    with pytest.raises(TypeError, match=r"Sentence 0 is \{'text': 'good'\} \(dict\)"):
+        tiny_model.encode(Dataset.from_dict({"text": ["good"]}))
+
+
+def test_nothing_is_computed_where_a_list_holds_what_is_no_string(tiny_model: MultiTaskModel, monkeypatch) -> None:
+    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 1)
+    shapes = count_backbone_passes(tiny_model, monkeypatch)
+    for call in (tiny_model.encode, tiny_model.predict):
+        with pytest.raises(TypeError, match="Sentence 2 is None"):
+            call(["good", "bad", None])
+    assert not shapes
+
+
 def test_encode_equals_forward(tiny_model: MultiTaskModel) -> None:
     for normalize in (False, True):
         tiny_model.config.normalize = normalize
@@ -109,7 +164,8 @@ def test_encode_equals_forward(tiny_model: MultiTaskModel) -> None:
 def test_token_budget_and_batch_size_cut_the_passes(tiny_model: MultiTaskModel, monkeypatch) -> None:
     shapes = count_backbone_passes(tiny_model, monkeypatch)
     tiny_model.encode(SENTENCES)
-    assert len(shapes) == 1
+    tokens = sum(len(ids) for ids in tiny_model.tokenizer(SENTENCES, truncation=True)["input_ids"])
+    assert shapes == [(1, tokens)], "one row of real tokens"
     shapes.clear()
     tiny_model.encode(SENTENCES, batch_size=3)
     assert len(shapes) == 3
@@ -371,6 +427,7 @@ def test_predict_of_nothing_gives_empty_answers(tiny_model: MultiTaskModel) -> N
     assert answers["mood"]["labels"] == answers["tags"]["labels"] == []
     assert answers["mood"]["probabilities"].shape == (0, 3)
     assert answers["rating"]["values"].shape == (0,)
+    assert tiny_model.predict([], tasks=["entails", "similarity"])["entails"]["probabilities"].shape == (0, 2)
 
 
 def test_predict_in_bfloat16_gives_float32_answers(tiny_backbone: str, tiny_model: MultiTaskModel) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     BertConfig,
     CamembertConfig,
@@ -20,6 +21,7 @@ from transformers import (
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence import modeling_multitask as modeling_module
+from multitask_sentence.padding_free_multitask import attention_with_dropout
 
 SIZES: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99, "intermediate_size": 37}
 COMMON: dict[str, Any] = {"hidden_size": 32, "max_position_embeddings": 40, "initializer_range": 0.2}
@@ -101,6 +103,80 @@ def test_packed_states_equal_padded_states(architecture: str, side: str, monkeyp
     )
     torch.testing.assert_close(packed.sentence_embedding, padded.sentence_embedding, rtol=0, atol=1e-5)
     assert packed.last_hidden_state[~is_token].abs().max() == 0
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_pooled_rows_equal_the_pooled_padded_batch(architecture: str, pooling: str) -> None:
+    model = build(architecture)
+    model.config.pooling = pooling
+    inputs = batch(model, lengths=(9, 9, 7, 4, 4, 1))
+    inputs["input_ids"][1, 3] = model.config.backbone_config.pad_token_id  # also among the real tokens
+    token_ids = [ids[: mask.sum()].tolist() for ids, mask in zip(*inputs.values(), strict=True)]
+    with torch.no_grad():
+        found = model.pooled_batch(token_ids)
+        in_batch = model(**inputs).sentence_embedding
+        model.padding_free = False
+        expected = model(**inputs).sentence_embedding
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(in_batch, expected, rtol=0, atol=1e-5)
+
+
+def test_modernbert_looks_no_further_than_its_window() -> None:
+    model = build("modernbert")
+    kinds = [layer.attention_type for layer in model.backbone.layers]
+    assert set(kinds) == {"full_attention", "sliding_attention"}
+    inputs = batch(model)
+    narrow = model(**inputs).sentence_embedding
+    for layer in model.backbone.layers:
+        layer.attn.sliding_window = None
+    wide = model(**inputs).sentence_embedding
+    is_long = inputs["attention_mask"].sum(dim=1) > 3
+    assert is_long.any() and not is_long.all()
+    assert (narrow - wide).abs().amax(dim=1)[is_long].min() > 1e-4
+    torch.testing.assert_close(narrow[~is_long], wide[~is_long], rtol=0, atol=1e-6)
+
+
+def test_sentences_without_tokens_are_zeros() -> None:
+    model = build("bert")
+    with torch.no_grad():
+        pooled = model.pooled_batch([[5, 6, 7], [], []])
+        assert model.pooled_batch([[], []]).abs().max() == 0
+    assert pooled.shape == (3, 32)
+    assert pooled[0].abs().max() > 0.1
+    assert pooled[1:].abs().max() == 0
+
+
+@pytest.mark.pretrained
+def test_bfloat16_stays_close_to_float32(minilm: MultiTaskModel) -> None:
+    sentences = ["A cat sleeps.", "Yes", "Markets fell sharply after the announcement, analysts said. " * 5, "🙂 #ok"]
+    expected = minilm.encode(sentences)
+    model = MultiTaskModel.from_backbone("sentence-transformers/all-MiniLM-L6-v2", dtype=torch.bfloat16)
+    assert model.packs()
+    cosines = (model.encode(sentences) * expected).sum(axis=1)  # both have length 1
+    assert cosines.min() >= 0.9998
+
+
+def test_which_way_passes_go_is_logged_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
+    model = build("bert")
+    inputs = batch(model)
+    model(**inputs)
+    model.padding_free = False
+    model(**inputs)
+    model.padding_free = True
+    model.set_attn_implementation("eager")
+    model(**inputs)
+    other = MultiTaskModel(MultiTaskConfig(backbone_config=PADDED["mpnet"]())).eval()
+    other(**batch(other))
+    assert [line.split(":")[0] for line in lines] == [
+        "Passes run without padding (model.padding_free = False pads them).",
+        *["Passes are padded"] * 3,
+    ]
+    for line, reason in zip(lines[1:], ["model.padding_free is False", "'eager'", "mpnet"], strict=True):
+        assert reason in line
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra"])
@@ -225,3 +301,25 @@ def test_attention_dropout_acts_in_training_only() -> None:
     model.train()
     first, second = (model(**inputs).sentence_embedding for _ in range(2))
     assert (second - first).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("window", [None, 2])
+def test_attention_with_dropout_of_nothing_is_attention(scaling: float | None, window: int | None) -> None:
+    query, key, value = torch.randn(3, 2, 4, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    places = torch.arange(5)
+    is_seen = None if window is None else (places[:, None] - places).abs() < window
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=is_seen, scale=scaling)
+    found = attention_with_dropout(query, key, value, is_seen, 0.0, scaling)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_attention_drops_weights_and_scales_up_the_others() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 2, 4, 6, 8)
+    value = torch.eye(6).expand(2, 4, 6, 6)  # so that the weights themselves come out
+    weights = F.scaled_dot_product_attention(query, key, value)
+    dropped = attention_with_dropout(query, key, value, None, 0.25, None)
+    is_kept = dropped != 0
+    assert 0.1 < 1 - is_kept.float().mean() < 0.4
+    torch.testing.assert_close(dropped[is_kept], weights[is_kept] / 0.75)

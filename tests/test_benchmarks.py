@@ -1,0 +1,133 @@
+"""Each benchmark runs on a handful of sentences, and refuses to time wrong numbers."""
+
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence import padding_free_multitask as padding_free_module
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SHORT = ["--dtypes", "float32", "--rounds", "1", "--threads", "1"]
+ARGUMENTS = {
+    "encode": ["--sentences", "6", "--batch_sizes", "3", "4"],
+    "predict": ["--sentences", "6", "--batch_sizes", "3", "--tasks", "2"],
+    "latency": ["--sentences", "4"],
+    "scaling": [
+        "--sentences",
+        "6",
+        "--batch_sizes",
+        "3",
+        "--lengths",
+        "4",
+        "9",
+        "--tokens",
+        "18",
+        "--heads",
+        "1",
+        "3",
+    ],
+    "training": ["--rows", "60", "--batch_size", "4", "--max_length", "20"],
+}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
+    """Loads a benchmark as its command does: with its folder on the path, which it leaves as it was."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def load(name: str) -> types.ModuleType:
+        specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, name, module)
+        specification.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in ("measuring", "predict"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Any:
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_benchmark_prints_a_table_and_draws_a_plot(
+    name: str, load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plot = tmp_path / "plots" / f"{name}.png"
+    load(name).main([*SHORT, *ARGUMENTS[name], "--backbone", tiny_backbone, "--plot", str(plot)])
+    printed = capsys.readouterr().out
+    assert "ours" in printed
+    assert " x " in printed, "a ratio"
+    assert "%" in printed or name == "latency", "a share of the peak"
+    assert "1 threads, torch" in printed
+    assert plot.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["encode", "latency", "scaling"])
+def test_wrong_embeddings_are_not_timed(name: str, load: Callable, tiny_backbone: str, monkeypatch) -> None:
+    encode = MultiTaskModel.encode
+    monkeypatch.setattr(MultiTaskModel, "encode", lambda *args, **kwargs: encode(*args, **kwargs) + 1e-4)
+    with pytest.raises(RuntimeError, match=r"numbers differ by 1\.\de-04, above 1e-05"):
+        load(name).main([*SHORT, *ARGUMENTS[name], "--backbone", tiny_backbone])
+
+
+def test_wrong_answers_are_not_timed(load: Callable, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool_row = padding_free_module.pool_row
+    inference = sys.modules[MultiTaskModel.encode.__module__]
+    monkeypatch.setattr(inference, "pool_row", lambda states, *args: pool_row(states * 1.01, *args))
+    with pytest.raises(RuntimeError, match="task0: the contenders' numbers differ by"):
+        load("predict").main([*SHORT, *ARGUMENTS["predict"], "--backbone", tiny_backbone])
+
+
+def test_training_with_wrong_gradients_is_not_timed(load: Callable, tiny_backbone: str, monkeypatch) -> None:
+    pool_row = padding_free_module.pool_row
+    monkeypatch.setattr(padding_free_module, "pool_row", lambda states, *args: pool_row(states * (1 + 1e-6), *args))
+    with pytest.raises(RuntimeError, match="gradients of the packed and the padded pass differ by"):
+        load("training").main([*SHORT, *ARGUMENTS["training"], "--backbone", tiny_backbone])
+
+
+def test_contenders_take_turns_and_ratios_go_round_by_round(load: Callable) -> None:
+    measuring, order = load("measuring"), []
+    times = {"a": iter([9.0, 1.0, 2.0, 8.0]), "b": iter([9.0, 4.0, 4.0, 8.0])}
+
+    def contender(name: str) -> float:
+        order.append(name)
+        return next(times[name])
+
+    seconds = measuring.time_in_turns({name: lambda name=name: contender(name) for name in "ab"}, rounds=3)
+    assert order == list("abbaabba")
+    assert seconds == {"a": [1.0, 2.0, 8.0], "b": [4.0, 4.0, 8.0]}, "the first round does not count"
+    assert measuring.ratio(seconds["b"], seconds["a"]) == 2.0
+
+
+def test_peak_and_operations_by_worked_example(load: Callable, tiny_backbone: str) -> None:
+    measuring, model = load("measuring"), MultiTaskModel.from_backbone(tiny_backbone)
+    weights = 2 * (4 * 32 * 32 + 2 * 32 * 37)
+    assert measuring.pass_flops(model.backbone, [3, 5]) == 2 * weights * 8 + 4 * 2 * 32 * (9 + 25)
+    assert measuring.matrix_peak(measuring.DTYPES["float32"], rounds=1) > 1e8
+
+
+@pytest.mark.parametrize("bad", [np.nan, 0.99])
+def test_a_small_cosine_and_nothing_at_all_are_refused(load: Callable, bad: float) -> None:
+    measuring = load("measuring")
+    expected = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert measuring.check_cosine("x", expected * 3, expected) == pytest.approx(1)
+    found = np.array([[1.0, 0.0], [np.sqrt(1 - bad**2), bad]])
+    with pytest.raises(RuntimeError, match="x: the smallest cosine is"):
+        measuring.check_cosine("x", found, expected)
+    with pytest.raises(RuntimeError, match="x: the contenders' numbers differ"):
+        measuring.check_close("x", found, expected)
