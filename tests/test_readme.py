@@ -93,6 +93,15 @@ def test_training_commands_are_understood(recipe: Path, monkeypatch) -> None:
         assert found.path.name == "my_recipe.yaml"
 
 
+def test_command_of_the_real_run_is_understood(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = (line.split("#")[0] for line in blocks("bash")[2].splitlines())
+    words = shlex.split(command)
+    _, found, arguments = RecipeArgumentParser().parse(words[words.index("train.py") + 1 :])
+    assert [source.name for source in found.sources] == ["sentiment", "topic", "similarity"]
+    assert arguments.bf16 and arguments.use_cpu
+
+
 @pytest.mark.pretrained
 @pytest.mark.parametrize("block", [block for block in blocks("yaml", RECIPES_README) if "continue_from" not in block])
 def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> None:
