@@ -1,12 +1,13 @@
 # make quickstart   install, train on the sample data, open the result in a fresh process
 # make test         install, lint, test
-# Both use one virtual environment with the versions of constraints.txt.
+# make bench        every benchmark against what people use now, on the sample data; DATA=FOLDER takes real data
+# All use one virtual environment with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test bench lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +24,11 @@ lint: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed
+	for name in encode predict latency scaling training; do \
+		$(BIN)/python benchmarks/$$name.py $(if $(DATA),--data_root $(DATA)) --plot runs/bench/$$name.png || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info

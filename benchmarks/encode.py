@@ -1,6 +1,6 @@
 """Sentences per second of `encode` against sentence-transformers with the same weights.
 
-    python benchmarks/encode.py [--data_root FOLDER] [--sentences 1000] [--plot encode.png]
+    python benchmarks/encode.py [--data_root FOLDER] [--sentences 500] [--plot encode.png]
 
 FOLDER holds tweeteval_sentiment/test.parquet and ag_news/test.parquet; without it our sample sentences are taken.
 sentence-transformers sorts by length and pads; it has the same precision, and the batch size of `--batch_sizes` that
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             flops = measuring.pass_flops(model.backbone, measuring.token_lengths(model, sentences))
             median = {side: statistics.median(taken) for side, taken in seconds.items()}
             bars[f"{name}\n{dtype}"] = {side: len(sentences) / taken for side, taken in median.items()}
-            rows.append(
+            measuring.add_row(
+                rows,
                 [
                     name,
                     dtype,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{flops / median[OURS] / peak:.0%}, {flops / median[THEIRS] / peak:.0%}",
                     f"{peak / 1e9:.0f}",
                     agreement,
-                ]
+                ],
             )
     header = ["sentences", "dtype", f"{OURS}/s", f"{THEIRS}/s", "ratio", "share of peak", "peak GFLOPS", "agreement"]
     measuring.report(f"encode: {options.backbone}, {measuring.machine(options.threads)}", header, rows)

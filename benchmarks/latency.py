@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             agreement = check(f"{name}, {dtype}", np.stack(found[OURS]), np.stack(found[THEIRS]))
             p50 = {side: float(np.percentile(values, 50)) for side, values in taken.items()}
             bars[f"{name}\n{dtype}"] = p50
+            agreement = f"{agreement:.0e}" if dtype == "float32" else f"cosine {agreement:.5f}"
             for side, values in taken.items():
-                faster = f"{p50[THEIRS] / p50[side]:.2f} x"
-                rows.append([name, dtype, side, f"{p50[side]:.2f}", f"{np.percentile(values, 99):.2f}", faster])
-            rows[-1].append(f"{agreement:.5f}" if dtype != "float32" else f"{agreement:.0e}")
+                faster, p99 = f"{p50[THEIRS] / p50[side]:.2f} x", f"{np.percentile(values, 99):.2f}"
+                measuring.add_row(rows, [name, dtype, side, f"{p50[side]:.2f}", p99, faster, agreement])
     header = ["sentences", "dtype", "", "p50 ms", "p99 ms", "p50 ratio", "agreement"]
     measuring.report(f"one sentence: {options.backbone}, {measuring.machine(options.threads)}", header, rows)
     measuring.plot_bars(options.plot, "one sentence, p50", "milliseconds", bars)

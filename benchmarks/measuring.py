@@ -14,6 +14,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ def options(description: str, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--rounds", type=int, default=5, help="turns that count, after one that does not")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
-    parser.add_argument("--sentences", type=int, default=1000, help="how many are drawn; 0 takes all")
+    parser.add_argument("--sentences", type=int, default=500, help="how many are drawn; 0 takes all")
     parser.add_argument("--plot", type=Path, help="also draw the table as this PNG file")
     parser.set_defaults(**defaults)
     return parser
@@ -118,8 +119,8 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
-def best_batch_size(run: Callable[[int], Any], sizes: Sequence[int], rounds: int = 2) -> int:
-    """The batch size under which `run(batch_size)` was fastest in its best round."""
+def best_batch_size(run: Callable[[int], Any], sizes: Sequence[int], rounds: int = 1) -> int:
+    """The batch size under which `run(batch_size)` was fastest, after one run of each that does not count."""
     if len(sizes) == 1:
         return sizes[0]
     seconds = time_in_turns({str(size): partial(run, size) for size in sizes}, rounds)
@@ -178,6 +179,12 @@ def check_cosine(name: str, found: np.ndarray, expected: np.ndarray, smallest: f
 
 def say(text: str = "") -> None:
     print(text, flush=True)  # noqa: T201 - what a benchmark is for
+
+
+def add_row(rows: list[Sequence[Any]], row: Sequence[Any]) -> None:
+    """Add a row to a table to come, and show it on stderr as soon as it is there."""
+    rows.append(row)
+    print("  ".join(str(cell) for cell in row), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,6 +1,6 @@
 """Rows per second of `predict` against one fine-tuned classifier per task, and what further heads cost.
 
-    python benchmarks/predict.py [--data_root FOLDER] [--sentences 1000] [--plot predict.png]
+    python benchmarks/predict.py [--data_root FOLDER] [--sentences 500] [--plot predict.png]
 
 FOLDER holds tweeteval_sentiment/test.parquet and ag_news/test.parquet; without it our sample sentences are taken.
 The classifiers are `AutoModelForSequenceClassification`s of a BERT with the encoder's weights, one a task, each of
@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             flops = measuring.pass_flops(model.backbone, measuring.token_lengths(model, sentences))
             median = {side: statistics.median(taken) for side, taken in seconds.items()}
             bars[f"{name}\n{dtype}"] = {side: len(sentences) / median[side] for side in (OURS, THEIRS)}
-            rows.append(
+            measuring.add_row(
+                rows,
                 [
                     name,
                     dtype,
@@ -123,11 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{measuring.ratio(seconds[THEIRS], seconds[OURS]):.2f} x",
                     f"{flops / median[OURS] / peak:.0%}, {len(singles) * flops / median[THEIRS] / peak:.0%}",
                     f"{difference:.0e}",
-                ]
+                ],
             )
             cost = measuring.ratio(seconds[PREDICT_MANY], seconds[ENCODE])
-            head_rows.append(
-                [name, dtype, f"{median[ENCODE]:.3f} s", f"{median[PREDICT_MANY]:.3f} s", f"{cost:.3f} x"]
+            measuring.add_row(
+                head_rows, [name, dtype, f"{median[ENCODE]:.3f} s", f"{median[PREDICT_MANY]:.3f} s", f"{cost:.3f} x"]
             )
     where = f"{options.backbone}, {measuring.machine(options.threads)}"
     header = ["sentences", "dtype", f"{OURS}, rows/s", f"{THEIRS}, rows/s", "ratio", "share of peak", "difference"]

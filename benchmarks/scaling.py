@@ -68,14 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             for side, taken in median.items():
                 rate = len(sentences) * length / taken
                 length_lines.setdefault(f"{side}, {dtype}", {})[length] = rate
-            rows.append(
+            measuring.add_row(
+                rows,
                 [
                     length,
                     dtype,
                     *(f"{len(sentences) * length / median[side]:.0f}" for side in (OURS, THEIRS)),
                     f"{measuring.ratio(seconds[THEIRS], seconds[OURS]):.2f} x",
                     f"{flops / median[OURS] / peak:.0%}, {flops / median[THEIRS] / peak:.0%}",
-                ]
+                ],
             )
 
         model = MultiTaskModel.from_backbone(
@@ -93,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for count in options.heads:
             cost = measuring.ratio(seconds[str(count)], seconds["encode"])
             head_lines.setdefault(dtype, {})[count] = cost
-            head_rows.append([count, dtype, f"{statistics.median(seconds[str(count)]):.3f} s", f"{cost:.3f} x"])
+            measuring.add_row(
+                head_rows, [count, dtype, f"{statistics.median(seconds[str(count)]):.3f} s", f"{cost:.3f} x"]
+            )
     header = ["tokens", "dtype", f"{OURS}, tokens/s", f"{THEIRS}, tokens/s", "ratio", "share of peak"]
     measuring.report(f"length of sentences: {where}", header, rows)
     measuring.report("number of heads", ["heads", "dtype", "predict", "against encode"], head_rows)

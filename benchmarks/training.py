@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, taken in seconds.items():
                 rate = 1 / statistics.median(taken)
                 ratio = measuring.ratio(taken, seconds[OURS])
-                table.append([dtype, name, f"{rate:.1f}", f"{ratio:.2f} x", f"{flops * rate / peak:.0%}"])
+                measuring.add_row(table, [dtype, name, f"{rate:.1f}", f"{ratio:.2f} x", f"{flops * rate / peak:.0%}"])
     counts = ", ".join(f"{len(rows)} of {task}" for task, rows in tables.items())
     where = f"{options.backbone}, {measuring.machine(options.threads)}"
     header = ["dtype", "", "rows/s", "ours is faster by", "share of peak"]
