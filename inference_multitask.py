@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .padding_free_multitask import pack, pool_row, row_states
+from .prepacked_multitask import prepacked
 
 # Tokens of one backbone pass in `encode`: enough to fill the matrix products, little enough to stay in the caches.
 TOKENS_PER_BATCH = 2048
@@ -128,7 +129,7 @@ class SentenceInference:
         total = len(sentences) if hasattr(sentences, "__len__") else None
         embeddings = torch.empty(total or 0, self.config.embedding_dim)
         grown = []  # where the length is not known beforehand
-        with evaluating(self), self._progress(total, show_progress) as bar:
+        with evaluating(self), prepacked(self.backbone.modules()), self._progress(total, show_progress) as bar:
             for token_ids, start in self._tokenize_ahead(checked()):
                 if total is None:
                     place = torch.empty(len(token_ids), self.config.embedding_dim)
@@ -313,7 +314,8 @@ class SentenceInference:
 
         embeddings = [torch.empty(0, *([2] if is_pair else []), self.config.embedding_dim)]
         logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
-        with evaluating(self), self._progress(total and total * (1 + is_pair), show_progress) as bar:
+        steps = total and total * (1 + is_pair)
+        with evaluating(self), prepacked(self.backbone.modules()), self._progress(steps, show_progress) as bar:
             for token_ids, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
                 window = torch.empty(len(token_ids), self.config.embedding_dim)
                 self._embed_tokens(token_ids, batch_size, bar, window)

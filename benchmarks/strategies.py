@@ -78,7 +78,9 @@ def strategies(num_layers: int, model_type: str, epochs: int) -> dict[str, dict[
     }
 
 
-def recipe(start: Path, data_root: Path, epochs: int, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+def recipe(
+    start: Path, data_root: Path, epochs: int, max_rows: int | None, seed: int, changes: dict[str, Any]
+) -> dict[str, Any]:
     """The recipe of one run."""
     tasks = {}
     for name, settings in TASKS.items():
@@ -95,6 +97,7 @@ def recipe(start: Path, data_root: Path, epochs: int, seed: int, changes: dict[s
     return {
         "continue_from": str(start),
         "tasks": tasks,
+        **({"mixture": {"max_rows": dict.fromkeys(tasks, max_rows)}} if max_rows else {}),
         **{key: value for key, value in changes.items() if key != "training"},
         "training": {**training, **changes.get("training", {})},
     }
@@ -216,6 +219,7 @@ def main() -> None:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--strategies", nargs="+", help="Words that the strategies' names hold; all without it.")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--max_rows", type=int, help="At most so many training rows of each task.")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/strategies"))
     parser.add_argument("arguments", nargs="*", help="Arguments of train.py, after --.")
@@ -238,7 +242,9 @@ def main() -> None:
     found, began = {}, time.time()
     for name, changes in chosen.items():
         folder = (options.output_dir / name.replace(" ", "_")).resolve()
-        content = recipe(start.resolve(), options.data_root.resolve(), options.epochs, options.seed, changes)
+        content = recipe(
+            start.resolve(), options.data_root.resolve(), options.epochs, options.max_rows, options.seed, changes
+        )
         results = run_strategy(name, content, folder, options.arguments)
         results["moved"] = what_moved(start, folder)
         found[name] = results

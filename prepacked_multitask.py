@@ -1,0 +1,93 @@
+"""Linear layers whose weights stand in memory as a CPU's matrix products like to read them.
+
+    prepacked       inside, plain linear layers of a module run on such copies of their weights
+
+PyTorch's linear layer brings its weights into that order anew for every product, which for few tokens takes as long as
+the product. oneDNN, which is a part of PyTorch, can keep them so. A copy is made when it is first needed, is as large
+as the weights, and lives as long as the layer; a weight that changed gets a new one. Results differ from those of the
+plain layers in the last bits. `torch.backends.mkldnn.flags(enabled=False)` switches it off, as all else of oneDNN.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn as nn
+
+SAMPLED = 64  # numbers of a weight that are compared to see a change that its version counter did not
+
+
+class PackedWeight(NamedTuple):
+    """A weight as oneDNN reads it, and what tells whether it is still the layer's."""
+
+    packed: torch.Tensor
+    identity: tuple
+    sample: torch.Tensor
+
+
+_PACKED: WeakKeyDictionary[nn.Module, PackedWeight] = WeakKeyDictionary()
+
+
+def _identity(weight: torch.Tensor) -> tuple:
+    version = None if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, weight.dtype, weight.shape
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().view(-1)[:: max(weight.numel() // SAMPLED, 1)]
+
+
+def _can_pack(layer: nn.Module) -> bool:
+    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
+        return False
+    weight = layer.weight
+    if weight.device.type != "cpu" or not weight.is_contiguous() or not weight.numel():
+        return False
+    return weight.dtype is torch.float32 or (
+        weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class PrepackedLinear(nn.Linear):
+    """What a plain linear layer is inside of `prepacked`."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        kept = _PACKED.get(self)
+        if kept is None or torch.is_grad_enabled() or states.dtype is not self.weight.dtype:
+            return super().forward(states)
+        return torch.ops.mkldnn._linear_pointwise(states, kept.packed, self.bias, "none", [], "")
+
+
+def _pack(layer: nn.Linear) -> None:
+    """Keep the layer's weight packed, unless that is done and the weight is still the same."""
+    weight, kept = layer.weight, _PACKED.get(layer)
+    identity, sample = _identity(weight), _sample(weight)
+    # The version counter does not see what is written through `weight.data`.
+    if kept is None or kept.identity != identity or not torch.equal(kept.sample, sample):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        _PACKED[layer] = PackedWeight(packed, identity, sample.clone())
+
+
+@contextlib.contextmanager
+def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """
+    Inside, the plain linear layers among `modules` read packed copies of their weights.
+
+    Only without gradients, on a CPU, in float32 and bfloat16 (where the CPU has it), and outside of autocast; everything
+    else runs as ever. The layers are plain ones again afterwards, also after an error.
+    """
+    usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    if not usable or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        yield
+        return
+    layers = [module for module in modules if _can_pack(module)]
+    for layer in layers:
+        _pack(layer)
+        layer.__class__ = PrepackedLinear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.Linear
