@@ -10,6 +10,7 @@ Flags win over the recipe's `training` block. The finished folder opens with
 """
 
 import argparse
+import copy
 import os
 import shutil
 import sys
@@ -32,10 +33,14 @@ from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing import make_balancer
 from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
+from multitask_sentence.training.comparison import check_comparison, compare_single
+from multitask_sentence.training.comparison_report import format_comparison
+from multitask_sentence.training.gradient_cosines import GradientCosines
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
 from multitask_sentence.training.results import (
+    add_result,
     check_output_dir,
     format_scores,
     format_settings,
@@ -62,13 +67,15 @@ class RecipeArgumentParser(HfArgumentParser):
         super().__init__(
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
-            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--any_training_argument VALUE ...]",
+            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--compare_single] "
+            "[--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
         own = self.add_argument_group("this command")
         own.add_argument("recipe", help="The recipe, a YAML file.")
         own.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
         own.add_argument("--overwrite", action="store_true", help="Replace an earlier run in the output folder.")
+        own.add_argument("--compare_single", action="store_true", help="Also train each task alone, and compare.")
         # The group of our own arguments is printed before the long list of training arguments.
         self._action_groups.insert(0, self._action_groups.pop())
 
@@ -168,6 +175,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     trains = check_strategy(start, recipe, arguments)
     if checkpoint and not trains:
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
+    if options.compare_single:
+        check_comparison(start, recipe, arguments)
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -177,6 +186,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     with state.main_process_first():
         loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
     model = start_model(start, recipe, loaded)
+    initial = copy.deepcopy(model) if options.compare_single else None
     kept_card = edited_card(output_dir)
     if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that data and model are in order
@@ -190,6 +200,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         strategy=recipe.strategy,
         balancing=recipe.balancing,
     )
+    if options.compare_single:
+        trainer.add_callback(GradientCosines(trainer))
     say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
     say("\n" + format_plan(trainer.plan, model.parts()))
     for announcement in [*loaded.announcements, *trainer.announcements]:
@@ -204,6 +216,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     else:
         say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
+    history = list(trainer.state.log_history)
 
     if recipe.peft is not None and recipe.peft.get("save") != "adapter":
         model.merge_adapter()
@@ -213,19 +226,30 @@ def run(argv: Sequence[str] | None = None) -> None:
         if f"{split} before" in before:
             scores[f"{split} before"] = before[f"{split} before"]
         scores[split] = scores_by_task(trainer.evaluate(split, metric_key_prefix=prefix), prefix, trainer.tasks)
+
+    def save_card() -> None:
+        write_model_card(output_dir, repo_id=repo_id, data_root=options.data_root or recipe.path.parent, **recipe.card)
+
     if state.is_main_process:
-        folder = save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
+        save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
         if kept_card is not None:
-            (folder / CARD_FILE).write_text(kept_card, encoding="utf-8")
-        data_root = options.data_root or recipe.path.parent
-        write_model_card(folder, repo_id=repo_id, data_root=data_root, **recipe.card)
+            (output_dir / CARD_FILE).write_text(kept_card, encoding="utf-8")
+        save_card()
         say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
         if trainer.best_of_tasks.summary:
             say("\n" + format_best(trainer.best_of_tasks.summary, trainer.best_of_tasks.chosen_step))
-        say(f"\nSaved to {folder}. Open it with AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).")
+    if options.compare_single:
+        compared = compare_single(trainer, initial, history, scores, say)
+        if state.is_main_process:
+            add_result(output_dir, "compare_single", compared)
+            save_card()
+            say("\n" + format_comparison(compared))
+    if state.is_main_process:
+        where = f"AutoModel.from_pretrained({str(output_dir)!r}, trust_remote_code=True)"
+        say(f"\nSaved to {output_dir}. Open it with {where}.")
         if push_to:
             revision = arguments.hub_revision
-            url = push_folder(folder, repo_id, arguments.hub_private_repo, revision, arguments.hub_token)
+            url = push_folder(output_dir, repo_id, arguments.hub_private_repo, revision, arguments.hub_token)
             *_, owner, name, _, commit = url.split("/")
             say(
                 f"Pushed to {url}. Open it with AutoModel.from_pretrained({f'{owner}/{name}'!r}, revision={commit!r}, "

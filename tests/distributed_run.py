@@ -6,6 +6,7 @@ Each process writes every run's gradients (FOLDER/<run>.<process>.safetensors) a
 (FOLDER/results.<process>.json).
 """
 
+import copy
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ from trainer_helpers import (
 )
 
 from multitask_sentence.training import trainer as trainer_module
+from multitask_sentence.training.comparison import compare_single
+from multitask_sentence.training.gradient_cosines import GradientCosines, cosines_of_history
+from multitask_sentence.training.results import scores_by_task
 
 # Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
 SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}
@@ -107,6 +111,20 @@ def train_balanced(method: str, backbone: Path, folder: Path, **arguments: Any) 
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+def compare(backbone: Path, folder: Path, **arguments: Any) -> tuple[list[dict], dict]:
+    """Gradient cosines over two epochs of 3 steps, and joint and single training compared (on the main process)."""
+    sets = [make_set(["sentiment", "rating"], {"sentiment": 0.7}, train=10, validation=7)]
+    options = {"per_device_train_batch_size": 2, "num_train_epochs": 2, **arguments}
+    model = make_model(backbone, ("sentiment", "rating"))
+    initial = copy.deepcopy(model)
+    trainer = make_trainer(model, sets, folder, **options)
+    trainer.add_callback(GradientCosines(trainer))
+    trainer.train()
+    history = list(trainer.state.log_history)
+    scores = {"validation": scores_by_task(trainer.evaluate("validation"), "eval", trainer.tasks)}
+    return cosines_of_history(history), compare_single(trainer, initial, history, scores, lambda _: None)
+
+
 def stop_at_nan(backbone: Path, folder: Path) -> str:
     """The error of a run in which the second step's loss is NaN on the last process only."""
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
@@ -140,6 +158,7 @@ def main(backbone: Path, folder: Path) -> None:
         checkpoint = step and str(folder / "staged" / f"checkpoint-{step}")
         save_file(train_in_stages(backbone, folder / "staged", checkpoint), folder / f"{name}.{process}.safetensors")
     results["balanced"] = {method: train_balanced(method, backbone, folder / "runs") for method in BALANCED}
+    results["compared"] = compare(backbone, folder / "compared")
     results["stopped"] = stop_at_nan(backbone, folder / "runs")
     results["scores"] = evaluate(backbone, folder / "runs")
     (folder / f"results.{process}.json").write_text(json.dumps(results))

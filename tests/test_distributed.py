@@ -137,6 +137,22 @@ def test_balancing_weights_of_two_processes_agree_and_equal_those_of_one(
     assert len({entry["weight_tags"] for entry in first}) > 2, "premise: the weights change"
 
 
+def test_two_processes_compare_joint_and_single_training_as_one_does(script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    cosines, compared = script.compare(backbone, tmp_path, per_device_train_batch_size=4)
+    found = [json.loads((folder / f"results.{process}.json").read_text())["compared"] for process in range(2)]
+    assert found[0][0] == found[1][0], "each process measures the same"
+    assert len(cosines) == 7, "before each of 6 steps, and after the last"
+    for measured, expected in zip(found[0][0], cosines, strict=True):
+        assert measured["step"] == expected["step"]
+        assert measured["cosines"] == [pytest.approx(row, abs=1e-3) for row in expected["cosines"]]
+    assert found[1][1] == {}, "the main process alone reports"
+    for task, entry in found[0][1]["tasks"].items():
+        assert entry["steps"] == compared["tasks"][task]["steps"]
+        for score in ("joint", "single", "difference"):
+            assert entry[score] == pytest.approx(compared["tasks"][task][score], abs=1e-3)
+
+
 def test_loss_that_is_nan_on_one_process_stops_both(two_processes):
     folder, _ = two_processes
     for process in range(2):

@@ -1,6 +1,7 @@
 """Measuring a model on a split: every distinct sentence is embedded once, then each task reads its own rows.
 
 Evaluation          a split's sentences, and for each task its rows and labels
+task_predictions    what a task's metrics are computed from
 task_scores         loss and metrics of one task from embeddings
 choose_thresholds   multi-label thresholds by F1, on validation data
 """
@@ -85,6 +86,33 @@ def decisions(settings: dict[str, Any], logits: torch.Tensor) -> list:
     return logits.argmax(dim=-1).tolist()
 
 
+def task_predictions(
+    settings: dict[str, Any],
+    logits: torch.Tensor,
+    embeddings: torch.Tensor,
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[list, list | None]:
+    """
+    Predictions and references of every row, as the metrics take them: class numbers, rows of 0 and 1 by the task's
+    thresholds, values or cosines with their labels; ranks without references for a contrastive task.
+
+    Args:
+        settings: the task's entry in `MultiTaskConfig.tasks`.
+        logits: of all rows, as `task_logits` gives them.
+        embeddings: `(sentences, embedding_dim)`, as `model.embed` gives them.
+        rows: `(rows, sentences of a row)`, places in `embeddings`.
+        labels: `(rows,)` or `(rows, num_labels)`.
+    """
+    if settings["problem_type"] in LABELLED_PROBLEM_TYPES:
+        return decisions(settings, logits), labels.int().tolist()
+    if settings["problem_type"] == "contrastive":
+        distinct, places = rows[:, 1:].unique(return_inverse=True)
+        ranks = positive_ranks(embeddings[rows[:, 0]].numpy(), embeddings[distinct].numpy(), places[:, 0].numpy())
+        return ranks.tolist(), None
+    return logits.tolist(), labels.tolist()
+
+
 def task_confusion(
     model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, Any]:
@@ -126,18 +154,7 @@ def task_scores(
         loss += task_loss(settings, batch_logits, batch_labels, embeddings, batch_rows).item()
     scores = {"loss": loss / len(rows)}
 
-    logits = torch.cat(logits)
-    references: Any = labels.tolist()
-    if settings["problem_type"] in LABELLED_PROBLEM_TYPES:
-        predictions, references = decisions(settings, logits), labels.int().tolist()
-    elif settings["problem_type"] == "contrastive":
-        distinct, places = rows[:, 1:].unique(return_inverse=True)
-        predictions = positive_ranks(
-            embeddings[rows[:, 0]].numpy(), embeddings[distinct].numpy(), places[:, 0].numpy()
-        )
-        references = None
-    else:
-        predictions = logits.tolist()
+    predictions, references = task_predictions(settings, torch.cat(logits), embeddings, rows, labels)
     for metric in settings["metrics"]:
         scores.update(compute_metric(metric, predictions, references))
     if settings["problem_type"] == "similarity":

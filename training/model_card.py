@@ -27,6 +27,7 @@ from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
 from .arguments import MultiTaskTrainingArguments
 from .balancing import format_balancing
 from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
+from .comparison_report import comparison_section, draw_comparison
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
 
@@ -36,6 +37,7 @@ CARD_FILE = "README.md"
 CARD_FILE_BESIDE_AN_EDITED_ONE = "README.generated.md"
 FOLDER_PLACEHOLDER = "path/to/this/folder"
 TRAINING_PICTURE = "training.png"
+CONFUSION_PICTURES = "confusion_"  # what their names begin with
 SPLITS = ("train", "validation", "test")
 # Scores on fewer rows are said to be rough.
 FEW_ROWS = 500
@@ -204,7 +206,7 @@ def _scores(content: CardContent) -> str:
     text = "## Scores\n\nA task's first metric is its primary one.\n\n"
     text += _table(rows, ["task", "metric", *scores], right=len(scores))
     for title, file in (content.pictures or {}).items():
-        if file != TRAINING_PICTURE:
+        if file.startswith(CONFUSION_PICTURES):
             text += f"\n\n![{title}]({file})"
     return text
 
@@ -287,6 +289,11 @@ def _training(content: CardContent) -> str:
     return "## Training\n\n" + "\n\n".join(parts)
 
 
+def _comparison(content: CardContent) -> str:
+    compared = content.results.get("compare_single")
+    return comparison_section(compared, content.pictures) if compared else ""
+
+
 def _limits(content: CardContent) -> str:
     languages = [content.language] if isinstance(content.language, str) else content.language
     language = f"It was trained on text in these languages: {', '.join(languages)}. " if languages else ""
@@ -335,9 +342,10 @@ _CITATION = f"""## How to cite
 
 
 def card_body(content: CardContent) -> str:
-    """What a person reads: introduction, three quickstarts, tasks, scores, training, limits, citation."""
-    sections = (_introduction, _quickstarts, _tasks, _scores, _training, _limits)
-    return "\n\n".join([f"# {content.name}", *(section(content) for section in sections), _CITATION]) + "\n"
+    """What a person reads: introduction, quickstarts, tasks, scores, training, comparison, limits, citation."""
+    sections = (_introduction, _quickstarts, _tasks, _scores, _training, _comparison, _limits)
+    parts = [section(content) for section in sections]
+    return "\n\n".join([f"# {content.name}", *filter(None, parts), _CITATION]) + "\n"
 
 
 def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str] | None:
@@ -350,9 +358,11 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
             pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
         for task, counted in results.get("confusion", {}).items():
             if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES:
-                file = f"confusion_{task}.png"
+                file = f"{CONFUSION_PICTURES}{task}.png"
                 draw_confusion(folder / file, task, **counted)
                 pictures[f"What {task} confuses"] = file
+        if compared := results.get("compare_single"):
+            pictures |= draw_comparison(folder, compared)
     except ImportError:
         logger.warning("The model card has no pictures: `pip install matplotlib` and write it again.")
         return None

@@ -25,6 +25,14 @@ ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is either there as a whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    content = json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
+    unfinished.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    unfinished.replace(path)
+
+
 def _is_run(folder: Path) -> bool:
     """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
     if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
@@ -200,8 +208,11 @@ def save_result(
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "history": trainer.state.log_history,
     }
-    unfinished = folder / (RESULTS_FILE + ".part")
-    results = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
-    unfinished.write_text(json.dumps(results, indent=2), encoding="utf-8")
-    unfinished.replace(folder / RESULTS_FILE)
+    write_json(folder / RESULTS_FILE, results)
     return folder
+
+
+def add_result(folder: Path, key: str, value: Any) -> None:
+    """Put one more thing into a finished run's results.json."""
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    write_json(folder / RESULTS_FILE, {**results, key: value})

@@ -1,7 +1,8 @@
 """What a run starts from: an encoder with new heads, or a trained model with tasks added; with an adapter or without.
 
 check_start      all that can be refused before any data is loaded
-check_strategy   the same for what is frozen, what joins when, and learning rates
+plan_before_data what is frozen, what joins when, and learning rates
+check_strategy   whether that fits the model
 start_model      the model to train
 describe_start   what is printed at the start
 scores_before    what a trained model's tasks score before training goes on
@@ -29,7 +30,7 @@ from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .arguments import MultiTaskTrainingArguments
 from .recipe import Recipe, check_metric_keys
-from .strategy import make_plan, planned_parts
+from .strategy import Plan, make_plan, planned_parts
 from .trainer import MultiTaskTrainer
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
@@ -163,6 +164,23 @@ def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
     return MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**start.tasks, **new})
 
 
+def plan_before_data(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> Plan:
+    """
+    What trains when, known before any data is loaded.
+
+    Raises:
+        ValueError: what `make_plan` says, after the recipe's name.
+    """
+    parts = planned_parts(_planned_config(start, recipe))
+    for name in start.tasks.keys() - recipe.settings.keys():
+        for parameter in parts.get(f"heads.{name}", {}).values():
+            parameter.requires_grad_(False)  # as `start_model` does
+    try:
+        return make_plan(recipe.strategy, parts, args)
+    except ValueError as error:
+        raise ValueError(f"{recipe.path}: {error}") from error
+
+
 def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> bool:
     """
     Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
@@ -170,16 +188,7 @@ def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArgument
     Raises:
         ValueError: what `make_plan` says, after the recipe's name.
     """
-    if not recipe.strategy:
-        return True
-    parts = planned_parts(_planned_config(start, recipe))
-    for name in start.tasks.keys() - recipe.settings.keys():
-        for parameter in parts.get(f"heads.{name}", {}).values():
-            parameter.requires_grad_(False)  # as `start_model` does
-    try:
-        return bool(make_plan(recipe.strategy, parts, args).stages)
-    except ValueError as error:
-        raise ValueError(f"{recipe.path}: {error}") from error
+    return not recipe.strategy or bool(plan_before_data(start, recipe, args).stages)
 
 
 def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """How a model is fine-tuned: what stays frozen, what joins when, and the learning rate of each part.
 
     make_plan         a recipe's `strategy` block, checked against the parts of the model: a list of stages
+    plan_of_tasks     the same where only some of the model's tasks take part
     planned_parts     these parts before there is any data, of a model without weights
     parameter_groups  the optimizer's groups
     enter_stage       what trains in a stage, and how fast; also for a model wrapped by DistributedDataParallel
@@ -262,6 +263,35 @@ def make_plan(strategy: dict[str, Any] | None, parts: Parts, args: TrainingArgum
     if len(stages) > 1 and any(rate <= 0 for stage in plan.stages for rate in stage.learning_rates.values()):
         raise ValueError("strategy.unfreeze needs learning rates above 0. Raise training.learning_rate.")
     return plan
+
+
+def plan_of_tasks(plan: Plan, tasks: Iterable[str]) -> Plan:
+    """
+    A plan without the heads of all but some tasks: those stay as they are.
+
+    Raises:
+        ValueError: a stage trains nothing but such heads.
+    """
+    heads = {f"heads.{task}" for task in tasks}
+    others = {part for part in plan.parameters if part.startswith("heads.")} - heads
+    frozen = [*plan.frozen, *(part for part in plan.parameters if part in others)]
+    if others == set(plan.parameters):
+        return Plan(frozen)
+    stages = [
+        Stage(stage.epochs, {part: rate for part, rate in stage.learning_rates.items() if part not in others})
+        for stage in plan.stages
+    ]
+    for number, stage in enumerate(stages, 1):
+        if not stage.learning_rates:
+            raise ValueError(
+                f"strategy.unfreeze, stage {number}: nothing trains that {' or '.join(map(repr, tasks))} is answered "
+                "from. Let a part of the backbone train in every stage."
+            )
+    return Plan(
+        frozen=frozen,
+        stages=stages,
+        parameters={part: parameters for part, parameters in plan.parameters.items() if part not in others},
+    )
 
 
 def planned_parts(config: MultiTaskConfig) -> Parts:

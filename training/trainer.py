@@ -28,12 +28,20 @@ from .balancers import GradientBalancer
 from .balancing import check_finite, load_balancer, make_balancer, save_balancer
 from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
 from .class_balance import resolve_balanced
-from .evaluation import Evaluation, choose_thresholds, combined_score, task_confusion, task_logits, task_scores
+from .evaluation import (
+    Evaluation,
+    choose_thresholds,
+    combined_score,
+    task_confusion,
+    task_logits,
+    task_predictions,
+    task_scores,
+)
 from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
 from .feature_cache import FeatureCache, cache_sentences, can_cache_features, embed_cached, open_features
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
-from .strategy import enter_stage, make_plan, parameter_groups, set_peaks, stage_starts
+from .strategy import enter_stage, make_plan, parameter_groups, plan_of_tasks, set_peaks, stage_starts
 
 
 class _BeginCallback(TrainerCallback):
@@ -85,7 +93,8 @@ class MultiTaskTrainer(Trainer):
             loss compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where
             nothing is said.
         callbacks: as in `Trainer`.
-        tasks: names of the tasks that take part; a continued model may have others. All where nothing is said.
+        tasks: names of the tasks that take part; a model may have others, whose heads are then frozen. All where
+            nothing is said.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
             frozen in the model.
         balancing: how the tasks' losses become one: a method's name, or `{"method": ..., **options}`; see
@@ -127,11 +136,12 @@ class MultiTaskTrainer(Trainer):
         args.accelerator_config.even_batches = False
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
+        self.strategy = strategy or {}
         self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
         self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
-        self.plan = make_plan(strategy, parts := model.parts(), args)
+        self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), self.tasks)
         for part in self.plan.frozen:
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
@@ -528,6 +538,21 @@ class MultiTaskTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def predictions(self, split: str, tasks: Iterable[str]) -> dict[str, tuple[list, list | None]]:
+        """By task what its metrics are computed from, see `task_predictions`; of those that have rows in a split."""
+        evaluation, embeddings = self._embed_split(split)
+        return {
+            task: task_predictions(
+                self.model.config.tasks[task],
+                torch.cat(task_logits(self.model, task, embeddings, rows, self.args.per_device_eval_batch_size)),
+                embeddings,
+                rows,
+                evaluation.labels[task],
+            )
+            for task, rows in evaluation.rows.items()
+            if task in tasks
+        }
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
         """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
