@@ -75,8 +75,8 @@ def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     Inside, the plain linear layers among `modules` read packed copies of their weights.
 
-    Only without gradients, on a CPU, in float32 and bfloat16 (where the CPU has it), and outside of autocast; everything
-    else runs as ever. The layers are plain ones again afterwards, also after an error.
+    Only without gradients, on a CPU, in float32 and bfloat16 (where the CPU has it), and outside of autocast; all else
+    runs as ever. The layers are plain ones again afterwards, also after an error.
     """
     usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     if not usable or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
