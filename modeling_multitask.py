@@ -34,6 +34,7 @@ from .configuration_multitask import (
     complete_task,
     suggest,
 )
+from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, install, is_installed, packed_pass
@@ -298,6 +299,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
+        use_fast(self.backbone)
         self.padding_free = cannot_pack(self.backbone) is None
         if self.padding_free:
             install(self.backbone)

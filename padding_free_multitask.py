@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .dropout_multitask import dropout as fast_dropout
+
 ATTENTION_NAME = "multitask_padding_free"
 # Positions count from 0, or (RoBERTa and its relatives) from `pad_token_id + 1`.
 MODEL_TYPES = ("bert", "distilbert", "electra", "modernbert")
@@ -66,7 +68,7 @@ def attention_with_dropout(
     scores = (query * scaling) @ key.transpose(-1, -2)  # (sentences, heads, length, length)
     if is_seen is not None:
         scores = scores.masked_fill(~is_seen, -torch.inf)
-    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+    return fast_dropout(scores.softmax(dim=-1), dropout) @ value
 
 
 def grouped_attention(
@@ -188,17 +190,17 @@ def pool_row(states: torch.Tensor, length_groups: list[tuple[int, int]], pooling
 
     Returns `(sentences, hidden)`.
     """
-    pooled, start = [], 0
-    for length, sentences in length_groups:
-        stop = start + length * sentences
-        group = states[start:stop].view(sentences, length, states.shape[-1])
+    # One split, not a slice for each group: the gradient of a slice is as large as the whole row.
+    groups = states.split([length * sentences for length, sentences in length_groups])
+    pooled = []
+    for (length, sentences), group in zip(length_groups, groups, strict=True):
+        group = group.view(sentences, length, states.shape[-1])
         if not length:
             pooled.append(states.new_zeros(sentences, states.shape[-1]))
         elif pooling == "cls":
             pooled.append(group[:, 0])
         else:
             pooled.append(group.mean(dim=1) if pooling == "mean" else group.amax(dim=1))
-        start = stop
     return torch.cat(pooled)
 
 
