@@ -24,6 +24,7 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets
+from transformers import set_seed
 
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 from .collation import LABEL_PREFIX
@@ -199,6 +200,7 @@ def _augment_set(
     rows = {row: train[row]["sentences"] for row in chosen}
     width = AUGMENTED_SENTENCES.get(loaded.problem_types[tasks[0]])
     sentences = dict.fromkeys(sentence for row in rows.values() for sentence in row[:width])
+    set_seed(seed)  # so that a function that draws at random does so alike, whatever was drawn before
     texts = _texts(augmentation, [sentence for sentence in sentences if sentence not in held_out])
     texts = {old: new for old, new in texts.items() if new and new != old.strip() and new not in held_out}
 

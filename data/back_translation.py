@@ -121,10 +121,11 @@ def _set_languages(
     known = list(instructions or targets or token_ids)
     if not known:
         return
+    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
     if languages is None:
         raise ValueError(
             f"{where}: {direction.name} translates between several languages. Say between which, that of the data "
-            f"first, such as languages: [en, de]. It knows {', '.join(known[:12])}{', ...' * (len(known) > 12)}."
+            f"first, such as languages: [en, de]. It knows {shown}."
         )
     source, target = languages
     wanted = [f"{source}_to_{target}"] if instructions else [target] if targets else [source, target]
@@ -132,7 +133,7 @@ def _set_languages(
         if language not in known:
             raise ValueError(
                 f"{where}.languages: {direction.name} does not know {language!r}.{nearest(language, known)} It knows "
-                f"{', '.join(known[:12])}{', ...' * (len(known) > 12)}."
+                f"{shown}."
             )
     if instructions:
         direction.prefix = instructions[wanted[0]]

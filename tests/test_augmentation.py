@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
@@ -234,6 +236,17 @@ def test_function_that_returns_something_else_is_told_what(answer: Any, error: t
     loaded = make_loaded({"sentences": [["a"], ["b"]], "label_mood": [0, 1]})
     with pytest.raises(error, match=message):
         augment(loaded, lambda sentences: answer)
+
+
+def test_function_that_draws_at_random_does_so_by_the_seed():
+    def drawn(seed: int) -> list[dict[str, Any]]:
+        random.random()  # whatever was drawn before
+        loaded = make_loaded({"sentences": [["a"], ["b"]], "label_mood": [0, 1]})
+        return augment(
+            loaded, lambda sentences: [f"{s} {random.random()} {np.random.rand()}" for s in sentences], seed=seed
+        )
+
+    assert drawn(1) == drawn(1) != drawn(2)
 
 
 # ---- what a recipe may say ----
