@@ -28,6 +28,7 @@ from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from multitask_sentence.configuration_multitask import suggest
+from multitask_sentence.data.augmentation import augment_sets, describe_augmentations, open_augmentations
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
@@ -177,6 +178,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
         check_comparison(start, recipe, arguments)
+    augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -185,6 +187,9 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     with state.main_process_first():
         loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
+    if augmentations:
+        augment_sets(loaded, augmentations, arguments.seed)
+        set_seed(arguments.seed)  # whether texts were made or read, the model starts from the same numbers
     model = start_model(start, recipe, loaded)
     initial = copy.deepcopy(model) if options.compare_single else None
     kept_card = edited_card(output_dir)
@@ -202,7 +207,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     if options.compare_single:
         trainer.add_callback(GradientCosines(trainer))
-    say(format_settings(recipe, model, trainer, describe_start(start, recipe, model)))
+    notes = [*describe_start(start, recipe, model), *describe_augmentations(loaded)]
+    say(format_settings(recipe, model, trainer, notes))
     say("\n" + format_plan(trainer.plan, model.parts()))
     for announcement in [*loaded.announcements, *trainer.announcements]:
         say(announcement)

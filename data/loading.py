@@ -64,13 +64,17 @@ class LabelledSet:
 
 @dataclass
 class LoadedTasks:
-    """All data of a recipe: label names in id order, and the smallest and largest score of each train split."""
+    """All data of a recipe: label names in id order, and the smallest and largest score of each train split.
+
+    `augmentations` holds by task what `augment_sets` did to its training rows.
+    """
 
     sets: list[LabelledSet]
     labels: dict[str, list[str]] = field(default_factory=dict)
     score_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     announcements: list[str] = field(default_factory=list)
     problem_types: dict[str, str] = field(default_factory=dict)
+    augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _sentence_columns(source: TaskSource) -> list[tuple[str, str]]:

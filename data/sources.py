@@ -39,7 +39,7 @@ class TaskSource:
     say what the data set calls its splits (`{train: train, validation: matched}`; splits not listed are not read).
     `columns` names the sentence columns (`sentence` | `sentence1`, `sentence2` | `anchor`, `positive` and optionally
     `negative`, one column or a list) and, except for contrastive, `label`: a column, or for a multi-label task also
-    a list of 0/1 columns.
+    a list of 0/1 columns. `augmentation` holds the settings that `complete_augmentation` has checked.
     """
 
     name: str
@@ -48,6 +48,7 @@ class TaskSource:
     columns: dict[str, Any]
     labels: list[str] | None = None
     validation_split: float | None = None
+    augmentation: dict[str, Any] | None = None
 
 
 @dataclass

@@ -5,6 +5,8 @@
 
 import atexit
 import importlib.util
+import io
+import json
 import os
 import shutil
 import tempfile
@@ -22,7 +24,13 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # noqa: E402
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertModel,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerFast,
+)
 
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
@@ -122,6 +130,50 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreT
     BertModel(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_translators(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Folders of two random Marian models with sentencepiece tokenizers; they tell sentences apart. Read only."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    words = WORDS.split()[5:34]
+    lines = [" ".join(words[place:] + words[:place]) for place in range(len(words))]
+    trained = io.BytesIO()
+    options = {"vocab_size": 60, "hard_vocab_limit": False, "num_threads": 1, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=trained, **options)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+    tokens = ["</s>", "<unk>", *(piece for piece in pieces if piece not in ("<s>", "</s>", "<unk>")), "<pad>"]
+    root = tmp_path_factory.mktemp("translators")
+    folders = [root / name for name in ("there", "back")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        for name in ("source.spm", "target.spm"):
+            (folder / name).write_bytes(trained.getvalue())
+        (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
+        torch.manual_seed(seed)
+        config = MarianConfig(
+            vocab_size=len(tokens),
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=24,
+            decoder_ffn_dim=20,
+            max_position_embeddings=130,
+            pad_token_id=len(tokens) - 1,
+            decoder_start_token_id=len(tokens) - 1,
+            eos_token_id=0,
+            forced_eos_token_id=0,
+            init_std=1.0,  # far enough from zero that every token matters
+        )
+        model = MarianMTModel(config)
+        model.generation_config.bad_words_ids = [[len(tokens) - 1]]
+        model.generation_config.exponential_decay_length_penalty = (3, 2.0)  # so that they come to an end
+        model.save_pretrained(folder)
+    return [str(folder) for folder in folders]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from multitask_sentence.data import shards
 from multitask_sentence.data.collation import MultiTaskCollator
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.data.mixture import FILLER_ROW, MixtureDataset
@@ -391,7 +392,7 @@ def test_damaged_shard_is_encoded_again_with_a_warning(damage, backbone, empty_c
     path.write_bytes({"cut": content[:-300], "empty": b"", "no arrow": b"something else"}.get(damage, content))
     calls = count_calls(model)
     warnings: list[str] = []
-    monkeypatch.setattr(feature_cache.logger, "warning", warnings.append)
+    monkeypatch.setattr(shards.logger, "warning", warnings.append)
     cache = open_features(model)
     assert len(cache) == 10
     places = cache_sentences(cache, model, lambda: [sentences])

@@ -2,6 +2,7 @@
 
 CardContent     all that a card says
 read_source     where a task's rows came from, without any path of the machine
+read_augmented  how many of its training rows were made from others, and by what
 eval_results    every task's measured test scores
 card_metadata   the header
 """
@@ -113,6 +114,18 @@ def read_source(task: dict[str, Any], data_root: Path) -> DataSource:
         names = names if isinstance(names, list) else [names]
         named.append(f"{', '.join(code_span(_without_folders(str(name))) for name in names)} ({split})")
     return DataSource(f"local {path} files: {', '.join(named)}" + aside)
+
+
+def read_augmented(noted: dict[str, Any]) -> str:
+    """What results.json says of a task's augmentation, in words; without any path of the machine."""
+    how = code_span(noted["method"])
+    if "models" in noted:
+        revisions = zip(noted["models"], noted["revisions"], strict=True)
+        how += " through " + " and ".join(
+            "a local model" if revision is None else f"[{name}](https://huggingface.co/{name}) ({revision[:7]})"
+            for name, revision in revisions
+        )
+    return f"; {noted['rows']} of the training rows were made by {how} from {noted['share']:.0%} of the others"
 
 
 def _hub_task(problem_type: str) -> tuple[str, str]:

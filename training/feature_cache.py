@@ -7,14 +7,12 @@
     embed_cached         sentence embeddings from cached vectors
 
 A cache is a folder below `datasets`' own cache. Its name is a hash of all that a pooled vector depends on besides the
-text. In it stand Arrow files, the shards: 128-bit hashes of sentences and their vectors before the projection, so that
-a trainable projection reads them too. A shard is named by a hash of its content, written beside its place and then
-moved there: two processes can only write the same file twice, and what was damaged later is found and encoded again.
-Vectors are read through a memory map. In memory stand 24 bytes for each sentence of the cache.
+text. In it stand Arrow files, the shards (data/shards.py): 128-bit hashes of sentences and their vectors before the
+projection, so that a trainable projection reads them too. What was damaged is found and encoded again. Vectors are
+read through a memory map. In memory stand 24 bytes for each sentence of the cache.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -30,14 +28,12 @@ from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
+from ..data.shards import open_shard, write_shard
 from ..inference_multitask import evaluating, length_sorted_batches
 from ..modeling_multitask import MultiTaskModel
 
-logger = logging.get_logger(__name__)
-
-FORMAT_VERSION = 1  # of the shards and of the way in which sentences are encoded: another number, another folder
+FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these
 HASH_BYTES = 16
 SentenceWindows = Callable[
@@ -163,21 +159,12 @@ class FeatureCache:
             self._hashes, self._places = joined[order], np.concatenate(places)[order]
 
     def _open_shard(self, path: Path) -> tuple[Dataset, np.ndarray, np.ndarray] | None:
-        """A shard, its hashes and its vectors; one that is not as it was written is removed with a warning."""
-        try:
-            shard = Dataset.from_file(str(path))
-            hashes, vectors = (shard.data.column(name).chunk(0).flatten().to_numpy() for name in self.features)
-            if path.stem == _content_hash(hashes, vectors):
-                return shard, hashes.view(f"S{HASH_BYTES}"), vectors.reshape(-1, self.hidden_size)
-        except FileNotFoundError:
-            return None  # another process has just found it damaged
-        except PermissionError:
-            raise
-        except (pa.ArrowInvalid, OSError, KeyError, IndexError):
-            pass
-        logger.warning(f"{path} of the feature cache is damaged. It is removed, and its sentences are encoded again.")
-        path.unlink(missing_ok=True)
-        return None
+        """A shard, its hashes and its vectors; `None` for one that is not as it was written."""
+        shard = open_shard(path)
+        if shard is None:
+            return None
+        hashes, vectors = (shard.data.column(name).chunk(0).flatten().to_numpy() for name in self.features)
+        return shard, hashes.view(f"S{HASH_BYTES}"), vectors.reshape(-1, self.hidden_size)
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Places `(sentences,)` of hashed sentences, -1 for those that no shard holds."""
@@ -202,28 +189,11 @@ class FeatureCache:
 
     def add(self, hashes: np.ndarray, vectors: np.ndarray) -> None:
         """Write a shard of hashed sentences `(sentences,)` and their vectors `(sentences, hidden)`, float32."""
-        flat_hashes, flat_vectors = hashes.view(np.uint8), vectors.reshape(-1)
         columns = [
-            pa.FixedSizeListArray.from_arrays(pa.array(flat_hashes), HASH_BYTES),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat_vectors), self.hidden_size),
+            pa.FixedSizeListArray.from_arrays(pa.array(hashes.view(np.uint8)), HASH_BYTES),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.hidden_size),
         ]
-        batch = pa.RecordBatch.from_arrays(columns, schema=self.features.arrow_schema)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{_content_hash(flat_hashes, flat_vectors)}.arrow"
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def _content_hash(hashes: np.ndarray, vectors: np.ndarray) -> str:
-    """The name of a shard, from its flat hashes and vectors."""
-    hashed = xxhash.xxh3_128(hashes)
-    hashed.update(vectors)
-    return hashed.hexdigest()
+        write_shard(self.folder, pa.RecordBatch.from_arrays(columns, schema=self.features.arrow_schema))
 
 
 # ---- filling and reading ----

@@ -26,7 +26,7 @@ from .. import __version__
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
 from .arguments import MultiTaskTrainingArguments
 from .balancing import format_balancing
-from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_source
+from .card_metadata import CardContent, card_metadata, code_span, is_hub_id, read_augmented, read_source
 from .comparison_report import comparison_section, draw_comparison
 from .plots import draw_confusion, draw_training, is_number
 from .results import RECIPE_FILE, RESULTS_FILE
@@ -187,7 +187,11 @@ def _tasks(content: CardContent) -> str:
         rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
     header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
     parts = [_table(rows, header, right=4), *long_lists]
-    sources = [f"* {code_span(task)}: {source.description}" for task, source in content.sources.items()]
+    augmented = {task: read_augmented(noted) for task, noted in content.results.get("augmentation", {}).items()}
+    sources = [
+        f"* {code_span(task)}: {source.description}{augmented.get(task, '')}"
+        for task, source in content.sources.items()
+    ]
     if sources:
         parts += ["Numbers are labelled rows. They come from:", "\n".join(sources)]
     return "## Tasks\n\n" + "\n\n".join(parts)

@@ -19,6 +19,7 @@ from ..configuration_multitask import (
     complete_task,
     suggest,
 )
+from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
 from ..data.sources import TaskSource
 from .arguments import MultiTaskTrainingArguments
@@ -32,9 +33,8 @@ RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
     *("tasks", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
-_SOURCE_KEYS = ("dataset", "columns", "labels", "validation_split")
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
-_TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", *_SETTING_KEYS[2:])
+_TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", "augmentation", *_SETTING_KEYS[2:])
 _CARD_KEYS = ("language", "license")
 _TRAINING_KEYS = tuple(argument.name for argument in fields(MultiTaskTrainingArguments) if argument.init)
 
@@ -172,6 +172,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         columns=columns,
         labels=settings.get("labels"),
         validation_split=task.get("validation_split"),
+        augmentation=complete_augmentation(f"{where}.augmentation", task.get("augmentation")),
     )
     return source, settings
 

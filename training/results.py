@@ -81,14 +81,14 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
 
 
 def format_settings(
-    recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, start: Sequence[tuple[str, str]] = ()
+    recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, notes: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """The settings in force, as a readable block; `start` are lines on what the model was started from."""
+    """The settings in force, as a readable block; `notes` are lines on the start and on the augmentation of rows."""
     config = model.config
     lines = [
         ("recipe", recipe.path),
         ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
-        *start,
+        *notes,
         ("pooling", config.pooling),
         ("projection", config.projection or "none"),
         ("normalize", config.normalize),
@@ -199,6 +199,7 @@ def save_result(
         "continue_from": recipe.continue_from,
         "peft": recipe.peft,
         "tasks": model.config.tasks,
+        "augmentation": loaded.augmentations,
         "mixture": recipe.mixture,
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
