@@ -4,19 +4,24 @@
 
 PyTorch's linear layer brings its weights into that order anew for every product, which for few tokens takes as long as
 the product. oneDNN, which is a part of PyTorch, can keep them so. A copy is made when it is first needed, is as large
-as the weights, and lives as long as the layer; a weight that changed gets a new one. Results differ from those of the
-plain layers in the last bits. `torch.backends.mkldnn.flags(enabled=False)` switches it off, as all else of oneDNN.
+as the weights, and lives as long as the layer. A weight that changed gets a new one: its version counter tells, or, of
+what is written through `weight.data`, a sample of its numbers. Results differ from those of the plain layers in the
+last bits. Threads may compute with one model at the same time. `torch.backends.mkldnn.flags(enabled=False)` switches it
+off, as all else of oneDNN.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
+from threading import Lock
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-SAMPLED = 64  # numbers of a weight that are compared to see a change that its version counter did not
+SAMPLED = 512  # numbers of a weight that are compared to see a change that its version counter did not
 
 
 class PackedWeight(NamedTuple):
@@ -28,6 +33,8 @@ class PackedWeight(NamedTuple):
 
 
 _PACKED: WeakKeyDictionary[nn.Module, PackedWeight] = WeakKeyDictionary()
+_USES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how many threads are inside `prepacked` with a layer
+_LOCK = Lock()
 
 
 def _identity(weight: torch.Tensor) -> tuple:
@@ -36,18 +43,11 @@ def _identity(weight: torch.Tensor) -> tuple:
 
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:
-    return weight.detach().view(-1)[:: max(weight.numel() // SAMPLED, 1)]
-
-
-def _can_pack(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
-        return False
-    weight = layer.weight
-    if weight.device.type != "cpu" or not weight.is_contiguous() or not weight.numel():
-        return False
-    return weight.dtype is torch.float32 or (
-        weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    """Numbers from rows and columns all over the weight: the step has no factor in common with the columns."""
+    step = max(weight.numel() // SAMPLED, 1)
+    while math.gcd(step, weight.shape[1]) > 1:
+        step += 1
+    return weight.detach().view(-1)[::step]
 
 
 class PrepackedLinear(nn.Linear):
@@ -55,9 +55,22 @@ class PrepackedLinear(nn.Linear):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         kept = _PACKED.get(self)
-        if kept is None or torch.is_grad_enabled() or states.dtype is not self.weight.dtype:
-            return super().forward(states)
+        # Another thread, which is not inside, may compute with the same layer.
+        is_plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        if kept is None or is_plain or states.dtype is not self.weight.dtype:
+            return F.linear(states, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(states, kept.packed, self.bias, "none", [], "")
+
+
+def _can_pack(layer: nn.Module) -> bool:
+    if type(layer) not in (nn.Linear, PrepackedLinear) or type(layer.weight) is not nn.Parameter:
+        return False
+    weight = layer.weight
+    if weight.device.type != "cpu" or not weight.is_contiguous() or not weight.numel():
+        return False
+    return weight.dtype is torch.float32 or (
+        weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _pack(layer: nn.Linear) -> None:
@@ -82,12 +95,21 @@ def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
     if not usable or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         yield
         return
-    layers = [module for module in modules if _can_pack(module)]
-    for layer in layers:
-        _pack(layer)
-        layer.__class__ = PrepackedLinear
+    with _LOCK:
+        layers = [module for module in modules if _can_pack(module)]
+        for layer in layers:
+            _pack(layer)
+    entered = []
     try:
+        with _LOCK:
+            for layer in layers:
+                _USES[layer] = _USES.get(layer, 0) + 1
+                entered.append(layer)
+                layer.__class__ = PrepackedLinear
         yield
     finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
+        with _LOCK:
+            for layer in entered:
+                _USES[layer] -= 1
+                if not _USES[layer]:
+                    layer.__class__ = nn.Linear

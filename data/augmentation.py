@@ -123,8 +123,17 @@ def _own_function(where: str, method: str, folder: Path) -> Callable[[list[str]]
     if not callable(function):
         found = f"has no {name!r}.{nearest(name, dir(module))}" if function is None else f"holds no function {name!r}."
         raise ValueError(f"{where}.method: {module.__file__ or module_name} {found} Name a function of it.")
+
     # One process asks it, and the others get its answer: it may cost money, or answer differently each time.
-    return lambda sentences: function(list(sentences)) if PartialState().is_main_process else None
+    def ask(sentences: list[str]) -> Any:
+        if not PartialState().is_main_process:
+            return None
+        try:
+            return function(list(sentences))
+        except Exception as error:  # somebody's code: what it raises says nothing of where it was called
+            raise RuntimeError(f"{where}.method: {method} failed for {len(sentences)} sentences: {error!r}") from error
+
+    return ask
 
 
 def open_augmentations(sources: Sequence[TaskSource], folder: Path) -> list[Augmentation]:
@@ -185,6 +194,11 @@ def _texts(augmentation: Augmentation, sentences: list[str]) -> dict[str, str]:
     return dict(zip(sentences, (text.strip() for text in texts), strict=True))
 
 
+def _key(sentence: str) -> str:
+    """What two sentences share that differ in white space and case only, which many tokenizers do not see."""
+    return " ".join(sentence.split()).casefold()
+
+
 def _shown(sentences: list[str]) -> str:
     return " | ".join(shorten(sentence, MOST_CHARACTERS, placeholder=" ...") for sentence in sentences)
 
@@ -201,8 +215,8 @@ def _augment_set(
     width = AUGMENTED_SENTENCES.get(loaded.problem_types[tasks[0]])
     sentences = dict.fromkeys(sentence for row in rows.values() for sentence in row[:width])
     set_seed(seed)  # so that a function that draws at random does so alike, whatever was drawn before
-    texts = _texts(augmentation, [sentence for sentence in sentences if sentence not in held_out])
-    texts = {old: new for old, new in texts.items() if new and new != old.strip() and new not in held_out}
+    texts = _texts(augmentation, [sentence for sentence in sentences if _key(sentence) not in held_out])
+    texts = {old: new for old, new in texts.items() if new and new != old.strip() and _key(new) not in held_out}
 
     added: dict[str, list[Any]] = {name: [] for name in train.column_names}
     counts = dict.fromkeys(tasks, 0)
@@ -246,7 +260,7 @@ def augment_sets(loaded: LoadedTasks, augmentations: Sequence[Augmentation], see
         ValueError, TypeError: a function returned something else than one text for each sentence.
     """
     held_out = {
-        sentence
+        _key(sentence)
         for labelled_set in loaded.sets
         for split, dataset in labelled_set.splits.items()
         if split != "train"

@@ -150,12 +150,14 @@ def test_three_examples_are_shown_cut_to_a_line():
 
 
 def test_held_out_sentences_are_never_augmented_nor_added():
-    held_out = {"sentences": [["b"], ["C"]], "label_mood": [0, 1]}
-    loaded = make_loaded({"sentences": [["a"], ["b"], ["c"]], "label_mood": [0, 1, 0]}, validation=held_out)
+    held_out = {"sentences": [["b"], ["a  Secret "]], "label_mood": [0, 1]}
+    train = {"sentences": [["a"], [" B"], ["c"], ["d"]], "label_mood": [0, 1, 0, 1]}
+    loaded = make_loaded(train, validation=held_out)
     seen: list[str] = []
-    added = augment(loaded, lambda sentences: seen.extend(sentences) or shout(sentences))
-    assert seen == ["a", "c"], "b stands in validation too"
-    assert added == [{"sentences": ["A"], "label_mood": 0}], "C stands in validation"
+    texts = {"a": "other", "c": "b", "d": "A secret"}
+    added = augment(loaded, lambda sentences: seen.extend(sentences) or [texts[sentence] for sentence in sentences])
+    assert seen == ["a", "c", "d"], "b stands in validation too, but for white space and case"
+    assert added == [{"sentences": ["other"], "label_mood": 0}], "the other texts stand in validation"
     assert loaded.sets[0].splits["validation"].to_list() == Dataset.from_dict(held_out).to_list()
 
 
@@ -238,6 +240,19 @@ def test_function_that_returns_something_else_is_told_what(answer: Any, error: t
         augment(loaded, lambda sentences: answer)
 
 
+def test_function_that_fails_is_named(tmp_path: Path):
+    (tmp_path / "failing_words.py").write_text(
+        "def fail(sentences):\n    return int(sentences[0])\n", encoding="utf-8"
+    )
+    (opened,) = open_augmentations([source(augmentation={"method": "failing_words.fail", "share": 1.0})], tmp_path)
+    loaded = make_loaded({"sentences": [["a"], ["b"]], "label_mood": [0, 1]})
+    message = (
+        r"tasks\.mood\.augmentation\.method: failing_words\.fail failed for 2 sentences: ValueError\(.invalid literal"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        augment_sets(loaded, [opened], 0)
+
+
 def test_function_that_draws_at_random_does_so_by_the_seed():
     def drawn(seed: int) -> list[dict[str, Any]]:
         random.random()  # whatever was drawn before
@@ -302,6 +317,19 @@ def test_wrong_block_is_refused_when_the_recipe_is_read(tmp_path: Path, block: A
     with pytest.raises(
         ValueError, match=r"mine\.yaml: tasks\.mood\.augmentation.*" + message.removeprefix("augmentation")
     ):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_rows_are_not_cut_down_and_added_to_at_once(tmp_path: Path):
+    task = {
+        "problem_type": SINGLE,
+        "dataset": {"path": "csv", "data_files": "rows.csv"},
+        "columns": {"sentence": "a", "label": "b"},
+        "augmentation": OWN,
+    }
+    content = {"tasks": {"mood": task}, "mixture": {"max_rows": {"mood": 10}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"max_rows cuts down the training rows of 'mood', and tasks\.mood\.augment"):
         load_recipe(tmp_path / "mine.yaml")
 
 

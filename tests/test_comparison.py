@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
+from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.train import run
@@ -260,6 +262,21 @@ def test_finished_single_runs_leave_scores_and_predictions_only(compared: Simple
     folder = compared.folder / "single"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {f"{task}/{name}" for task in TASKS for name in ("results.json", "predictions.safetensors")}
+
+
+def test_hashes_tell_other_rows_and_other_weights(tiny_model: MultiTaskModel):
+    rows = {"sentences": [["a"], ["b"]], "label_mood": [0, 1]}
+    hashes = {
+        comparison.rows_hash(Dataset.from_dict(changed))
+        for changed in (rows, {**rows, "label_mood": [1, 1]}, {**rows, "sentences": [["a"], ["c"]]})
+    }
+    assert len(hashes) == 3
+    assert comparison.rows_hash(Dataset.from_dict(rows)) in hashes
+    before = comparison.weights_hash(tiny_model)
+    assert comparison.weights_hash(tiny_model) == before
+    with torch.no_grad():
+        next(tiny_model.parameters()).view(-1)[0] += 1
+    assert comparison.weights_hash(tiny_model) != before
 
 
 @pytest.mark.usefixtures("no_pictures")

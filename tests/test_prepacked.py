@@ -1,6 +1,7 @@
 """Linear layers on prepacked weights: the numbers of the plain ones, and never those of a weight that has changed."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
@@ -46,9 +47,11 @@ def test_layer_is_a_plain_one_again_also_after_an_error(layer: nn.Linear) -> Non
         lambda layer: layer.weight.data.mul_(2),  # which the version counter does not see
         lambda layer: setattr(layer.weight, "data", layer.weight.data * 2),
         lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight * 2)),
+        lambda layer: layer.weight.data[:, 5].add_(10),
+        lambda layer: layer.weight.data[7].add_(10),
         lambda layer: layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()}),
     ],
-    ids=["in place", "in place through data", "data replaced", "parameter replaced", "loaded"],
+    ids=["in place", "in place through data", "data replaced", "parameter replaced", "a column", "a row", "loaded"],
 )
 def test_changed_weight_is_packed_anew(layer: nn.Linear, change) -> None:
     states = torch.randn(4, 37)
@@ -58,6 +61,48 @@ def test_changed_weight_is_packed_anew(layer: nn.Linear, change) -> None:
     after = packed_result(layer, states)
     torch.testing.assert_close(after, layer(states).detach(), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(before, after)
+
+
+def test_weight_that_changed_inside_is_packed_anew_by_who_comes_next(layer: nn.Linear) -> None:
+    states = torch.randn(4, 37)
+    with torch.no_grad(), prepacked([layer]):
+        layer.weight.mul_(2)
+        with prepacked([layer]):
+            result = layer(states)
+        assert type(layer) is PrepackedLinear  # whoever leaves first does not take it from the others
+    torch.testing.assert_close(result, layer(states).detach(), rtol=1e-5, atol=1e-6)
+    assert type(layer) is nn.Linear
+
+
+def test_layers_are_plain_ones_after_an_interrupt_while_packing() -> None:
+    layers = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    pack = torch.ops.mkldnn._reorder_linear_weight
+    with (
+        mock.patch("torch.ops.mkldnn._reorder_linear_weight", side_effect=[pack(layers[0].weight), KeyboardInterrupt]),
+        pytest.raises(KeyboardInterrupt),
+        torch.no_grad(),
+        prepacked(layers),
+    ):
+        pass
+    assert [type(layer) for layer in layers] == [nn.Linear, nn.Linear]
+
+
+def test_threads_encode_and_train_at_once(tiny_model: MultiTaskModel) -> None:
+    expected = tiny_model.encode(SENTENCES)
+    layers = [module for module in tiny_model.backbone.modules() if isinstance(module, nn.Linear)]
+
+    def encode() -> bool:
+        return all(abs(tiny_model.encode(SENTENCES) - expected).max() < 1e-6 for _ in range(20))
+
+    def with_gradients() -> bool:
+        for layer in layers * 20:
+            layer(torch.ones(2, layer.in_features)).sum().backward()
+        return True
+
+    with ThreadPoolExecutor(3) as threads:
+        done = [threads.submit(work) for work in (encode, encode, with_gradients)]
+        assert all(future.result() for future in done)
+    assert {type(layer) for layer in layers} == {nn.Linear}
 
 
 def test_unchanged_weight_is_packed_once(layer: nn.Linear) -> None:

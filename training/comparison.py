@@ -9,6 +9,7 @@ shows the comparison, gradient_cosines.py measures the tasks' gradients during t
 """
 
 import copy
+import hashlib
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.numpy import load_file, save_file
 from transformers import set_seed
@@ -174,7 +176,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     save_file(arrays, folder / PREDICTIONS_FILE)
     content = {
         "task": task,
-        "settings": single_settings(joint, task),
+        "settings": single_settings(joint, initial, task),
         "start": {name: before[name] for name in MEAN_COSINES if name in before},
         "scores": scores,
         "steps": trainer.state.global_step,
@@ -188,7 +190,23 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     write_json(folder / RESULT_FILE, content)
 
 
-def single_settings(joint: MultiTaskTrainer, task: str) -> dict[str, Any]:
+def rows_hash(rows: Any) -> str:
+    """A hash of sentences and labels of a `datasets.Dataset`, in their order."""
+    found = hashlib.sha256()
+    for name in sorted(rows.column_names):
+        found.update(json.dumps([name, rows[name][:]]).encode())
+    return found.hexdigest()
+
+
+def weights_hash(model: MultiTaskModel) -> str:
+    """A hash of a model's weights."""
+    found = hashlib.sha256()
+    for name, weights in sorted(model.state_dict().items()):
+        found.update(name.encode() + weights.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str) -> dict[str, Any]:
     """All that a single run follows from, as JSON has it: one with other settings is made again."""
     labelled_set, passes = single_set(joint, task)
     training = changed_arguments(joint.args)
@@ -198,6 +216,11 @@ def single_settings(joint: MultiTaskTrainer, task: str) -> dict[str, Any]:
         # Thresholds are what a run finds, not what it follows from.
         "task": {key: value for key, value in joint.tasks[task].items() if key != "thresholds"},
         "rows": {split: len(rows) for split, rows in labelled_set.splits.items()},
+        "rows_hash": {split: rows_hash(rows) for split, rows in labelled_set.splits.items()},
+        "start": weights_hash(initial),
+        "embedding": {
+            name: getattr(initial.config, name) for name in ("pooling", "projection", "normalize", "max_length")
+        },
         "passes": passes,
         "mixture": joint.mixture,
         "strategy": joint.strategy,
@@ -317,7 +340,9 @@ def compare_single(
     compared: dict[str, Any] = {}
     for number, task in enumerate(tasks, 1):
         # One process decides for all, as another may not see the folder.
-        finished = [joint.accelerator.is_main_process and is_finished(folder / task, single_settings(joint, task))]
+        finished = [
+            joint.accelerator.is_main_process and is_finished(folder / task, single_settings(joint, initial, task))
+        ]
         is_known = broadcast_object_list(finished)[0]
         title = f"{task} alone ({number} of {len(tasks)})"
         announce(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")

@@ -181,7 +181,17 @@ def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
     """The mixture as it was written, checked for the data sets that the tasks read."""
     if mixture is None:
         return {}
-    complete_mixture(mixture, [[source.name for source in group] for group in group_sources(sources)])
+    groups = group_sources(sources)
+    complete_mixture(mixture, [[source.name for source in group] for group in groups])
+    for group in groups:
+        capped = [source.name for source in group if source.name in (mixture.get("max_rows") or {})]
+        augmented = [source.name for source in group if source.augmentation is not None]
+        if capped and augmented:
+            raise ValueError(
+                f"mixture.max_rows cuts down the training rows of {capped[0]!r}, and "
+                f"tasks.{augmented[0]}.augmentation adds some: a cap would drop rows and keep what was made of them. "
+                "Leave one of the two out, or cut the file itself down."
+            )
     return mixture
 
 
