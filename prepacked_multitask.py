@@ -6,8 +6,8 @@ PyTorch's linear layer brings its weights into that order anew for every product
 the product. oneDNN, which is a part of PyTorch, can keep them so. A copy is made when it is first needed, is as large
 as the weights, and lives as long as the layer. A weight that changed gets a new one: its version counter tells, or, of
 what is written through `weight.data`, a sample of its numbers. Results differ from those of the plain layers in the
-last bits. Threads may compute with one model at the same time. `torch.backends.mkldnn.flags(enabled=False)` switches it
-off, as all else of oneDNN.
+last bits. Threads may compute with one model at once. `torch.backends.mkldnn.flags(enabled=False)` switches it off, as
+all else of oneDNN.
 """
 
 import contextlib
