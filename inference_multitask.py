@@ -74,13 +74,14 @@ def windows_of(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode restored afterwards, also after an error."""
-    training = [module for module in model.modules() if module.training]
+def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Eval mode inside, each module's own mode restored afterwards, also after an error; gives all modules."""
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        yield modules
     finally:
         for module in training:
             module.training = True
@@ -129,7 +130,7 @@ class SentenceInference:
         total = len(sentences) if hasattr(sentences, "__len__") else None
         embeddings = torch.empty(total or 0, self.config.embedding_dim)
         grown = []  # where the length is not known beforehand
-        with evaluating(self), prepacked(self.backbone.modules()), self._progress(total, show_progress) as bar:
+        with evaluating(self) as modules, prepacked(modules), self._progress(total, show_progress) as bar:
             for token_ids, start in self._tokenize_ahead(checked()):
                 if total is None:
                     place = torch.empty(len(token_ids), self.config.embedding_dim)
@@ -315,7 +316,7 @@ class SentenceInference:
         embeddings = [torch.empty(0, *([2] if is_pair else []), self.config.embedding_dim)]
         logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
         steps = total and total * (1 + is_pair)
-        with evaluating(self), prepacked(self.backbone.modules()), self._progress(steps, show_progress) as bar:
+        with evaluating(self) as modules, prepacked(modules), self._progress(steps, show_progress) as bar:
             for token_ids, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
                 window = torch.empty(len(token_ids), self.config.embedding_dim)
                 self._embed_tokens(token_ids, batch_size, bar, window)

@@ -73,6 +73,10 @@ def _can_pack(layer: nn.Module) -> bool:
     )
 
 
+def _become(layer: nn.Module, kind: type[nn.Linear]) -> None:
+    object.__setattr__(layer, "__class__", kind)  # past the search for parameters in a module's own __setattr__
+
+
 def _pack(layer: nn.Linear) -> None:
     """Keep the layer's weight packed, unless that is done and the weight is still the same."""
     weight, kept = layer.weight, _PACKED.get(layer)
@@ -105,11 +109,11 @@ def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
             for layer in layers:
                 _USES[layer] = _USES.get(layer, 0) + 1
                 entered.append(layer)
-                layer.__class__ = PrepackedLinear
+                _become(layer, PrepackedLinear)
         yield
     finally:
         with _LOCK:
             for layer in entered:
                 _USES[layer] -= 1
                 if not _USES[layer]:
-                    layer.__class__ = nn.Linear
+                    _become(layer, nn.Linear)
