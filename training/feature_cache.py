@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.shards import open_shard, write_shard
 from ..inference_multitask import evaluating, length_sorted_batches
 from ..modeling_multitask import MultiTaskModel
+from ..prepacked_multitask import prepacked
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these
@@ -205,7 +206,7 @@ def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np
     vectors = torch.empty(len(sentences), model.config.backbone_config.hidden_size)
     options = {"truncation": True, "max_length": model.config.max_length, "return_attention_mask": False}
     token_ids = model.tokenizer(sentences, **options)["input_ids"]
-    with evaluating(model):
+    with evaluating(model) as modules, prepacked(modules):
         for batch in length_sorted_batches([len(ids) for ids in token_ids]):
             vectors[batch] = model.pooled_batch([token_ids[index] for index in batch]).float().cpu()
             bar.update(len(batch))
