@@ -21,7 +21,6 @@ from .plots import STYLE, is_number
 
 DIFFERENCES_PICTURE = "compare_single.png"
 COSINES_PICTURE = "gradient_cosines.png"
-NOT_IN_PERCENT = ("mse",)
 
 NO_COSINES = (
     "No gradients were compared: the tasks share nothing that was trained (backbone and projection are frozen)."
@@ -29,25 +28,23 @@ NO_COSINES = (
 FEW_EVALUATIONS = "Validation curves were not compared: that takes three evaluations or more during training."
 HOW_TO_READ = (
     "Each task was also trained alone: from the same start, with the same settings and seed and the same number of "
-    "its own rows. Scores are in per cent (but for mse). The interval is the middle 95 % of {resamples:,} paired "
+    "its own rows. Scores are in per cent. The interval is the middle 95 % of {resamples:,} paired "
     "resamples of the rows that were measured; where it holds 0, these rows do not tell the two models apart. It says "
     "nothing about another seed, which alone can move a score by as much."
 )
 
 
-def _shown(value: float | None, metric: str) -> str:
+def _shown(value: float | None) -> str:
     """One decimal in per cent; -0.04 is 0.0."""
     if not is_number(value):
         return "undefined"
-    if metric in NOT_IN_PERCENT:
-        return f"{value:.4g}"
     return f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def format_difference(found: dict[str, Any]) -> str:
     """`70.2 - 70.3 = -0.1 [-0.7, 0.5]`: joint, single, difference and interval of one task."""
-    joint, single, difference = (_shown(found[key], found["metric"]) for key in ("joint", "single", "difference"))
-    interval = ", ".join(_shown(end, found["metric"]) for end in found["interval"] or ())
+    joint, single, difference = (_shown(found[key]) for key in ("joint", "single", "difference"))
+    interval = ", ".join(_shown(end) for end in found["interval"] or ())
     return f"{joint} - {single} = {difference}" + (f" [{interval}]" if interval else "")
 
 
@@ -176,10 +173,9 @@ def _draw_differences(path: Path, tasks: dict[str, dict[str, Any]]) -> bool:
         axes = figure.subplots()
         axes.axvline(0, color="0.5", linewidth=1)
         for place, found in enumerate(drawn.values()):
-            scale = 1 if found["metric"] in NOT_IN_PERCENT else 100
-            low, high = (scale * end for end in found["interval"])
+            low, high = (100 * end for end in found["interval"])
             axes.plot([low, high], [place, place], color="#2f6db3", linewidth=2.5, solid_capstyle="round")
-            axes.plot(scale * found["difference"], place, marker="o", color="#2f6db3", markersize=8)
+            axes.plot(100 * found["difference"], place, marker="o", color="#2f6db3", markersize=8)
         names = [f"{task}: {found['metric'].replace('_', ' ')}" for task, found in drawn.items()]
         axes.set_yticks(range(len(drawn)), names, parse_math=False)
         axes.set_ylim(len(drawn) - 0.5, -0.5)
