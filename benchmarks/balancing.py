@@ -1,7 +1,7 @@
 """Does balancing the losses beat their plain sum? Every method trains a small trio for the same number of steps.
 
     python benchmarks/balancing.py --data_root DATA [--seeds 1 2 3] [--methods sum uncertainty dwa famo pcgrad]
-        [--epochs 3] [--max_steps N] [--results runs/benchmark_balancing.jsonl]
+        [--epochs 3] [--max_steps N] [--bf16] [--results runs/benchmark_balancing.jsonl]
 
 DATA holds umsab_english_sentiment, trec and stsb as folders with train, validation and test.parquet. All loss weights
 are 1, so that no method is helped by weights that were chosen for it. The checkpoint with the best mean of the
@@ -84,6 +84,8 @@ def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded
             seed=seed,
             num_train_epochs=options.epochs,
             max_steps=options.max_steps,
+            bf16=options.bf16,
+            use_cpu=options.bf16 and not torch.cuda.is_available(),
             learning_rate=5e-5,
             head_learning_rate=1e-3,
             save_total_limit=1,
@@ -105,6 +107,7 @@ def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded
         "seed": seed,
         "epochs": options.epochs,
         "max_steps": options.max_steps,
+        "bf16": options.bf16,
         "steps": trainer.state.global_step,
         "seconds_per_step": statistics.median(timer.seconds),
         "scores": {
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, choices=METHODS)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--max_steps", type=int, default=-1)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--results", type=Path, default=Path("runs/benchmark_balancing.jsonl"))
     options = parser.parse_args()
 
@@ -172,7 +176,8 @@ def main() -> None:
     results = []
     if options.results.is_file():
         results = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
-        results = [r for r in results if (r["epochs"], r["max_steps"]) == (options.epochs, options.max_steps)]
+        wanted = {"epochs": options.epochs, "max_steps": options.max_steps, "bf16": options.bf16}
+        results = [result for result in results if result.items() >= wanted.items()]
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for method in options.methods:
