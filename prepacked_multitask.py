@@ -30,6 +30,7 @@ class PackedWeight(NamedTuple):
     packed: torch.Tensor
     identity: tuple
     sample: torch.Tensor
+    step: int  # from one number of the sample to the next
 
 
 _PACKED: WeakKeyDictionary[nn.Module, PackedWeight] = WeakKeyDictionary()
@@ -42,12 +43,19 @@ def _identity(weight: torch.Tensor) -> tuple:
     return weight.data_ptr(), version, weight.dtype, weight.shape
 
 
-def _sample(weight: torch.Tensor) -> torch.Tensor:
-    """Numbers from rows and columns all over the weight: the step has no factor in common with the columns."""
+def _sample_step(weight: torch.Tensor) -> int:
+    """Without a factor in common with the columns, so that a sample takes numbers from rows and columns all over."""
     step = max(weight.numel() // SAMPLED, 1)
     while math.gcd(step, weight.shape[1]) > 1:
         step += 1
-    return weight.detach().view(-1)[::step]
+    return step
+
+
+def _is_current(kept: PackedWeight, weight: torch.Tensor) -> bool:
+    if kept.identity != _identity(weight):
+        return False
+    # The version counter does not see what is written through `weight.data`.
+    return torch.equal(kept.sample, weight.detach().as_strided(kept.sample.shape, (kept.step,)))
 
 
 class PrepackedLinear(nn.Linear):
@@ -80,11 +88,10 @@ def _become(layer: nn.Module, kind: type[nn.Linear]) -> None:
 def _pack(layer: nn.Linear) -> None:
     """Keep the layer's weight packed, unless that is done and the weight is still the same."""
     weight, kept = layer.weight, _PACKED.get(layer)
-    identity, sample = _identity(weight), _sample(weight)
-    # The version counter does not see what is written through `weight.data`.
-    if kept is None or kept.identity != identity or not torch.equal(kept.sample, sample):
+    if kept is None or not _is_current(kept, weight):
+        step = _sample_step(weight)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        _PACKED[layer] = PackedWeight(packed, identity, sample.clone())
+        _PACKED[layer] = PackedWeight(packed, _identity(weight), weight.detach().view(-1)[::step].clone(), step)
 
 
 @contextlib.contextmanager
