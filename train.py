@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from multitask_sentence.configuration_multitask import suggest
 from multitask_sentence.data.augmentation import augment_sets, describe_augmentations, open_augmentations
+from multitask_sentence.data.held_out import announce_held_out, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
@@ -187,6 +188,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     with state.main_process_first():
         loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
+    (drop_held_out if recipe.drop_held_out else announce_held_out)(loaded)
     if augmentations:
         augment_sets(loaded, augmentations, arguments.seed)
         set_seed(arguments.seed)  # whether texts were made or read, the model starts from the same numbers

@@ -28,6 +28,7 @@ from transformers import set_seed
 
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 from .collation import LABEL_PREFIX
+from .held_out import held_out_sentences, text_key
 from .labels import nearest
 from .loading import LabelledSet, LoadedTasks, group_sources
 from .sources import TaskSource
@@ -194,11 +195,6 @@ def _texts(augmentation: Augmentation, sentences: list[str]) -> dict[str, str]:
     return dict(zip(sentences, (text.strip() for text in texts), strict=True))
 
 
-def _key(sentence: str) -> str:
-    """What two sentences share that differ in white space and case only, which many tokenizers do not see."""
-    return " ".join(sentence.split()).casefold()
-
-
 def _shown(sentences: list[str]) -> str:
     return " | ".join(shorten(sentence, MOST_CHARACTERS, placeholder=" ...") for sentence in sentences)
 
@@ -215,8 +211,8 @@ def _augment_set(
     width = AUGMENTED_SENTENCES.get(loaded.problem_types[tasks[0]])
     sentences = dict.fromkeys(sentence for row in rows.values() for sentence in row[:width])
     set_seed(seed)  # so that a function that draws at random does so alike, whatever was drawn before
-    texts = _texts(augmentation, [sentence for sentence in sentences if _key(sentence) not in held_out])
-    texts = {old: new for old, new in texts.items() if new and new != old.strip() and _key(new) not in held_out}
+    texts = _texts(augmentation, [sentence for sentence in sentences if text_key(sentence) not in held_out])
+    texts = {old: new for old, new in texts.items() if new and new != old.strip() and text_key(new) not in held_out}
 
     added: dict[str, list[Any]] = {name: [] for name in train.column_names}
     counts = dict.fromkeys(tasks, 0)
@@ -259,14 +255,7 @@ def augment_sets(loaded: LoadedTasks, augmentations: Sequence[Augmentation], see
     Raises:
         ValueError, TypeError: a function returned something else than one text for each sentence.
     """
-    held_out = {
-        _key(sentence)
-        for labelled_set in loaded.sets
-        for split, dataset in labelled_set.splits.items()
-        if split != "train"
-        for row in dataset["sentences"]
-        for sentence in row
-    }
+    held_out = held_out_sentences(loaded)
     for augmentation in augmentations:
         labelled_set = next(found for found in loaded.sets if augmentation.tasks[0] in found.tasks)
         _augment_set(labelled_set, augmentation, held_out, loaded, seed)

@@ -31,7 +31,7 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
 RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "mixture", "balancing", "strategy", "peft", "training", "card"),
+    *("tasks", "drop_held_out", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
 _TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", "augmentation", *_SETTING_KEYS[2:])
@@ -55,6 +55,7 @@ class Recipe:
         text: the file's text, kept beside the finished model.
         backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
         continue_from: the trained model to go on from, `None` to start from an encoder.
+        drop_held_out: whether training rows that stand in a validation or test split of any task are left out.
         peft: settings of an adapter, `None` for none; see training/adapters.py.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     continue_from: str | None = None
+    drop_held_out: bool = False
     peft: dict[str, Any] | None = None
     balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
 
@@ -233,6 +235,9 @@ def load_recipe(path: str | Path) -> Recipe:
         if not tasks:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
         _check_embedding(content)
+        drop_held_out = content.get("drop_held_out", False)
+        if not isinstance(drop_held_out, bool):
+            raise ValueError(f"drop_held_out is {drop_held_out!r}, but should be true or false.")
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
         for key in training:
@@ -258,6 +263,7 @@ def load_recipe(path: str | Path) -> Recipe:
             balancing=complete_balancing(content.get("balancing")),
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
             continue_from=str(continue_from) if continue_from else None,
+            drop_held_out=drop_held_out,
             peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )

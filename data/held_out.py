@@ -1,0 +1,103 @@
+"""Training rows that stand in a validation or test split as well, of their own task or of another.
+
+    text_key            what two texts share that differ in white space and case only
+    held_out_sentences  every sentence of the validation and test splits, as keys
+    announce_held_out   tells which tasks' training rows another task is measured on
+    drop_held_out       takes such rows out of the training splits
+
+Data sets borrow from each other: a pair of one task's test split may be a training pair of another, with a label that
+says nearly the same. Each set alone is clean, and the model that learns from both is measured on what it has seen.
+A row counts where it stands there whole, a pair in either order. That two rows share one sentence of a pair is common
+within official splits, and no reason to leave one out.
+"""
+
+from collections.abc import Iterator
+
+from datasets import Dataset
+
+from .collation import LABEL_PREFIX
+from .loading import LabelledSet, LoadedTasks
+
+RowKey = frozenset[str]
+
+
+def text_key(text: str) -> str:
+    """The text without its case and the extent of its white space, which many tokenizers do not see."""
+    return " ".join(text.split()).casefold()
+
+
+def _row_keys(rows: Dataset) -> list[RowKey]:
+    """The sentence, or both of a pair in either order; of a contrastive row, anchor and positive."""
+    return [frozenset(map(text_key, sentences[:2])) for sentences in rows["sentences"]]
+
+
+def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, Dataset]]:
+    for labelled_set in loaded.sets:
+        for split, rows in labelled_set.splits.items():
+            if split != "train":
+                yield labelled_set, rows
+
+
+def held_out_sentences(loaded: LoadedTasks) -> set[str]:
+    """The keys of all sentences that a model is measured on."""
+    return {
+        text_key(sentence) for _, rows in _held_out_splits(loaded) for row in rows["sentences"] for sentence in row
+    }
+
+
+def _found_in(loaded: LoadedTasks) -> dict[RowKey, list[str]]:
+    """By row of the validation and test splits, the tasks that are measured on it."""
+    found: dict[RowKey, list[str]] = {}
+    for labelled_set, rows in _held_out_splits(loaded):
+        for key in _row_keys(rows):
+            tasks = found.setdefault(key, [])
+            tasks.extend(task for task in labelled_set.tasks if task not in tasks)
+    return found
+
+
+def announce_held_out(loaded: LoadedTasks) -> None:
+    """Note in `loaded` which tasks have training rows that tasks of another set are measured on."""
+    found_in = _found_in(loaded)
+    for labelled_set in loaded.sets:
+        others: dict[str, int] = {}
+        for key in _row_keys(labelled_set.splits["train"]):
+            for task in found_in.get(key, []):
+                if task not in labelled_set.tasks:
+                    others[task] = others.get(task, 0) + 1
+        for task, count in others.items():
+            loaded.announcements.append(
+                f"{', '.join(labelled_set.tasks)}: {count} of {len(labelled_set.splits['train'])} training rows stand "
+                f"in the validation or test split of {task}, whose scores may be flattering. `drop_held_out: true` in "
+                "the recipe leaves such rows out."
+            )
+
+
+def drop_held_out(loaded: LoadedTasks) -> None:
+    """
+    Take training rows out that stand in a validation or test split of any task, and note in `loaded` how many.
+
+    Raises:
+        ValueError: no training row with a label is left for a task.
+    """
+    found_in = _found_in(loaded)
+    for labelled_set in loaded.sets:
+        train = labelled_set.splits["train"]
+        keys = _row_keys(train)
+        kept = [row for row, key in enumerate(keys) if key not in found_in]
+        if len(kept) == len(train):
+            continue
+        labelled_set.splits["train"] = rest = train.select(kept)
+        for task in labelled_set.tasks:
+            if all(label is None for label in rest[LABEL_PREFIX + task]):
+                raise ValueError(
+                    f"Task {task!r}: drop_held_out leaves no labelled training row, as all of them stand in a "
+                    "validation or test split. Correct the splits, or leave drop_held_out out of the recipe."
+                )
+        tasks = list(dict.fromkeys(task for key in keys for task in found_in.get(key, [])))
+        loaded.announcements.append(
+            f"{', '.join(labelled_set.tasks)}: {len(train) - len(kept)} of {len(train)} training rows stand in a "
+            f"validation or test split ({', '.join(tasks)}) and are left out"
+        )
+
+
+__all__ = ["announce_held_out", "drop_held_out", "held_out_sentences", "text_key"]
