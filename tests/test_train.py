@@ -407,6 +407,24 @@ def test_data_root_is_where_relative_paths_start(job: Path, monkeypatch: pytest.
     )
 
 
+@pytest.mark.parametrize("drops", [False, True])
+def test_training_rows_that_another_task_is_measured_on_are_told_of_or_left_out(job: Path, drops: bool):
+    pairs = [row.split(",") for row in pair_rows("sat")[1:]]  # the test split of similarity
+    borrowed = ["query,answer,wrong", *(f"{pair[1]},{pair[0]},the price was bad" for pair in pairs)]
+    (job.parent / "search_ran.csv").write_text(
+        "\n".join([*borrowed, *search_rows("ran")[1:]]) + "\n", encoding="utf-8"
+    )
+    change(job, "drop_held_out", value=drops)
+    change(job, "strategy", "freeze", value="all")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        run([str(job)])
+    told = f"search: {len(pairs)} of {len(pairs) + len(SUBJECTS)} training rows stand in "
+    assert told + ("a validation" if drops else "the validation") in printed.getvalue()
+    results = json.loads((job.parent / "result" / "results.json").read_text(encoding="utf-8"))
+    assert results["rows"]["search"]["train"] == len(SUBJECTS) + (0 if drops else len(pairs))
+
+
 # ---- from recipe to finished folder ----
 
 
