@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from multitask_sentence.training import trainer as trainer_module
+from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.best_checkpoints import (
     STEP_FILE,
     best_of_history,
@@ -45,7 +45,7 @@ def backbone(tmp_path_factory):
 @pytest.fixture
 def train(backbone, tmp_path, monkeypatch):
     """Trains for four epochs of two steps; what is measured at step 2n is the n-th of `SCORES`."""
-    task_scores = trainer_module.task_scores
+    task_scores = evaluation_loop.task_scores
 
     def scripted(model, task, *args):
         primary = model.config.tasks[task]["metrics"][0]
@@ -68,7 +68,7 @@ def train(backbone, tmp_path, monkeypatch):
         return trainer
 
     trainer = None
-    monkeypatch.setattr(trainer_module, "task_scores", scripted)
+    monkeypatch.setattr(evaluation_loop, "task_scores", scripted)
     return run
 
 

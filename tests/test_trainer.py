@@ -17,7 +17,7 @@ from transformers import TrainerCallback, set_seed
 from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
-from multitask_sentence.training import trainer as trainer_module
+from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.evaluation import choose_thresholds
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
@@ -387,7 +387,7 @@ def test_without_multi_label_tasks_no_threshold_is_chosen(backbone, tmp_path):
 
 def test_training_ends_with_the_checkpoint_of_the_best_eval_score(backbone, tmp_path, monkeypatch):
     scores = iter([0.2, 0.9, 0.5])
-    monkeypatch.setattr(trainer_module, "combined_score", lambda *_: next(scores))
+    monkeypatch.setattr(evaluation_loop, "combined_score", lambda *_: next(scores))
     trainer = helpers.make_trainer(
         helpers.make_model(backbone),
         all_sets(train=8, validation=4),

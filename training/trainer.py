@@ -2,11 +2,10 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, balancing.py, feature_cache.py, evaluation.py.
+runs. The parts have files of their own: mixture.py, strategy.py, balancing.py, feature_cache.py, evaluation_loop.py.
 """
 
 import math
-import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,10 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import speed_metrics
 
 from ..adapter_multitask import has_adapter, read_weights
-from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
@@ -28,17 +25,10 @@ from .balancers import GradientBalancer
 from .balancing import check_finite, load_balancer, make_balancer, save_balancer
 from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
 from .class_balance import resolve_balanced
-from .evaluation import (
-    Evaluation,
-    choose_thresholds,
-    combined_score,
-    task_confusion,
-    task_logits,
-    task_predictions,
-    task_scores,
-)
+from .evaluation import Evaluation
+from .evaluation_loop import EvaluationLoop
 from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
-from .feature_cache import FeatureCache, cache_sentences, can_cache_features, embed_cached, open_features
+from .feature_cache import FeatureCache, cache_sentences, can_cache_features, open_features
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
 from .strategy import enter_stage, make_plan, parameter_groups, plan_of_tasks, set_peaks, stage_starts
@@ -71,7 +61,7 @@ class _BeginCallback(TrainerCallback):
             self.trainer._learn_from_second_pass()
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(EvaluationLoop, Trainer):
     """
     Train all tasks of a [`MultiTaskModel`] together.
 
@@ -455,128 +445,3 @@ class MultiTaskTrainer(Trainer):
                         logs[f"weight_{task}"] = weight
             self._reset_task_losses()
         super().log(logs, start_time)
-
-    # ---- evaluation ----
-
-    def _embed_split(self, split: str) -> tuple[Evaluation, torch.Tensor]:
-        """A split and the embeddings of its distinct sentences, each process having computed its share."""
-        if split not in self.evaluations:
-            self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
-        evaluation = self.evaluations[split]
-        if evaluation.sentences and (cache := self._open_features()) is not None:
-            places = self._cache_sentences(cache, lambda: [evaluation.sentences])
-            with self.compute_loss_context_manager(), self.accelerator.autocast():
-                return evaluation, embed_cached(self.model, cache, places)
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        with self.compute_loss_context_manager(), self.accelerator.autocast():
-            share = self.model.embed(
-                evaluation.sentences[rank::world_size],
-                show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
-            )
-        if world_size == 1:
-            return evaluation, share
-        longest = -(-len(evaluation.sentences) // world_size)
-        padded = share.new_zeros(longest, share.shape[1])
-        padded[: len(share)] = share
-        gathered = self.accelerator.gather(padded.to(self.args.device)).cpu()  # (world_size * longest, embedding_dim)
-        gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
-        return evaluation, gathered[: len(evaluation.sentences)]
-
-    def _scores(
-        self, evaluation: Evaluation, embeddings: torch.Tensor, tasks: Iterable[str]
-    ) -> dict[str, dict[str, float]]:
-        return {
-            task: task_scores(
-                self.model,
-                task,
-                embeddings,
-                evaluation.rows[task],
-                evaluation.labels[task],
-                self.args.per_device_eval_batch_size,
-            )
-            for task in tasks
-        }
-
-    def measure(self, split: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
-        evaluation, embeddings = self._embed_split(split)
-        return self._scores(evaluation, embeddings, [task for task in evaluation.rows if task in tasks])
-
-    def evaluate(
-        self, eval_dataset: str | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """
-        Loss and metrics of every task on a split.
-
-        Args:
-            eval_dataset: name of the split, `validation` where nothing is said.
-            ignore_keys: not used; part of the Trainer's signature.
-            metric_key_prefix: what the keys begin with.
-
-        Returns:
-            `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_loss` and `<prefix>_score`.
-
-        Raises:
-            ValueError: no task has a labelled row in the split.
-        """
-        self._memory_tracker.start()
-        start_time = time.time()
-        split = eval_dataset or "validation"
-        evaluation, embeddings = self._embed_split(split)
-        if not evaluation.rows:
-            raise ValueError(f"No task has a labelled row in the split {split!r}.")
-        tasks = self.model.config.tasks
-        scores = self._scores(evaluation, embeddings, evaluation.rows)
-        self.confusion = {
-            task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
-            for task, rows in evaluation.rows.items()
-            if tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES
-        }
-        metrics = {
-            f"{metric_key_prefix}_{task}_{metric}": value
-            for task, task_metrics in scores.items()
-            for metric, value in task_metrics.items()
-        }
-        metrics[f"{metric_key_prefix}_loss"] = sum(
-            tasks[task]["loss_weight"] * scores[task]["loss"] for task in scores
-        )
-        metrics[f"{metric_key_prefix}_score"] = combined_score(tasks, scores)
-        metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=len(evaluation.sentences)))
-
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._memory_tracker.stop_and_update_metrics(metrics)
-        return metrics
-
-    def predictions(self, split: str, tasks: Iterable[str]) -> dict[str, tuple[list, list | None]]:
-        """By task what its metrics are computed from, see `task_predictions`; of those that have rows in a split."""
-        evaluation, embeddings = self._embed_split(split)
-        return {
-            task: task_predictions(
-                self.model.config.tasks[task],
-                torch.cat(task_logits(self.model, task, embeddings, rows, self.args.per_device_eval_batch_size)),
-                embeddings,
-                rows,
-                evaluation.labels[task],
-            )
-            for task, rows in evaluation.rows.items()
-            if task in tasks
-        }
-
-    def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
-        """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
-        multi_label = [
-            task
-            for task, settings in self.trained_tasks.items()
-            if settings["problem_type"] == "multi_label_classification"
-        ]
-        if not multi_label:
-            return {}
-        evaluation, embeddings = self._embed_split(split)
-        chosen = {}
-        for task in multi_label:
-            logits = task_logits(self.model, task, embeddings, evaluation.rows[task], batch_size=8192)
-            probabilities = torch.cat(logits).sigmoid().numpy()
-            chosen[task] = choose_thresholds(probabilities, evaluation.labels[task].numpy())
-            self.model.config.tasks[task]["thresholds"] = chosen[task]
-        return chosen
