@@ -9,7 +9,11 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Before transformers and datasets are imported, which read these: no network, and no remote code from or for other
@@ -191,3 +195,28 @@ def minilm() -> MultiTaskModel:
         "similarity": {"problem_type": "similarity"},
     }
     return MultiTaskModel.from_backbone("sentence-transformers/all-MiniLM-L6-v2", tasks=tasks)
+
+
+@pytest.fixture(scope="session")
+def run_in_two_processes() -> Callable[..., str]:
+    """Runs a script in two processes of torch.distributed; what they printed. A hang fails after 200 seconds."""
+
+    def run_script(script: Path, *arguments: object, **environment: str) -> str:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments]
+        launched = subprocess.Popen(
+            [sys.executable, *map(str, launch)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            printed, _ = launched.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
+            printed, _ = launched.communicate(timeout=60)
+            pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
+        assert launched.returncode == 0, printed[-4000:]
+        return printed
+
+    return run_script

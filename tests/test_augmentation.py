@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -435,24 +433,12 @@ def say(sentences):
 """
 
 
-def test_two_processes_share_the_translation_and_have_the_same_rows(tmp_path: Path, tiny_translators: list[str]):
+def test_two_processes_share_the_translation_and_have_the_same_rows(
+    tmp_path: Path, tiny_translators: list[str], run_in_two_processes: Callable[..., str]
+):
     (tmp_path / "said_by.py").write_text(SAID_BY)
     script = Path(__file__).with_name("augmentation_run.py")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    launched = subprocess.Popen(
-        [sys.executable, *map(str, command), *tiny_translators, str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        printed, _ = launched.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
-        printed, _ = launched.communicate(timeout=60)
-        pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
-    assert launched.returncode == 0, printed[-4000:]
+    run_in_two_processes(script, *tiny_translators, tmp_path)
 
     first, second = (json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2))
     assert first["sentences"] == second["sentences"]

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,25 +446,10 @@ def test_model_trained_on_cached_vectors_opens_as_ever(backbone, tmp_path):
 # Several processes
 
 
-def test_two_processes_share_the_encoding_and_train_like_one(backbone, tmp_path):
+def test_two_processes_share_the_encoding_and_train_like_one(backbone, run_in_two_processes, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, backbone, folder]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
-    launched = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        printed, _ = launched.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
-        printed, _ = launched.communicate(timeout=60)
-        pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
-    assert launched.returncode == 0, printed[-4000:]
+    run_in_two_processes(SCRIPT, backbone, folder, HF_DATASETS_CACHE=str(folder / "datasets"))
 
     one = feature_cache_run.train(backbone, tmp_path / "one", per_device_train_batch_size=8)
     sentences = sentences_of(feature_cache_run.make_sets(), "train", "validation")

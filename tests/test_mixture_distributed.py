@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -44,24 +42,10 @@ def backbone(script, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_processes(script, backbone, tmp_path_factory):
-    """The folder with what two processes wrote, and what each reported; a hang ends as a timeout."""
+def two_processes(script, backbone, run_in_two_processes, tmp_path_factory):
+    """The folder with what two processes wrote, and what each reported."""
     folder = tmp_path_factory.mktemp("two_processes")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, backbone, folder]
-    launched = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        printed, _ = launched.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
-        printed, _ = launched.communicate(timeout=60)
-        pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
-    assert launched.returncode == 0, printed[-4000:]
+    printed = run_in_two_processes(SCRIPT, backbone, folder)
     assert "warn" not in printed.lower()
     return folder, [json.loads((folder / f"results.{process}.json").read_text()) for process in range(2)]
 
