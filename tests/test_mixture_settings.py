@@ -10,8 +10,8 @@ import yaml
 
 from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.mixture import MixtureBatchSampler
+from multitask_sentence.training.card_body import _tasks, _training
 from multitask_sentence.training.mixture import complete_mixture, describe_epoch
-from multitask_sentence.training.model_card import _tasks, _training
 from multitask_sentence.training.recipe import load_recipe
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))

@@ -15,8 +15,9 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
+from multitask_sentence.training.card_body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.card_metadata import code_span, read_source
-from multitask_sentence.training.model_card import FOLDER_PLACEHOLDER, is_generated, main, write_model_card
+from multitask_sentence.training.model_card import is_generated, main, write_model_card
 from multitask_sentence.training.plots import confusion_matrix_of, draw_confusion, draw_training
 
 # What must be told apart in Markdown and drawn without being read as a formula.
