@@ -58,7 +58,6 @@ from multitask_sentence.training.starting import (
 )
 from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
-from multitask_sentence.training.wise_ft import format_mixing
 
 logger = logging.get_logger(__name__)
 
@@ -247,8 +246,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
         if trainer.best_of_tasks.summary:
             say("\n" + format_best(trainer.best_of_tasks.summary, trainer.best_of_tasks.chosen_step))
-        if trainer.mixing is not None:
-            say("\n" + format_mixing(trainer.mixing))
     if options.compare_single:
         compared = compare_single(trainer, initial, history, scores, say)
         if state.is_main_process:

@@ -54,10 +54,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
     )
-    wise_ft: bool = field(
-        default=False,
-        metadata={"help": "Mix the backbone's weights with those of the start, as is best on validation data."},
-    )
     feature_cache: bool = field(
         default=True,
         metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},

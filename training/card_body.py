@@ -218,11 +218,6 @@ def _training(content: CardContent) -> str:
     if step := kept_step(results):
         score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
         parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
-    if mixing := results.get("wise_ft"):
-        parts[0] += (
-            f" The backbone's weights are {mixing['alpha']:g} times the trained ones and "
-            f"{1 - mixing['alpha']:g} times those of the start, the best of six mixtures on validation data (WiSE-FT)."
-        )
     mixture = results.get("mixture") or {}
     if idle := results.get("only_evaluated"):
         parts[0] += f" Only evaluated, because all that the answers come from was frozen: {_and(idle)}."

@@ -181,7 +181,6 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         "scores": scores,
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
-        "wise_ft": trainer.mixing,
         "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
         "passes": passes,
         "seconds": round(time.time() - started, 1),

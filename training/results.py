@@ -190,7 +190,6 @@ def save_result(
         "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
-        "wise_ft": trainer.mixing,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),

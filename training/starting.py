@@ -32,7 +32,6 @@ from .arguments import MultiTaskTrainingArguments
 from .recipe import Recipe, check_metric_keys
 from .strategy import Plan, make_plan, planned_parts
 from .trainer import MultiTaskTrainer
-from .wise_ft import check_wise_ft
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
 FIXED_SETTINGS = ("problem_type", "pair", "labels", "head")
@@ -187,14 +186,8 @@ def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArgument
     Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
 
     Raises:
-        ValueError: what `make_plan` and `check_wise_ft` say, after the recipe's name.
+        ValueError: what `make_plan` says, after the recipe's name.
     """
-    if args.wise_ft:
-        trains_backbone = plan_before_data(start, recipe, args).trains_backbone
-        try:
-            check_wise_ft(trains_backbone, recipe.peft is not None, bool(args.fsdp or args.deepspeed))
-        except ValueError as error:
-            raise ValueError(f"{recipe.path}: {error}") from error
     return not recipe.strategy or bool(plan_before_data(start, recipe, args).stages)
 
 

@@ -32,7 +32,6 @@ from .feature_cache import FeatureCache, cache_sentences, can_cache_features, op
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
 from .strategy import enter_stage, make_plan, parameter_groups, plan_of_tasks, set_peaks, stage_starts
-from .wise_ft import backbone_weights, check_wise_ft, mix_with_start
 
 
 class _BeginCallback(TrainerCallback):
@@ -170,10 +169,6 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
             callbacks=[*own_callbacks, *(callbacks or [])],
         )
         self.label_names = ["labels"]
-        self.mixing: dict[str, Any] | None = None  # of the start and the trained weights, when trained with wise_ft
-        if args.wise_ft:
-            is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-            check_wise_ft(self.plan.trains_backbone, has_adapter(model.backbone), is_sharded)
         self._reset_task_losses()
         self._stage = 0
         self._stage_starts = [0]
@@ -272,15 +267,11 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
 
     def train(self, *args, **kwargs):
         self._check_trainable()
-        start = backbone_weights(self.model.backbone) if self.args.wise_ft else None
         try:
-            output = super().train(*args, **kwargs)
+            return super().train(*args, **kwargs)
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
             if len(self.plan.stages) > 1:
                 enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
-        if start is not None:
-            self.mixing = mix_with_start(self, start)
-        return output
 
     def _check_trainable(self) -> None:
         if not self.plan.stages or not any(parameter.requires_grad for parameter in self.model.parameters()):
