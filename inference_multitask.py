@@ -77,7 +77,7 @@ def windows_of(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
 def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Eval mode inside, each module's own mode restored afterwards, also after an error; gives all modules."""
     modules = [model]
-    for module in modules:  # `model.modules()` takes several times as long, which tells for a single sentence
+    for module in modules:  # `model.modules()` takes twice as long, which tells for a single sentence
         modules.extend(child for child in module._modules.values() if child is not None)
     training = [module for module in modules if module.training]
     for module in training:

@@ -188,7 +188,10 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     with state.main_process_first():
         loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
-    (drop_held_out if recipe.drop_held_out else announce_held_out)(loaded)
+    if recipe.drop_held_out:
+        drop_held_out(loaded)
+    else:
+        announce_held_out(loaded)
     if augmentations:
         augment_sets(loaded, augmentations, arguments.seed)
         set_seed(arguments.seed)  # whether texts were made or read, the model starts from the same numbers

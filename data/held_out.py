@@ -11,6 +11,7 @@ A row counts where it stands there whole, a pair in either order. That two rows 
 within official splits, and no reason to leave one out.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from datasets import Dataset
@@ -26,9 +27,9 @@ def text_key(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _row_keys(rows: Dataset) -> list[RowKey]:
-    """The sentence, or both of a pair in either order; of a contrastive row, anchor and positive."""
-    return [frozenset(map(text_key, sentences[:2])) for sentences in rows["sentences"]]
+def _row_keys(rows: Dataset) -> Iterator[RowKey]:
+    """Of each row the sentence, or both of a pair in either order; of a contrastive row, anchor and positive."""
+    return (frozenset(map(text_key, sentences[:2])) for sentences in rows["sentences"])
 
 
 def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, Dataset]]:
@@ -59,16 +60,15 @@ def announce_held_out(loaded: LoadedTasks) -> None:
     """Note in `loaded` which tasks have training rows that tasks of another set are measured on."""
     found_in = _found_in(loaded)
     for labelled_set in loaded.sets:
-        others: dict[str, int] = {}
-        for key in _row_keys(labelled_set.splits["train"]):
-            for task in found_in.get(key, []):
-                if task not in labelled_set.tasks:
-                    others[task] = others.get(task, 0) + 1
-        for task, count in others.items():
+        train = labelled_set.splits["train"]
+        counts = Counter(task for key in _row_keys(train) for task in found_in.get(key, []))
+        for task, count in counts.items():
+            if task in labelled_set.tasks:
+                continue
             loaded.announcements.append(
-                f"{', '.join(labelled_set.tasks)}: {count} of {len(labelled_set.splits['train'])} training rows stand "
-                f"in the validation or test split of {task}, whose scores may be flattering. `drop_held_out: true` in "
-                "the recipe leaves such rows out."
+                f"{', '.join(labelled_set.tasks)}: {count} of {len(train)} training rows stand in the validation or "
+                f"test split of {task}, whose scores may be flattering. `drop_held_out: true` in the recipe leaves "
+                "such rows out."
             )
 
 
@@ -82,8 +82,12 @@ def drop_held_out(loaded: LoadedTasks) -> None:
     found_in = _found_in(loaded)
     for labelled_set in loaded.sets:
         train = labelled_set.splits["train"]
-        keys = _row_keys(train)
-        kept = [row for row, key in enumerate(keys) if key not in found_in]
+        kept, measured = [], {}
+        for row, key in enumerate(_row_keys(train)):
+            if key in found_in:
+                measured |= dict.fromkeys(found_in[key])
+            else:
+                kept.append(row)
         if len(kept) == len(train):
             continue
         labelled_set.splits["train"] = rest = train.select(kept)
@@ -93,10 +97,9 @@ def drop_held_out(loaded: LoadedTasks) -> None:
                     f"Task {task!r}: drop_held_out leaves no labelled training row, as all of them stand in a "
                     "validation or test split. Correct the splits, or leave drop_held_out out of the recipe."
                 )
-        tasks = list(dict.fromkeys(task for key in keys for task in found_in.get(key, [])))
         loaded.announcements.append(
             f"{', '.join(labelled_set.tasks)}: {len(train) - len(kept)} of {len(train)} training rows stand in a "
-            f"validation or test split ({', '.join(tasks)}) and are left out"
+            f"validation or test split ({', '.join(measured)}) and are left out"
         )
 
 
