@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from .padding_free_multitask import pack, pool_row, row_states
 from .prepacked_multitask import prepacked
 
-# Tokens of one backbone pass in `encode`: enough to fill the matrix products, little enough to stay in the caches.
-TOKENS_PER_BATCH = 2048
+# Tokens of one backbone pass in `encode`, by device. On a CPU enough to fill the matrix products and little enough to
+# stay in the caches, as measured. A GPU takes many more to be busy; what is best there was not measured.
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 # Sentences that are tokenized and sorted by length together.
 SENTENCES_PER_WINDOW = 16384
 # From so many sentences on, a progress bar appears by itself.
@@ -31,7 +32,7 @@ SENTENCES_FOR_PROGRESS = 2000
 
 
 def length_sorted_batches(
-    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH
+    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH["cpu"]
 ) -> Iterator[list[int]]:
     """
     Indices in batches of similar length, longest first.
@@ -102,6 +103,11 @@ def check_rows(rows: Sequence[Any], is_pair: bool, start: int = 0) -> None:
 
 class SentenceInference:
     """`encode`, `predict` and `similarity`; mixed into [`MultiTaskModel`]."""
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The token budget of a backbone pass on the model's device."""
+        return TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
 
     @torch.no_grad()
     def embed(
@@ -179,7 +185,8 @@ class SentenceInference:
         normalize: bool = False,
     ) -> None:
         """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
-        for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
+        lengths = [len(ids) for ids in token_ids]
+        for batch in length_sorted_batches(lengths, batch_size, self.tokens_per_batch):
             pooled = self.pooled_batch([token_ids[index] for index in batch])  # (batch, hidden)
             embedding = self.project(pooled).float()  # (batch, embedding_dim)
             place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()

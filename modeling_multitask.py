@@ -37,7 +37,7 @@ from .configuration_multitask import (
 from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
-from .padding_free_multitask import cannot_pack, install, is_installed, packed_pass
+from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
 
 logger = logging.get_logger(__name__)
 
@@ -300,8 +300,9 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
         use_fast(self.backbone)
-        self.padding_free = cannot_pack(self.backbone) is None
-        if self.padding_free:
+        # None: where packed passes were measured to be faster, on CPUs. True: also on a GPU. False: never.
+        self.padding_free: bool | None = None if cannot_pack(self.backbone) is None else False
+        if self.padding_free is None:
             install(self.backbone)
 
     # ---- starting, opening and saving ----
@@ -534,12 +535,14 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
 
     def packs(self) -> bool:
         """Whether passes run without padding; which way they go, and why, is logged once."""
-        if not self.padding_free:
+        if self.padding_free is False:
             reason = cannot_pack(self.backbone) or "model.padding_free is False"
         elif not is_installed(self.backbone):
             reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
-        elif self.device.type != "cpu":
-            reason = f"the model is on {self.device.type}, and packed passes were measured on CPUs only"
+        elif self.device.type != "cpu" and not self.padding_free:
+            reason = f"packed passes were measured on CPUs only (model.padding_free = True runs them on {self.device})"
+        elif self.device.type != "cpu" and (missing := cannot_pack_on_gpu(self.backbone)):
+            reason = missing
         else:
             logger.info_once("Passes run without padding (model.padding_free = False pads them).")
             return True

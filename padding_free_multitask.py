@@ -1,30 +1,35 @@
 """Padding-free backbone passes: sentences run one after another as one row of real tokens.
 
     cannot_pack           why a backbone takes padded batches only
+    cannot_pack_on_gpu    why it does so on a GPU
     install               lets its attention read packed rows, beside padded batches
     pack                  token ids to one row
     row_states, pool_row  the backbone's states of a row, and one vector per sentence from them
     packed_pass           padded batch in, padded states and pooled vectors out, no work spent on padding in between
 
 Linear layers, norms and dropout see `(1, tokens, hidden)` without padding. In a row, sentences of equal length stand
-together: attention runs over such groups and needs no padding mask, and pooling is a reduction of a view. Attention is
-plugged in through transformers' attention interface; an architecture is listed here once its results were compared
-with the padded pass.
+together: attention runs over such groups and needs no padding mask, and pooling is a reduction of a view. On a GPU one
+kernel of PyTorch takes all lengths at once. Attention is plugged in through transformers' attention interface; an
+architecture is listed here once its results were compared with the padded pass.
 """
 
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
+from zlib import crc32
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .dropout_multitask import dropout as fast_dropout
 
-ATTENTION_NAME = "multitask_padding_free"
+# Of this copy of the file: another model's remote code, maybe of another version, registers its own.
+ATTENTION_NAME = f"multitask_padding_free_{crc32(__name__.encode()):08x}"
+VARIABLE_LENGTH_DEVICE = "cuda"  # where PyTorch's variable-length attention has a kernel
 # Positions count from 0, or (RoBERTa and its relatives) from `pad_token_id + 1`.
 MODEL_TYPES = ("bert", "distilbert", "electra", "modernbert")
 OFFSET_MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
@@ -80,6 +85,7 @@ def grouped_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     length_groups: list[tuple[int, int]] | None = None,
+    cumulative_lengths: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
@@ -93,6 +99,8 @@ def grouped_attention(
         scaling: of the scores.
         dropout: probability for attention weights.
         length_groups: `(length, sentences)` for each run of equally long sentences, no length being 0.
+        cumulative_lengths: where sentences begin, `(sentences + 1,)`, for PyTorch's variable-length attention; `None`
+            attends group by group.
         sliding_window: two tokens see each other where their distance is below it; `None` for any distance.
 
     Returns `(1, tokens, heads, head_dim)` and no weights.
@@ -100,6 +108,17 @@ def grouped_attention(
     if length_groups is None:
         kwargs.update(dropout=dropout, scaling=scaling, sliding_window=sliding_window)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if cumulative_lengths is not None:
+        longest = max(length for length, _ in length_groups)
+        reach = -1 if sliding_window is None else sliding_window - 1
+        attended = varlen_attn(
+            *(states.squeeze(0).transpose(0, 1) for states in (query, key, value)),  # (tokens, heads, head_dim) each
+            *(cumulative_lengths, cumulative_lengths),
+            *(longest, longest),
+            scale=scaling,
+            window_size=(reach, reach),
+        )
+        return attended.unsqueeze(0), None
     heads, head_dim = query.shape[1], query.shape[-1]
     # One split, not a slice for each group: the gradient of a slice is as large as the whole row.
     sizes = [length * sentences for length, sentences in length_groups]
@@ -135,6 +154,20 @@ def cannot_pack(backbone: nn.Module) -> str | None:
     return None
 
 
+def cannot_pack_on_gpu(backbone: nn.Module) -> str | None:
+    """Why a backbone on a GPU takes padded batches only: what PyTorch's variable-length attention does not do."""
+    if backbone.device.type != VARIABLE_LENGTH_DEVICE:
+        return f"variable-length attention runs on cuda, and the model is on {backbone.device.type}"
+    if torch.is_grad_enabled():
+        return "variable-length attention has no dropout, and gradients are computed"
+    if backbone.dtype not in (torch.float16, torch.bfloat16):
+        return f"variable-length attention needs float16 or bfloat16, and the model is {backbone.dtype}"
+    head_dim = backbone.config.hidden_size / backbone.config.num_attention_heads
+    if head_dim % 8 or head_dim > 256:
+        return f"variable-length attention needs head sizes that are multiples of 8 up to 256, not {head_dim:g}"
+    return None
+
+
 def install(backbone: nn.Module) -> None:
     """Let the backbone's attention read packed rows; padded batches give what they gave before."""
     backbone.config._attn_implementation = ATTENTION_NAME
@@ -166,6 +199,12 @@ def position_ids(backbone: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
 
 
+def cumulate(length_groups: list[tuple[int, int]], device: torch.device) -> torch.Tensor:
+    """Where each sentence of a packed row begins, and where the last one ends: `(sentences + 1,)`, int32."""
+    lengths = chain.from_iterable([length] * sentences for length, sentences in length_groups)
+    return torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32, device=device)
+
+
 def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
     """The backbone's last hidden states of a row: `(tokens, hidden)`."""
     if not len(row.input_ids):
@@ -176,7 +215,8 @@ def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
     if backbone.config.model_type in LAYER_TYPES:
         inputs["attention_mask"] = dict.fromkeys(LAYER_TYPES[backbone.config.model_type])
     groups = [(length, sentences) for length, sentences in row.length_groups if length]
-    return backbone(**inputs, length_groups=groups).last_hidden_state[0]
+    cumulative = cumulate(groups, backbone.device) if backbone.device.type == VARIABLE_LENGTH_DEVICE else None
+    return backbone(**inputs, length_groups=groups, cumulative_lengths=cumulative).last_hidden_state[0]
 
 
 def pool_row(states: torch.Tensor, length_groups: list[tuple[int, int]], pooling: str) -> torch.Tensor:

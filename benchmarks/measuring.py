@@ -33,6 +33,7 @@ SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Shapes of the matrix products that the peak is looked for in: (rows, inner size, columns).
 PEAK_SHAPES = ((2048, 384, 1536), (2048, 1536, 384), (1024, 1024, 1024))
+PEAK_SHAPES_ON_GPU = ((16384, 1024, 4096), (4096, 4096, 4096), (8192, 8192, 8192))
 LARGEST_DIFFERENCE = 1e-5  # of float32 embeddings and answers between contenders
 SMALLEST_COSINE = 0.9998  # of a bfloat16 embedding to the float32 one
 
@@ -56,8 +57,10 @@ def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[8, 16, 32, 64], help="others choose from these")
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, device: str = "cpu") -> str:
     """One line that says what was measured on."""
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -127,15 +130,20 @@ def best_batch_size(run: Callable[[int], Any], sizes: Sequence[int], rounds: int
     return min(sizes, key=lambda size: min(seconds[str(size)]))
 
 
-def matrix_peak(dtype: torch.dtype, rounds: int = 10) -> float:
-    """The highest rate of a matrix product, floating point operations per second, over `PEAK_SHAPES`."""
+def matrix_peak(dtype: torch.dtype, rounds: int = 10, device: str = "cpu") -> float:
+    """The highest rate of a matrix product, floating point operations per second, over shapes for the device."""
     best = 0.0
-    for rows, inner, columns in PEAK_SHAPES:
-        left, right = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
-        out = torch.empty(rows, columns, dtype=dtype)
+    on_gpu = device != "cpu"
+    for rows, inner, columns in PEAK_SHAPES_ON_GPU if on_gpu else PEAK_SHAPES:
+        left, right = torch.randn(rows, inner).to(device, dtype), torch.randn(inner, columns).to(device, dtype)
+        out = torch.empty(rows, columns, dtype=dtype, device=device)
         for _ in range(rounds):
+            if on_gpu:
+                torch.cuda.synchronize()
             started = time.perf_counter()
             torch.mm(left, right, out=out)
+            if on_gpu:
+                torch.cuda.synchronize()
             best = max(best, 2 * rows * inner * columns / (time.perf_counter() - started))
     return best
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
+    AutoModel,
     BertConfig,
     CamembertConfig,
     DebertaV2Config,
@@ -15,13 +17,15 @@ from transformers import (
     ElectraConfig,
     ModernBertConfig,
     MPNetConfig,
+    PreTrainedModel,
     RobertaConfig,
     XLMRobertaConfig,
 )
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence import modeling_multitask as modeling_module
-from multitask_sentence.padding_free_multitask import attention_with_dropout
+from multitask_sentence import padding_free_multitask as padding_free_module
+from multitask_sentence.padding_free_multitask import attention_with_dropout, cumulate, grouped_attention
 
 SIZES: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99, "intermediate_size": 37}
 COMMON: dict[str, Any] = {"hidden_size": 32, "max_position_embeddings": 40, "initializer_range": 0.2}
@@ -285,7 +289,20 @@ def test_attention_asked_for_by_the_user_is_kept(tmp_path: Path) -> None:
     model = MultiTaskModel.from_pretrained(tmp_path, attn_implementation="eager")
     assert model.padding_free is False
     assert model.backbone.config._attn_implementation == "eager"
-    assert MultiTaskModel.from_pretrained(tmp_path).padding_free is True
+    assert MultiTaskModel.from_pretrained(tmp_path).padding_free is None
+
+
+def test_code_of_another_repository_leaves_the_attention_alone(tmp_path: Path) -> None:
+    model = build("bert")
+    inputs = batch(model)
+    expected = model(**inputs).sentence_embedding
+    model.save_pretrained(tmp_path)
+    code = tmp_path / "padding_free_multitask.py"
+    changed = code.read_text(encoding="utf-8").replace("outputs.append(attended", "outputs.append(0 * attended")
+    code.write_text(changed, encoding="utf-8")
+    other = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert (other(**inputs).sentence_embedding - expected).abs().max() > 1e-3
+    torch.testing.assert_close(model(**inputs).sentence_embedding, expected, rtol=0, atol=0)
 
 
 def test_attention_dropout_acts_in_training_only() -> None:
@@ -323,3 +340,101 @@ def test_attention_drops_weights_and_scales_up_the_others() -> None:
     is_kept = dropped != 0
     assert 0.1 < 1 - is_kept.float().mean() < 0.4
     torch.testing.assert_close(dropped[is_kept], weights[is_kept] / 0.75)
+
+
+# ---- on a GPU: PyTorch's variable-length attention ----
+
+
+def attention_of_each(query, key, value, starts, starts_of_keys, longest, longest_key, *, scale, window_size):
+    """What `torch.nn.attention.varlen.varlen_attn` promises, sentence by sentence; it has no kernel for CPUs."""
+    assert starts is starts_of_keys and longest == longest_key == int(starts.diff().max())
+    left, right = window_size
+    attended = []
+    for start, stop in zip(starts.tolist(), starts.tolist()[1:], strict=False):
+        places = torch.arange(stop - start)
+        ahead = places - places[:, None]  # (length, length): of a key before a query it is negative
+        is_seen = ((left < 0) | (ahead >= -left)) & ((right < 0) | (ahead <= right))
+        sentence = (states[start:stop].transpose(0, 1) for states in (query, key, value))
+        attended.append(F.scaled_dot_product_attention(*sentence, attn_mask=is_seen, scale=scale).transpose(0, 1))
+    return torch.cat(attended)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_variable_length_attention_is_grouped_attention(
+    scaling: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(padding_free_module, "varlen_attn", attention_of_each)
+    groups = [(9, 2), (5, 1), (1, 3)]
+    states = torch.randn(3, 1, 4, 26, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    starts = cumulate(groups, torch.device("cpu"))
+    assert starts.tolist() == [0, 9, 18, 23, 24, 25, 26] and starts.dtype is torch.int32
+    options = {"scaling": scaling, "sliding_window": window, "length_groups": groups}
+    expected, _ = grouped_attention(torch.nn.Identity(), *states, None, **options)
+    found, _ = grouped_attention(torch.nn.Identity(), *states, None, cumulative_lengths=starts, **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_variable_length_states_equal_padded_states(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(architecture)
+    inputs = batch(model)
+    model.padding_free = False
+    expected = model(**inputs).sentence_embedding
+    calls = []
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(kwargs["window_size"])
+        return attention_of_each(*args, **kwargs)
+
+    monkeypatch.setattr(padding_free_module, "varlen_attn", counted)
+    monkeypatch.setattr(padding_free_module, "VARIABLE_LENGTH_DEVICE", "cpu")
+    model.padding_free = True
+    torch.testing.assert_close(model(**inputs).sentence_embedding, expected, rtol=0, atol=1e-5)
+    everywhere = (-1, -1)
+    assert calls == [everywhere, *[(2, 2)] * 2, everywhere] if architecture == "modernbert" else [everywhere] * 2
+
+
+def test_the_kernel_takes_what_it_is_given() -> None:
+    # Tensors without numbers, on a device that need not be there: PyTorch checks shapes, types and devices alike.
+    with FakeTensorMode():
+        starts = cumulate([(9, 2), (5, 1)], torch.device("cuda"))
+        states = torch.empty(3, 1, 4, 23, 8, dtype=torch.bfloat16, device="cuda").unbind()
+        options = {"length_groups": [(9, 2), (5, 1)], "cumulative_lengths": starts}
+        attended, _ = grouped_attention(torch.nn.Identity(), *states, None, scaling=0.3, sliding_window=3, **options)
+    assert (attended.shape, attended.device.type) == ((1, 23, 4, 8), "cuda")
+
+
+def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
+    model = build("bert")
+    monkeypatch.setattr(PreTrainedModel, "device", torch.device("cuda"))
+    with torch.no_grad():
+        assert not model.packs()
+        model.padding_free = True
+        assert not model.packs()  # float32
+        model.half()
+        assert model.packs()
+    assert not model.packs()  # with gradients
+    model.backbone.config.num_attention_heads = 8
+    with torch.no_grad():
+        assert not model.packs()
+        monkeypatch.setattr(PreTrainedModel, "device", torch.device("mps"))
+        assert not model.packs()
+    reasons = ["measured on CPUs only", "torch.float32", "Passes run without", "no dropout", "not 4", "is on mps"]
+    for line, reason in zip(lines, reasons, strict=True):
+        assert reason in line
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", PACKED)
+def test_packed_pass_on_a_gpu_equals_the_padded_pass(architecture: str) -> None:
+    model = build(architecture).to("cuda", torch.bfloat16)
+    inputs = {name: tensor.to("cuda") for name, tensor in batch(model).items()}
+    found = {}
+    with torch.no_grad():
+        for model.padding_free in (True, False):
+            assert model.packs() is model.padding_free
+            found[model.padding_free] = model(**inputs).sentence_embedding
+    assert F.cosine_similarity(found[True], found[False]).min() >= 0.9998

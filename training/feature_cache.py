@@ -207,7 +207,8 @@ def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np
     options = {"truncation": True, "max_length": model.config.max_length, "return_attention_mask": False}
     token_ids = model.tokenizer(sentences, **options)["input_ids"]
     with evaluating(model) as modules, prepacked(modules):
-        for batch in length_sorted_batches([len(ids) for ids in token_ids]):
+        lengths = [len(ids) for ids in token_ids]
+        for batch in length_sorted_batches(lengths, tokens_per_batch=model.tokens_per_batch):
             vectors[batch] = model.pooled_batch([token_ids[index] for index in batch]).float().cpu()
             bar.update(len(batch))
     return vectors.numpy()
