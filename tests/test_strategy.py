@@ -17,13 +17,8 @@ from transformers import TrainerCallback, set_seed
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.train import run
 from multitask_sentence.training.plots import draw_training
-from multitask_sentence.training.strategy import (
-    format_plan,
-    make_plan,
-    parameter_groups,
-    planned_parts,
-    stage_starts,
-)
+from multitask_sentence.training.stages import parameter_groups, stage_starts
+from multitask_sentence.training.strategy import format_plan, make_plan, planned_parts
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))

@@ -2,7 +2,8 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, balancing.py, feature_cache.py, evaluation_loop.py.
+runs. The parts have files of their own: mixture.py, strategy.py, stages.py, balancing.py, feature_cache.py,
+evaluation_loop.py.
 """
 
 import math
@@ -31,7 +32,8 @@ from .feature_batches import FeatureDataset, as_it_is, describe_features, senten
 from .feature_cache import FeatureCache, cache_sentences, can_cache_features, open_features
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, training_sets
-from .strategy import enter_stage, make_plan, parameter_groups, plan_of_tasks, set_peaks, stage_starts
+from .stages import enter_stage, parameter_groups, set_peaks, stage_starts
+from .strategy import make_plan, plan_of_tasks
 
 
 class _BeginCallback(TrainerCallback):
