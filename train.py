@@ -34,8 +34,8 @@ from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing import make_balancer
-from multitask_sentence.training.best_checkpoints import check_early_stopping, format_best
-from multitask_sentence.training.comparison import check_comparison, compare_single
+from multitask_sentence.training.best_checkpoints import check_best_metric, check_early_stopping, format_best
+from multitask_sentence.training.comparison import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.comparison_report import format_comparison
 from multitask_sentence.training.gradient_cosines import GradientCosines
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
@@ -172,6 +172,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite)
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_best_metric(arguments, recipe.settings)
     check_early_stopping(arguments, tuple(recipe.settings))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
     trains = check_strategy(start, recipe, arguments)
@@ -198,9 +199,6 @@ def run(argv: Sequence[str] | None = None) -> None:
     model = start_model(start, recipe, loaded)
     initial = copy.deepcopy(model) if options.compare_single else None
     kept_card = edited_card(output_dir)
-    if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
-        shutil.rmtree(output_dir)  # an earlier run, given up only now that data and model are in order
-    state.wait_for_everyone()
     trainer = MultiTaskTrainer(
         model=model,
         args=arguments,
@@ -211,7 +209,12 @@ def run(argv: Sequence[str] | None = None) -> None:
         balancing=recipe.balancing,
     )
     if options.compare_single:
+        check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
+    if starts_anew and options.overwrite and state.is_main_process:
+        shutil.rmtree(output_dir, ignore_errors=True)  # an earlier run, given up only now that all is in order
+        output_dir.mkdir(parents=True)
+    state.wait_for_everyone()
     notes = [*describe_start(start, recipe, model), *describe_augmentations(loaded)]
     say(format_settings(recipe, model, trainer, notes))
     say("\n" + format_plan(trainer.plan, model.parts()))

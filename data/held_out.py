@@ -19,7 +19,7 @@ from datasets import Dataset
 from .collation import LABEL_PREFIX
 from .loading import LabelledSet, LoadedTasks
 
-RowKey = frozenset[str]
+RowKey = tuple[str, ...]
 
 
 def text_key(text: str) -> str:
@@ -29,7 +29,7 @@ def text_key(text: str) -> str:
 
 def _row_keys(rows: Dataset) -> Iterator[RowKey]:
     """Of each row the sentence, or both of a pair in either order; of a contrastive row, anchor and positive."""
-    return (frozenset(map(text_key, sentences[:2])) for sentences in rows["sentences"])
+    return (tuple(sorted(map(text_key, sentences[:2]))) for sentences in rows["sentences"])
 
 
 def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, Dataset]]:

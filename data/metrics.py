@@ -39,7 +39,11 @@ def _normalise(vectors: np.ndarray) -> np.ndarray:
 
 
 def positive_ranks(
-    anchors: np.ndarray, candidates: np.ndarray, positive_index: np.ndarray | Sequence[int], chunk_size: int = 1024
+    anchors: np.ndarray,
+    candidates: np.ndarray,
+    positive_index: np.ndarray | Sequence[int],
+    chunk_size: int = 1024,
+    left_out: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
     """
     Rank each anchor's positive among all candidates by cosine: what `accuracy_at_1` and `mrr` are computed from.
@@ -54,6 +58,8 @@ def positive_ranks(
         candidates: `(candidates, dim)`, normalised or not.
         positive_index: `(rows,)`, the place of each anchor's positive in `candidates`, counted from 0.
         chunk_size: anchors compared at once; memory is bounded by one `(chunk_size, candidates)` float64 matrix.
+        left_out: for each anchor, the places of candidates that its positive is not compared with: answers that are
+            right as well, or the anchor's own sentence.
 
     Returns:
         `(rows,)` int64 ranks, from 1 (best) to the number of candidates.
@@ -87,7 +93,10 @@ def positive_ranks(
         cosines = _normalise(anchors[chunk]) @ candidates.T  # (chunk, candidates)
         positives = np.take_along_axis(cosines, positive_index[chunk, None], axis=1)  # (chunk, 1)
         # Counting those below leaves the positive itself in the rank, and NaN, which is below nothing.
-        ranks[chunk] = len(candidates) - np.count_nonzero(cosines < positives - TIE_TOLERANCE, axis=1)
+        is_below = cosines < positives - TIE_TOLERANCE
+        for row, places in enumerate(left_out[chunk] if left_out is not None else ()):
+            is_below[row, places] = True
+        ranks[chunk] = len(candidates) - np.count_nonzero(is_below, axis=1)
     return ranks
 
 

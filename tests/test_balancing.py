@@ -567,10 +567,21 @@ def test_checkpoint_of_another_method_or_of_other_tasks_is_refused(tmp_path):
 
 def test_gradient_method_without_shared_trainable_parameters_is_a_clear_error(backbone, tmp_path):
     model = helpers.make_model(backbone, SINGLE)
+    data, options = [helpers.make_set(SINGLE, train=4)], {"balancing": "pcgrad"}
+    stages = {"unfreeze": [{"epochs": 0.5, "train": "heads"}, {"train": "all"}]}
+    with pytest.raises(ValueError, match=r"shared parameters, but none is trainable in stage 1 of strategy\.unfreeze"):
+        helpers.make_trainer(model, data, tmp_path, {**options, "strategy": stages})
     model.backbone.requires_grad_(False)
-    trainer = helpers.make_trainer(model, [helpers.make_set(SINGLE, train=4)], tmp_path, {"balancing": "pcgrad"})
-    with pytest.raises(ValueError, match="pcgrad balances gradients of shared parameters, but none is trainable"):
-        trainer.train()
+    with pytest.raises(ValueError, match=r"pcgrad balances gradients of shared parameters, but none is trainable\."):
+        helpers.make_trainer(model, data, tmp_path, options)
+
+
+def test_command_refuses_gradient_method_without_shared_parameters_before_it_looks_at_data(backbone, tmp_path):
+    recipe = tmp_path / "job.yaml"
+    text = RECIPE.format(backbone=backbone, balancing="pcgrad", watched="mood") + "\nstrategy: {freeze: backbone}\n"
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="pcgrad balances gradients of shared parameters"):
+        run([str(recipe), "--output_dir", str(tmp_path / "result"), "--gradient_accumulation_steps", "1"])
 
 
 def test_command_balances_as_the_recipe_says(backbone, tmp_path, monkeypatch):

@@ -256,6 +256,51 @@ def test_patience_goes_on_counting_when_training_is_resumed(train, tmp_path):
         SCORES["rating"].pop()
 
 
+def test_resuming_a_run_that_early_stopping_has_ended_trains_no_further(train, tmp_path):
+    options = {"early_stopping_patience": 1, "early_stopping_task": "sentiment"}
+    stopped = train(**options)
+    assert stopped.state.global_step == 6, "premise: 0.8 after 0.9"
+    resumed = train(tmp_path / "run" / "checkpoint-6", **options)
+    assert resumed.state.global_step == 6
+    assert resumed.best_of_tasks.summary == stopped.best_of_tasks.summary
+    assert resumed.state.log_history == stopped.state.log_history[:-1]  # all but the summary of training
+    assert_same(dict(resumed.model.state_dict()), weights_of(Path(resumed.state.best_model_checkpoint)))
+
+
+def test_of_a_loss_the_lowest_is_the_best(train):
+    assert train(metric_for_best_model="eval_rating_loss").args.greater_is_better is False
+    trainer = train(metric_for_best_model="eval_loss")
+    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    assert trainer.state.best_global_step == min(losses, key=losses.get)
+    assert max(losses, key=losses.get) != min(losses, key=losses.get), "premise"
+    arguments = helpers.make_arguments(Path("unused"), metric_for_best_model="eval_rating_mse")
+    assert arguments.greater_is_better is False
+    assert helpers.make_arguments(Path("unused")).greater_is_better is True
+
+
+def test_metric_that_no_evaluation_gives_is_refused(backbone, tmp_path):
+    message = (
+        "metric_for_best_model: evaluations give no 'eval_acuracy'.*Known: eval_score, eval_loss, eval_sentiment_"
+    )
+    data = [helpers.make_set(TASKS, train=4, validation=4)]
+    with pytest.raises(ValueError, match=message):
+        helpers.make_trainer(helpers.make_model(backbone, TASKS), data, tmp_path, metric_for_best_model="eval_acuracy")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "instead"),
+    [
+        ({"label_smoothing_factor": 0.1}, "loss_options: {label_smoothing: 0.1}"),
+        ({"train_sampling_strategy": "group_by_length"}, "mixture"),
+        ({"dataloader_drop_last": True}, "epoch_rows"),
+        ({"auto_find_batch_size": True}, "per_device_train_batch_size"),
+    ],
+)
+def test_arguments_without_effect_are_refused(kwargs, instead, tmp_path):
+    with pytest.raises(ValueError, match=f"training.{next(iter(kwargs))} is .*, but has no effect here.*{instead}"):
+        helpers.make_arguments(tmp_path, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

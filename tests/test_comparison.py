@@ -25,7 +25,7 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.train import run
-from multitask_sentence.training import comparison
+from multitask_sentence.training import comparison, comparison_report
 from multitask_sentence.training.comparison import compare_task, curve_correlations, scale_steps, single_set
 from multitask_sentence.training.results import check_output_dir
 
@@ -380,6 +380,16 @@ def test_comparison_that_cannot_be_made_is_refused(
         run([str(job), "--compare_single"])
 
 
+def test_stage_too_short_for_a_task_alone_is_refused_before_anything_is_trained(job: Path, tiny_backbone: str):
+    stages = [{"epochs": 0.3, "train": {"top_layers": 1}}, {"train": "all"}]
+    change(make_recipe(job.parent, tiny_backbone, ("mood", "search")), strategy={"unfreeze": stages})
+    message = "--compare_single, search alone: strategy.unfreeze, stage 1 has no step: an epoch is 1 optimizer steps"
+    with pytest.raises(ValueError, match=message):
+        run([str(job), "--compare_single"])
+    assert not (job.parent / "result").exists()
+    run([str(job), "--num_train_epochs", "1"])  # premise: together the stage has a step
+
+
 # ---- the parts ----
 
 
@@ -455,6 +465,13 @@ def test_correlations_of_curves_are_pearsons_and_none_where_undefined():
     assert [row[3] for row in found] == [None] * 5
     assert found[4] == [None] * 5
     assert curve_correlations(*curves(one=[1.0, 2], two=[2.0, 3]))[1] == [[None] * 2] * 2
+
+
+def test_curves_that_never_change_are_not_called_too_few():
+    compared = {"tasks": {"a": {}, "b": {}}, "gradient_cosines": [], "curve_correlations": [[None, None]] * 2}
+    for evaluations, said in ((2, "three evaluations or more"), (4, "no two of them changed")):
+        texts = [text for text, _ in comparison_report._tables({**compared, "evaluations": evaluations})]
+        assert any(said in text for text in texts)
 
 
 def test_tasks_measured_on_other_rows_are_refused():

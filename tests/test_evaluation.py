@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
-from multitask_sentence.training.evaluation import Evaluation, choose_thresholds, combined_score, task_scores
+from multitask_sentence.training.evaluation import (
+    Evaluation,
+    choose_thresholds,
+    combined_score,
+    never_negatives,
+    task_predictions,
+    task_scores,
+)
 from multitask_sentence.training.losses import cosent, multiple_negatives_ranking
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
@@ -135,6 +142,22 @@ def test_contrastive_scores_rank_the_positive_among_all_positives_and_negatives(
         },
         rel=1e-4,
     )
+
+
+def test_right_answers_are_no_wrong_ones_for_each_other():
+    # Sentences 0 to 4. Of rows (0, 1), (0, 2), (1, 0), (3, 4), candidates are 0, 1, 2 and 4.
+    found = never_negatives([0, 0, 1, 3], [1, 2, 0, 3], [0, 1, 2, 4])  # positives by their places
+    assert found == [[0, 2], [0, 1], [1], []]
+
+
+def test_perfect_embeddings_rank_first_whatever_else_is_right():
+    settings = {"problem_type": "contrastive"}
+    embeddings = torch.eye(3)[[0, 0, 0, 1, 1, 2]]  # sentences 0 to 2 mean the same, 3 and 4 do, 5 does not
+    rows = torch.tensor([[0, 1], [1, 0], [0, 2], [1, 2], [3, 4], [4, 3]])
+    assert task_predictions(settings, None, embeddings, rows, None) == ([1] * 6, None)
+    # What is only another row's answer still counts as wrong.
+    rows = torch.tensor([[0, 1], [3, 2]])
+    assert task_predictions(settings, None, embeddings, rows, None) == ([2, 2], None)
 
 
 def test_losses_of_single_rows_do_not_depend_on_the_batch_size(model, sets, scores):

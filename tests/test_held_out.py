@@ -45,6 +45,16 @@ def test_whole_rows_are_dropped_in_either_order_whatever_their_case_and_white_sp
     ]
 
 
+def test_a_pair_of_one_sentence_twice_is_not_that_sentence() -> None:
+    pairs = Dataset.from_dict({"sentences": [["A man plays.", "a man plays."]], "label_similarity": [5.0]})
+    texts = Dataset.from_dict({"sentences": [["A man plays."]], "label_topic": [0]})
+    train = Dataset.from_dict({"sentences": [["b"]], "label_topic": [0]})
+    sets = [LabelledSet(["similarity"], {"train": pairs}), LabelledSet(["topic"], {"train": train, "test": texts})]
+    loaded = LoadedTasks(sets)
+    drop_held_out(loaded)
+    assert len(loaded.sets[0].splits["train"]) == 1
+
+
 def test_other_splits_stay_as_they_are() -> None:
     loaded, untouched = two_sets_of_pairs(), two_sets_of_pairs()
     drop_held_out(loaded)

@@ -235,6 +235,26 @@ def test_trainer_puts_the_numbers_of_the_labelled_training_rows_in_place_of_bala
     model.config.validate_multitask()
 
 
+@pytest.mark.parametrize("freeze", ["all", ["backbone", {"heads": ["tags"]}]])
+def test_balanced_loss_of_a_task_that_does_not_train_is_evaluated(freeze, backbone, tmp_path):
+    data = make_labelled(
+        12, sentiment=[row % 3 for row in range(12)], tags=[[float(row < 3), 1.0] for row in range(12)]
+    )
+    options = {"sentiment": {"class_weights": "balanced"}, "tags": {"pos_weight": [9.0, 1.0]}}
+    model = model_with(backbone, **options)
+    given = helpers.make_trainer(model, [data], tmp_path, {"strategy": {"freeze": freeze}}).evaluate()
+    model = model_with(backbone, sentiment=options["sentiment"], tags={"pos_weight": "balanced"})
+    data.splits["train"] = (
+        data.splits["train"]
+        .remove_columns("label_tags")
+        .add_column("label_tags", [[float(row < 3), float(row < 6)] for row in range(12)])
+    )
+    trainer = helpers.make_trainer(model, [data], tmp_path, {"strategy": {"freeze": freeze}})
+    assert model.config.tasks["tags"]["loss_options"] == {"pos_weight": [3.0, 1.0]}
+    found = trainer.evaluate()
+    assert math.isfinite(found["eval_tags_loss"]) and found["eval_tags_loss"] < given["eval_tags_loss"]
+
+
 def test_balanced_weights_count_the_rows_that_max_rows_keeps(backbone, tmp_path):
     model = model_with(backbone, sentiment={"class_weights": "balanced"})
     data = make_labelled(200, sentiment=[row % 3 if row < 150 else 0 for row in range(200)])

@@ -419,6 +419,13 @@ def test_nan_and_zero_vectors_rank_last():
         assert positive_ranks(anchors, candidates, [0, 1]).tolist() == [3, 3]
 
 
+def test_positive_ranks_leave_out_other_right_answers():
+    same = np.ones((3, 2))
+    left_out = [[1], [], [0, 1]]
+    for chunk_size in (1, 2, 3):
+        assert positive_ranks(same, same, [0, 1, 2], chunk_size, left_out).tolist() == [2, 3, 1]
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 99, 100, 1000])
 def test_positive_ranks_do_not_depend_on_the_chunk_size(chunk_size):
     rng = np.random.default_rng(5)

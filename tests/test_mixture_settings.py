@@ -156,6 +156,24 @@ def test_epoch_takes_the_rows_that_the_rule_says(mixture, expected, backbone, tm
     assert make_trainer(backbone, tmp_path, mixture).sampler.rows_per_epoch == expected
 
 
+@pytest.mark.parametrize(
+    ("mixture", "rows_per_epoch", "sizes"),
+    [
+        ({"sampling": "rates", "rates": {"sentiment": 0.25, "rating": 0.75}}, [15, 45], [30, 30]),
+        ({"passes": {"sentiment": 3}}, [90, 30], [30, 30]),
+        ({"max_rows": {"sentiment": 5}}, [5, 30], [5, 30]),
+    ],
+)
+def test_what_is_said_for_a_task_that_does_not_train_holds_for_its_set(
+    mixture, rows_per_epoch, sizes, backbone, tmp_path
+):
+    sets = [helpers.make_set(["sentiment", "tags"], train=30), helpers.make_set(["rating"], seed=9, train=30)]
+    model = helpers.make_model(backbone, ("sentiment", "tags", "rating"))
+    options = {"mixture": mixture, "strategy": {"freeze": ["backbone", {"heads": ["sentiment"]}]}}
+    trainer = helpers.make_trainer(model, sets, tmp_path, options)
+    assert (trainer.sampler.rows_per_epoch, trainer.sampler.sizes) == (rows_per_epoch, sizes)
+
+
 def test_rule_that_leaves_a_set_without_a_row_is_an_error(backbone, tmp_path):
     with pytest.raises(ValueError, match=r"an epoch would hold \[89, 0, 2\] rows of the sets; each needs at least 1"):
         make_trainer(backbone, tmp_path, {"sampling": "temperature", "temperature": 0.2, "epoch_rows": 91})

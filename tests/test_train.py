@@ -396,6 +396,19 @@ def test_earlier_run_survives_overwrite_until_the_data_is_in_order(job: Path, mo
     assert (job.parent / "result" / "checkpoint-3").is_dir()
 
 
+def test_earlier_run_survives_overwrite_where_data_and_settings_do_not_fit(job: Path, monkeypatch: pytest.MonkeyPatch):
+    make_checkpoint(job.parent / "result" / "checkpoint-3")
+    change(job, "mixture", "rows_per_batch", "search", value=9)
+    assert "a batch holds 8" in error_of(monkeypatch, job, "--overwrite")
+    assert (job.parent / "result" / "checkpoint-3").is_dir()
+
+
+def test_unknown_metric_is_refused_before_data_is_loaded(job: Path, monkeypatch: pytest.MonkeyPatch):
+    (job.parent / "texts_sat.csv").unlink()
+    message = error_of(monkeypatch, job, "--metric_for_best_model", "eval_mood_macro_f")
+    assert "evaluations give no 'eval_mood_macro_f'. Did you mean 'mood_macro_f1'?" in message
+
+
 def test_data_root_is_where_relative_paths_start(job: Path, monkeypatch: pytest.MonkeyPatch):
     moved = job.parent / "recipes"
     moved.mkdir()

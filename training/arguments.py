@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+# Fields of transformers' that the batches and losses here do not read, and what does what they promise.
+WITHOUT_EFFECT = {
+    "label_smoothing_factor": "Give a task `loss_options: {label_smoothing: 0.1}`.",
+    "train_sampling_strategy": "Rows are drawn as the recipe's `mixture` says.",
+    "dataloader_drop_last": "Every row is drawn; `mixture: {epoch_rows: ...}` makes an epoch shorter.",
+    "auto_find_batch_size": "Batches are laid out before training. Lower per_device_train_batch_size.",
+}
+
 
 @dataclass
 class MultiTaskTrainingArguments(TrainingArguments):
@@ -29,7 +37,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="eval_score", metadata={"help": "What makes a checkpoint the best."}
     )
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of that metric is better (yes, unless it is a loss or mse)."}
+    )
     logging_steps: float = field(default=50, metadata={"help": "Log the losses every so many steps."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - argparse tries the types in this order
         default="none", metadata={"help": "Where to report to, such as tensorboard."}
@@ -61,3 +71,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Whether to pin memory: only useful with a GPU."}
     )
+
+    def __post_init__(self):
+        for name, instead in WITHOUT_EFFECT.items():
+            value = getattr(self, name)
+            if value != self.__dataclass_fields__[name].default:
+                raise ValueError(f"training.{name} is {value!r}, but has no effect here. {instead}")
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "mse"))
+        super().__post_init__()

@@ -3,6 +3,7 @@
     complete_balancing   a recipe's `balancing` with every default filled in
     make_balancer        the method, ready for a run; an error where that run cannot support it
     save_balancer        what it has learnt, into a checkpoint, from which load_balancer goes on
+    check_shared_parts   an error where a gradient method has nothing to balance
     check_finite         stops a run whose loss is NaN or infinite, and names the task
 
 The methods themselves are in balancers.py.
@@ -27,6 +28,7 @@ from .balancers import (
     RandomWeights,
     Uncertainty,
 )
+from .strategy import Plan
 
 # Each method's options with their defaults: those of the torchjd class. uncertainty has none there; its own learning
 # rate is Adam's, whose steps have about that size, so that hundreds of steps are enough for a log-variance to settle.
@@ -85,6 +87,22 @@ def format_balancing(settings: dict[str, Any]) -> str:
     """`famo (lr 0.025, weight_decay 0.001)`."""
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "method")
     return settings["method"] + (f" ({options})" if options else "")
+
+
+def check_shared_parts(method: str, plan: Plan) -> None:
+    """
+    Check that a gradient method finds shared parameters to balance gradients on.
+
+    Raises:
+        ValueError: in some stage of the plan no part trains that tasks share.
+    """
+    for number, stage in enumerate(plan.stages, 1):
+        if method in GRADIENT_METHODS and all(part.startswith("heads.") for part in stage.learning_rates):
+            where = f" in stage {number} of strategy.unfreeze" if len(plan.stages) > 1 else ""
+            raise ValueError(
+                f"balancing: {method} balances gradients of shared parameters, but none is trainable{where}. Let a "
+                "part of the backbone train, or leave balancing out."
+            )
 
 
 def check_finite(losses: Sequence[float], tasks: dict[str, dict[str, Any]], step: int, after: bool = False) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..configuration_multitask import suggest
+from ..configuration_multitask import METRICS, suggest
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
@@ -130,6 +130,27 @@ def format_best(summary: dict[str, dict[str, Any]], chosen_step: int) -> str:
     return "Best of every task, on validation data\n" + tabulate(rows, header, floatfmt=".4f", missingval="-")
 
 
+def check_best_metric(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> None:
+    """
+    Check that evaluations give `metric_for_best_model`; of the task settings, a recipe's own are enough.
+
+    Raises:
+        ValueError: they do not; names what they give.
+    """
+    metric = args.metric_for_best_model
+    if metric is None:
+        return
+    known = ["score", "loss"]
+    for task, settings in tasks.items():
+        metrics = settings.get("metrics") or METRICS[settings["problem_type"]][:1]
+        known += [f"{task}_{name}" for name in (*metrics, "loss")]
+    if (name := metric.removeprefix("eval_")) not in known:
+        raise ValueError(
+            f"metric_for_best_model: evaluations give no {metric!r}.{suggest(name, known)} Known: "
+            f"{', '.join(f'eval_{name}' for name in known)}."
+        )
+
+
 def check_early_stopping(args: TrainingArguments, tasks: Sequence[str]) -> None:
     """
     Check `early_stopping_patience`, `early_stopping_threshold` and `early_stopping_task`.
@@ -171,6 +192,26 @@ def evaluations_without_improvement(
     return count
 
 
+def watched_score(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> tuple[str, bool]:
+    """What early stopping watches, as it stands in the log, and whether more of it is better."""
+    if args.early_stopping_task is not None:
+        return score_key(args.early_stopping_task, tasks[args.early_stopping_task]), True
+    key = args.metric_for_best_model or "eval_score"
+    return key if key.startswith("eval_") else f"eval_{key}", args.greater_is_better is not False
+
+
+def has_stopped_improving(
+    args: TrainingArguments, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]]
+) -> bool:
+    """Whether `early_stopping_patience` has run out; arguments as of `best_of_history`."""
+    if args.early_stopping_patience is None:
+        return False
+    key, greater_is_better = watched_score(args, tasks)
+    scores = [entry[key] for entry in history if key in entry]
+    count = evaluations_without_improvement(scores, args.early_stopping_threshold, greater_is_better)
+    return count >= args.early_stopping_patience
+
+
 class EarlyStopping(TrainerCallback):
     """
     Ends training after `early_stopping_patience` evaluations in a row without improvement.
@@ -186,19 +227,11 @@ class EarlyStopping(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if "eval_score" not in metrics:
             return  # an evaluation of another split
-        task, greater_is_better = args.early_stopping_task, True
-        if task is not None:
-            key = score_key(task, self.tasks[task])
-        else:
-            key = args.metric_for_best_model or "eval_score"
-            key = key if key.startswith("eval_") else f"eval_{key}"
-            greater_is_better = args.greater_is_better is not False
+        key, _ = watched_score(args, self.tasks)
         if key not in metrics:
             raise ValueError(
                 f"Early stopping watches {key}, which the evaluation does not give. Take a task with labelled "
                 "validation rows, or eval_score."
             )
-        scores = [entry[key] for entry in state.log_history if key in entry]
-        count = evaluations_without_improvement(scores, args.early_stopping_threshold, greater_is_better)
-        if count >= args.early_stopping_patience:
+        if has_stopped_improving(args, state.log_history, self.tasks):
             control.should_training_stop = True

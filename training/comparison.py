@@ -32,8 +32,10 @@ from ..modeling_multitask import MultiTaskModel
 from .arguments import MultiTaskTrainingArguments
 from .best_checkpoints import score_key
 from .gradient_cosines import cosines_of_history
+from .mixture import complete_mixture, make_sampler
 from .recipe import Recipe
 from .results import changed_arguments, scores_by_task, write_json
+from .stages import stage_starts
 from .starting import Start, plan_before_data
 from .strategy import plan_of_tasks
 from .trainer import MultiTaskTrainer
@@ -87,6 +89,37 @@ def single_set(joint: MultiTaskTrainer, task: str) -> tuple[LabelledSet, float]:
     }
     passes = joint.sampler.rows_per_epoch[which] / joint.sampler.sizes[which]
     return LabelledSet([task], splits), max(passes, 1 / len(splits["train"]))
+
+
+def single_mixture(joint: MultiTaskTrainer, task: str, passes: float) -> dict[str, Any]:
+    """The joint run's mixture as far as it says something about this task."""
+    rows_per_batch = {key: value for key, value in joint.mixture["rows_per_batch"].items() if key == task}
+    return {"passes": {task: passes}, "batches": joint.mixture["batches"], "rows_per_batch": rows_per_batch}
+
+
+def check_single_runs(joint: MultiTaskTrainer) -> None:
+    """
+    Refuse, before the joint run, a strategy with a stage that would have no step in a task's own, shorter run.
+
+    Raises:
+        ValueError: names the task and the stage.
+    """
+    if len(joint.plan.stages) < 2:
+        return
+    args = joint.args
+    epochs = args.max_steps / steps_of_epoch(joint) if args.max_steps > 0 else args.num_train_epochs
+    for task in joint.trained_tasks:
+        labelled_set, passes = single_set(joint, task)
+        mixture = complete_mixture(single_mixture(joint, task, passes), [[task]])
+        rows = [labelled_set.splits["train"]]
+        sampler = make_sampler(
+            mixture, [labelled_set], rows, joint.tasks, args.per_device_train_batch_size, args.world_size, args.seed
+        )
+        steps_per_epoch = -(-len(sampler) // (args.world_size * args.gradient_accumulation_steps))
+        try:
+            stage_starts(plan_of_tasks(joint.plan, [task]), steps_per_epoch, math.ceil(epochs * steps_per_epoch))
+        except ValueError as error:
+            raise ValueError(f"--compare_single, {task} alone: {error}") from error
 
 
 def single_arguments(joint: MultiTaskTrainer, task: str, folder: Path) -> MultiTaskTrainingArguments:
@@ -144,11 +177,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         model=copy.deepcopy(initial),
         args=args,
         sets=[labelled_set],
-        mixture={
-            "passes": {task: passes},
-            "batches": joint.mixture["batches"],
-            "rows_per_batch": {key: value for key, value in joint.mixture["rows_per_batch"].items() if key == task},
-        },
+        mixture=single_mixture(joint, task, passes),
         tasks=[task],
         strategy=joint.strategy,
     )
@@ -383,4 +412,4 @@ def compare_single(
     }
 
 
-__all__ = ["SINGLE_FOLDER", "check_comparison", "compare_single"]
+__all__ = ["SINGLE_FOLDER", "check_comparison", "check_single_runs", "compare_single"]

@@ -16,6 +16,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .card_metadata import code_span
+from .comparison import LEAST_EVALUATIONS
 from .gradient_cosines import mean_cosines
 from .plots import STYLE, is_number
 
@@ -26,6 +27,7 @@ NO_COSINES = (
     "No gradients were compared: the tasks share nothing that was trained (backbone and projection are frozen)."
 )
 FEW_EVALUATIONS = "Validation curves were not compared: that takes three evaluations or more during training."
+CONSTANT_CURVES = "Validation curves were not compared: no two of them changed during training."
 HOW_TO_READ = (
     "Each task was also trained alone: from the same start, with the same settings and seed and the same number of "
     "its own rows. Scores are in per cent. The interval is the middle 95 % of {resamples:,} paired "
@@ -93,7 +95,8 @@ def _tables(compared: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[l
         text = f"Correlations between the tasks' validation curves in the joint run, {compared['evaluations']} points"
         tables.append((text, _matrix(tasks, compared["curve_correlations"])))
     else:
-        tables.append((FEW_EVALUATIONS, None))
+        is_few = compared["evaluations"] < LEAST_EVALUATIONS
+        tables.append((FEW_EVALUATIONS if is_few else CONSTANT_CURVES, None))
     header, rows = _mean_cosines(compared)
     if rows:
         text = "Mean cosine of related and unrelated pairs (scores in the upper and lower fifth of the range)"

@@ -86,6 +86,23 @@ def decisions(settings: dict[str, Any], logits: torch.Tensor) -> list:
     return logits.argmax(dim=-1).tolist()
 
 
+def never_negatives(anchors: Sequence[int], positives: Sequence[int], candidates: Sequence[int]) -> list[list[int]]:
+    """
+    For each row, the candidates that are no wrong answer to its anchor, beside its own positive: the anchor's sentence
+    itself, and positives of other rows with the same anchor. The loss takes none of them as a negative either.
+
+    Args:
+        anchors: each row's anchor, the number of a sentence.
+        positives: each row's positive, a place in `candidates`.
+        candidates: numbers of sentences.
+    """
+    place_of = {sentence: place for place, sentence in enumerate(candidates)}
+    answers: dict[int, set[int]] = {}
+    for anchor, positive in zip(anchors, positives, strict=True):
+        answers.setdefault(anchor, {place_of[anchor]} if anchor in place_of else set()).add(positive)
+    return [sorted(answers[anchor] - {positive}) for anchor, positive in zip(anchors, positives, strict=True)]
+
+
 def task_predictions(
     settings: dict[str, Any],
     logits: torch.Tensor,
@@ -108,8 +125,10 @@ def task_predictions(
         return decisions(settings, logits), labels.int().tolist()
     if settings["problem_type"] == "contrastive":
         distinct, places = rows[:, 1:].unique(return_inverse=True)
-        ranks = positive_ranks(embeddings[rows[:, 0]].numpy(), embeddings[distinct].numpy(), places[:, 0].numpy())
-        return ranks.tolist(), None
+        positives = places[:, 0].tolist()
+        left_out = never_negatives(rows[:, 0].tolist(), positives, distinct.tolist())
+        anchors = embeddings[rows[:, 0]].numpy()
+        return positive_ranks(anchors, embeddings[distinct].numpy(), positives, left_out=left_out).tolist(), None
     return logits.tolist(), labels.tolist()
 
 

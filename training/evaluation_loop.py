@@ -95,7 +95,7 @@ class EvaluationLoop:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
         scores = self._scores(evaluation, embeddings, evaluation.rows)
-        self.confusion = {
+        self.confusion |= {
             task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
             for task, rows in evaluation.rows.items()
             if tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES

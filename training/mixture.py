@@ -136,9 +136,9 @@ def complete_mixture(mixture: Any, groups: Sequence[Sequence[str]]) -> dict[str,
         )
     if mixture["sampling"] == "rates":
         _check_rates(mixture["rates"], groups)
-    for key in ("passes", "max_rows"):
-        for group in groups:
-            _value_of_set(key, mixture[key], group)
+    for key in ("rates", "passes", "max_rows"):  # from here on said for each task of a set, whichever of them train
+        values = {task: _value_of_set(key, mixture[key], group) for group in groups for task in group}
+        mixture[key] = {task: value for task, value in values.items() if value is not None}
     return mixture
 
 

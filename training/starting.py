@@ -29,6 +29,7 @@ from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .arguments import MultiTaskTrainingArguments
+from .balancing import check_shared_parts, complete_balancing
 from .recipe import Recipe, check_metric_keys
 from .strategy import Plan, make_plan, planned_parts
 from .trainer import MultiTaskTrainer
@@ -186,9 +187,13 @@ def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArgument
     Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
 
     Raises:
-        ValueError: what `make_plan` says, after the recipe's name.
+        ValueError: what `make_plan` says, after the recipe's name; or a balancing has nothing to balance.
     """
-    return not recipe.strategy or bool(plan_before_data(start, recipe, args).stages)
+    if not recipe.strategy:
+        return True
+    plan = plan_before_data(start, recipe, args)
+    check_shared_parts(complete_balancing(recipe.balancing)["method"], plan)
+    return bool(plan.stages)
 
 
 def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:

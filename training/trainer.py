@@ -9,12 +9,15 @@ evaluation_loop.py.
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..adapter_multitask import has_adapter, read_weights
 from ..data.collation import MultiTaskCollator
@@ -23,8 +26,14 @@ from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
 from .arguments import MultiTaskTrainingArguments
 from .balancers import GradientBalancer
-from .balancing import check_finite, load_balancer, make_balancer, save_balancer
-from .best_checkpoints import BestOfTasks, EarlyStopping, check_early_stopping
+from .balancing import check_finite, check_shared_parts, load_balancer, make_balancer, save_balancer
+from .best_checkpoints import (
+    BestOfTasks,
+    EarlyStopping,
+    check_best_metric,
+    check_early_stopping,
+    has_stopped_improving,
+)
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
@@ -131,7 +140,7 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
         self.strategy = strategy or {}
         self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
-        self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, at the last evaluation
+        self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
         self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
         self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), self.tasks)
         for part in self.plan.frozen:
@@ -139,6 +148,8 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
                 parameter.requires_grad_(False)
         self.trained_tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
         self.balancer = make_balancer(balancing if self.trained_tasks else None, len(self.trained_tasks), args)
+        check_shared_parts(self.balancer.method, self.plan)
+        check_best_metric(args, self.tasks)
         check_early_stopping(args, tuple(self.tasks))
         self.best_of_tasks = BestOfTasks(self)
         own_callbacks = [_BeginCallback(self), self.best_of_tasks]
@@ -157,9 +168,12 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
             args.world_size,
             seed,
         )
-        balanced, announcements = resolve_balanced(self.trained_tasks, self.drawn, train_sets)
+        idle = [LabelledSet(self._idle_tasks(entry), entry.splits) for entry in self.sets]  # their losses are shown
+        balanced, announcements = resolve_balanced(
+            self.tasks, [*self.drawn, *idle], [*train_sets, *(entry.splits["train"] for entry in idle)]
+        )
         for task, options in balanced.items():
-            self.trained_tasks[task]["loss_options"] = options
+            self.tasks[task]["loss_options"] = options
         self.announcements += announcements
         super().__init__(
             model=model,
@@ -191,6 +205,10 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
                 rows = rows if trained == list(labelled_set.tasks) else rows_labelled_for(rows, trained)
                 drawn.append(LabelledSet(trained, {"train": rows}))
         return drawn
+
+    def _idle_tasks(self, labelled_set: LabelledSet) -> list[str]:
+        """The tasks of a set that take part, but have nothing to train."""
+        return [task for task in labelled_set.tasks if task in self.tasks and task not in self.trained_tasks]
 
     # ---- checkpoints ----
 
@@ -267,13 +285,31 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
 
     # ---- what trains ----
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         self._check_trainable()
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint and self._end_if_stopped_early(resume_from_checkpoint):
+            return TrainOutput(self.state.global_step, 0.0, {})
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
             if len(self.plan.stages) > 1:
                 enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
+
+    def _end_if_stopped_early(self, checkpoint: str) -> bool:
+        """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
+        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if not has_stopped_improving(self.args, state.log_history, self.tasks):
+            return False
+        self.state = state
+        state.is_local_process_zero = self.is_local_process_zero()
+        state.is_world_process_zero = self.is_world_process_zero()
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.best_of_tasks.on_train_end(self.args, state, self.control)
+        return True
 
     def _check_trainable(self) -> None:
         if not self.plan.stages or not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -376,11 +412,6 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
         own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         shared = [parameter for parameter in trainable if parameter not in own]
-        if not shared:
-            raise ValueError(
-                f"balancing: {self.balancer.method} balances gradients of shared parameters, but none is trainable. "
-                "Unfreeze a part of the backbone, or leave balancing out."
-            )
         values = self._values
         weighted = (self.balancer.backward(values, shared, list(own)) * values).detach()
         self._weighted_losses += weighted
