@@ -584,3 +584,15 @@ def test_five_sentences_with_two_labels_reach_full_accuracy_in_both(tmp_path):
     after = trainer.evaluate()
     assert min(before["eval_topic_accuracy"], before["eval_sentiment_accuracy"]) < 1.0, "premise"
     assert (after["eval_topic_accuracy"], after["eval_sentiment_accuracy"]) == (1.0, 1.0)
+
+
+def test_confusion_of_a_task_without_test_split_is_that_of_validation(backbone, tmp_path):
+    sets = [helpers.make_set(["sentiment"], train=6, validation=6, test=6)]
+    sets.append(helpers.make_set(["tags"], seed=50, train=6, validation=6))
+    trainer = helpers.make_trainer(helpers.make_model(backbone, ("sentiment", "tags")), sets, tmp_path)
+    trainer.evaluate("validation")
+    trainer.evaluate("test")
+    assert {task: counted["split"] for task, counted in trainer.confusion.items()} == {
+        "sentiment": "test",
+        "tags": "validation",
+    }
