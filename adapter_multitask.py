@@ -134,6 +134,11 @@ def cached_commit(name_or_path: str, options: dict[str, Any]) -> str | None:
     return extract_commit_hash(path, None) if isinstance(path, str) else None
 
 
+def is_same_folder(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Whether both are paths of one folder that exists."""
+    return os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second)
+
+
 def _adapter_file(name_or_path: str | os.PathLike, filename: str, options: dict[str, Any]) -> str:
     path = cached_file(
         name_or_path, f"{ADAPTER_FOLDER}/{filename}", _raise_exceptions_for_missing_entries=False, **options
@@ -238,6 +243,11 @@ class BackboneAdapter:
         """Save the adapter beside heads and projection, where there is one."""
         if not has_adapter(self.base_model.backbone):
             return
+        if is_same_folder(self.config.base_name_or_path, folder):
+            raise ValueError(
+                f"{folder} holds the weights that the adapter was trained on, which would be written over. Save to "
+                "another folder, or fold the adapter in first: model.merge_adapter()."
+            )
         prefix, state_dict = self._backbone_prefix, state_dict or self.state_dict()
         of_backbone = {
             name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)
@@ -257,6 +267,8 @@ class BackboneAdapter:
         reached["revision"] = config.base_revision
         try:
             path = find_backbone(base)
+            if is_same_folder(path, name_or_path):
+                raise ValueError("that is the folder itself.")
             found, _ = PreTrainedConfig.get_config_dict(path, **reached)
             if found.get("model_type") == config.model_type:
                 opened = type(model).from_pretrained(path, dtype=dtype, **reached)

@@ -26,14 +26,15 @@ SENTENCES = [
     "Prices went up; nobody was surprised, least of all the shopkeepers around the corner from the old station.",
     "Cafe, naive, emoji \N{ROCKET} and a little \N{ARABIC LETTER ALEF}\N{ARABIC LETTER LAM}.",
 ]
-TOLERANCE = 1e-5  # float32, between different batches of the same sentences
+TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
+FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
 
 
 def _auto_model(source: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(source, trust_remote_code=True)
+    model = AutoModel.from_pretrained(source, **FLOAT32)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     with torch.no_grad():
         output = model(**tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt"))
@@ -57,7 +58,7 @@ def _auto_config(source: str) -> dict[str, Any]:
 def _encode_and_predict(source: str) -> dict[str, Any]:
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(source, trust_remote_code=True)
+    model = AutoModel.from_pretrained(source, **FLOAT32)
     answers = model.predict(SENTENCES)
     found = {task: answer.get("probabilities", answer.get("values")) for task, answer in answers.items()}
     return {"embedding": model.encode(SENTENCES), **found}
@@ -69,9 +70,9 @@ def _sequence_classification(source: str) -> dict[str, Any]:
     found = {}
     for task, settings in AutoConfig.from_pretrained(source, trust_remote_code=True).tasks.items():
         if settings.get("labels") and not settings["pair"]:
-            kwargs = {"trust_remote_code": True, "model_kwargs": {"head": task}}
-            classify = pipeline("text-classification", model=source, **kwargs)
-            rows = [{row["label"]: row["score"] for row in rows} for rows in classify(SENTENCES, top_k=None)]
+            classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
+            answers = classify(SENTENCES, top_k=None, truncation=True)  # by itself this pipeline does not truncate
+            rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
             found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
     return found
 
@@ -79,7 +80,7 @@ def _sequence_classification(source: str) -> dict[str, Any]:
 def _multitask_pipeline(source: str) -> dict[str, Any]:
     from transformers import pipeline
 
-    rows = pipeline("multitask", model=source, trust_remote_code=True)(SENTENCES)
+    rows = pipeline("multitask", model=source, **FLOAT32)(SENTENCES)
     found: dict[str, list] = {}
     for row in rows:
         for name, answer in row.items():
@@ -91,14 +92,15 @@ def _multitask_pipeline(source: str) -> dict[str, Any]:
 def _feature_extraction(source: str) -> dict[str, Any]:
     from transformers import pipeline
 
-    pipeline("feature-extraction", model=source, trust_remote_code=True)(SENTENCES)
+    pipeline("feature-extraction", model=source, **FLOAT32)(SENTENCES)
     return {}
 
 
 def _sentence_transformer(source: str) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
 
-    return {"embedding": SentenceTransformer(source, trust_remote_code=True).encode(SENTENCES)}
+    model = SentenceTransformer(source, trust_remote_code=True, model_kwargs={"dtype": "float32"})
+    return {"embedding": model.encode(SENTENCES)}
 
 
 # The first is what the others are compared with.
@@ -129,7 +131,7 @@ def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str
 def largest_difference(found: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:
     """Over everything that both hold; `None` where a door opens but gives no numbers to compare."""
     differences = [float(np.abs(found[name] - reference[name]).max()) for name in found if name in reference]
-    return max(differences) if differences else None
+    return float(np.max(differences)) if differences else None  # NaN is the largest
 
 
 def examine(source: str) -> list[dict[str, Any]]:

@@ -109,6 +109,11 @@ class SentenceInference:
         """The token budget of a backbone pass on the model's device."""
         return TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
 
+    @property
+    def _input_device(self) -> torch.device:
+        """Where inputs are made. The weights of an offloaded model are nowhere until its hooks bring them in."""
+        return torch.device("cpu") if self.device.type == "meta" else self.device
+
     @torch.no_grad()
     def embed(
         self,
@@ -202,8 +207,8 @@ class SentenceInference:
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
         attention_mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
         _, pooled = self.states_and_pooled(
-            input_ids=torch.tensor(input_ids, device=self.device),
-            attention_mask=torch.tensor(attention_mask, device=self.device),
+            input_ids=torch.tensor(input_ids, device=self._input_device),
+            attention_mask=torch.tensor(attention_mask, device=self._input_device),
         )
         return pooled
 
@@ -331,7 +336,7 @@ class SentenceInference:
                 self._embed_tokens(token_ids, batch_size, bar, window)
                 if keep_embeddings:
                     embeddings.append(window[index])
-                window, index = window.to(self.device, self.dtype), index.to(self.device)
+                window, index = window.to(self._input_device, self.dtype), index.to(self._input_device)
                 for name, found in self.task_logits(window, task_rows=dict.fromkeys(names, index)).items():
                     logits[name].append(found.float().cpu())
                 bar.update(index.numel() - len(token_ids))  # sentences that stood there twice
@@ -384,6 +389,8 @@ class SentenceInference:
         """
         sides = []
         for side in (a, b):
+            if not isinstance(side, (str, np.ndarray, torch.Tensor)):
+                side = list(side)
             if isinstance(side, str) or (len(side) and isinstance(side[0], str)):
                 side = self.encode([side] if isinstance(side, str) else side)
             side = torch.as_tensor(side, dtype=torch.float32, device="cpu")

@@ -203,6 +203,8 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
+        if os.path.isdir(name_or_path):  # wherever the process goes, before the tokenizer is read
+            model.config.name_or_path = os.path.abspath(name_or_path)
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
@@ -316,7 +318,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         projection: dict[str, Any] | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: str | torch.dtype = torch.float32,
     ) -> "MultiTaskModel":
         """
         Start a model from a pretrained encoder, with new heads.
@@ -329,11 +331,13 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             projection: `{"out_features": ..., "bias": ..., "activation": ...}`.
             normalize: whether embeddings are handed out with length 1.
             max_length: longest sentence in tokens, 128 where nothing else says so.
-            dtype: of the weights.
+            dtype: of the weights, or its name.
 
         Raises:
             ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond its positions.
         """
+        if not isinstance(dtype := getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}, but should be a type of torch such as 'float32' or 'bfloat16'.")
         path = find_backbone(backbone)
         backbone_config = AutoConfig.from_pretrained(path)
         check_encoder(backbone_config)

@@ -13,6 +13,7 @@ kernel of PyTorch takes all lengths at once. Attention is plugged in through tra
 architecture is listed here once its results were compared with the padded pass.
 """
 
+import inspect
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from zlib import crc32
@@ -20,15 +21,20 @@ from zlib import crc32
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .dropout_multitask import dropout as fast_dropout
 
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # of an older torch
+    varlen_attn = None
+
+ATTENTION_PREFIX = "multitask_padding_free_"
 # Of this copy of the file: another model's remote code, maybe of another version, registers its own.
-ATTENTION_NAME = f"multitask_padding_free_{crc32(__name__.encode()):08x}"
+ATTENTION_NAME = f"{ATTENTION_PREFIX}{crc32(__name__.encode()):08x}"
 VARIABLE_LENGTH_DEVICE = "cuda"  # where PyTorch's variable-length attention has a kernel
 # Positions count from 0, or (RoBERTa and its relatives) from `pad_token_id + 1`.
 MODEL_TYPES = ("bert", "distilbert", "electra", "modernbert")
@@ -147,8 +153,9 @@ def cannot_pack(backbone: nn.Module) -> str | None:
     config = backbone.config
     if config.model_type not in (*MODEL_TYPES, *OFFSET_MODEL_TYPES):
         return f"{config.model_type} is no architecture whose packed pass was compared with the padded one"
-    if config._attn_implementation not in ("sdpa", ATTENTION_NAME):
-        return f"the attention is {config._attn_implementation!r}, not 'sdpa'"
+    attention = config._attn_implementation  # also that of another copy of this file, where a config comes from there
+    if attention != "sdpa" and not str(attention).startswith(ATTENTION_PREFIX):
+        return f"the attention is {attention!r}, not 'sdpa'"
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return f"the positions are {config.position_embedding_type!r}, not 'absolute'"
     return None
@@ -158,8 +165,14 @@ def cannot_pack_on_gpu(backbone: nn.Module) -> str | None:
     """Why a backbone on a GPU takes padded batches only: what PyTorch's variable-length attention does not do."""
     if backbone.device.type != VARIABLE_LENGTH_DEVICE:
         return f"variable-length attention runs on cuda, and the model is on {backbone.device.type}"
-    if torch.is_grad_enabled():
-        return "variable-length attention has no dropout, and gradients are computed"
+    if varlen_attn is None or "window_size" not in inspect.signature(varlen_attn).parameters:
+        return f"torch {torch.__version__} has no variable-length attention, or an older one"
+    if torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
+        return "variable-length attention needs a torch that was built for CUDA with flash attention"
+    if torch.cuda.get_device_capability(backbone.device) < (8, 0):
+        return "variable-length attention needs a GPU of compute capability 8.0 or higher"
+    if torch.is_grad_enabled() or backbone.training:
+        return "variable-length attention has no dropout, and gradients are computed or the model is in training mode"
     if backbone.dtype not in (torch.float16, torch.bfloat16):
         return f"variable-length attention needs float16 or bfloat16, and the model is {backbone.dtype}"
     head_dim = backbone.config.hidden_size / backbone.config.num_attention_heads

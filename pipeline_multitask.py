@@ -16,7 +16,7 @@ class MultiTaskPipeline(Pipeline):
     """
     Embedding and every task's answer for a sentence, a pair, a list of either, a `datasets` column or a generator.
 
-    Args of a call:
+    Args of a call (`tasks` and `batch_size` may be given to `pipeline` for all calls):
         inputs: a string; a pair `(str, str)` or `{"text": str, "text_pair": str}`; or any iterable of one of these.
         tasks: names of the tasks to answer; `None` answers every task of the given kind (single or pair).
         batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
@@ -34,6 +34,8 @@ class MultiTaskPipeline(Pipeline):
         return {}, {"tasks": tasks, "batch_size": batch_size}, {}
 
     def __call__(self, inputs: Any, tasks: Any = None, batch_size: int | None = None) -> Any:
+        tasks = self._forward_params.get("tasks") if tasks is None else tasks
+        batch_size = self._batch_size if batch_size is None else batch_size
         if isinstance(inputs, (str, tuple, dict)):
             return next(self._answer_rows([inputs], tasks, batch_size))
         answers = self._answer_rows(inputs, tasks, batch_size)

@@ -21,7 +21,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SAMPLED = 512  # numbers of a weight that are compared to see a change that its version counter did not
+SAMPLED = 512  # at least so many numbers of a weight are compared to see a change that its version counter did not
 
 
 class PackedWeight(NamedTuple):
@@ -44,9 +44,11 @@ def _identity(weight: torch.Tensor) -> tuple:
 
 
 def _sample_step(weight: torch.Tensor) -> int:
-    """Without a factor in common with the columns, so that a sample takes numbers from rows and columns all over."""
-    step = max(weight.numel() // SAMPLED, 1)
-    while math.gcd(step, weight.shape[1]) > 1:
+    """Below the columns, so that a sample takes a number from every row, and without a factor in common with them, so
+    that it takes them from columns all over."""
+    columns = weight.shape[1]
+    step = max(min(weight.numel() // SAMPLED, columns - 1), 1)
+    while math.gcd(step, columns) > 1:
         step += 1
     return step
 
@@ -62,6 +64,8 @@ class PrepackedLinear(nn.Linear):
     """What a plain linear layer is inside of `prepacked`."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():  # which would come to depend on what else is packed in this process
+            return F.linear(states, self.weight, self.bias)
         kept = _PACKED.get(self)
         # Another thread, which is not inside, may compute with the same layer.
         is_plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")

@@ -174,6 +174,12 @@ def test_encoder_decoder_backbone_is_refused(tmp_path: Path) -> None:
         MultiTaskModel.from_backbone(str(tmp_path))
 
 
+def test_type_of_the_weights_may_be_a_name(tiny_backbone: str) -> None:
+    assert MultiTaskModel.from_backbone(tiny_backbone, dtype="bfloat16").dtype is torch.bfloat16
+    with pytest.raises(ValueError, match="dtype is 'bflot16', but should be a type of torch"):
+        MultiTaskModel.from_backbone(tiny_backbone, dtype="bflot16")
+
+
 def test_max_length_beyond_the_positions_is_refused(tiny_backbone: str) -> None:
     assert MultiTaskModel.from_backbone(tiny_backbone, max_length=64).encode("cat " * 99).shape == (32,)
     with pytest.raises(ValueError, match=r"max_length is 65, but the backbone .* has positions for 64 tokens"):

@@ -44,6 +44,20 @@ def test_a_door_with_other_numbers_does_not_count_as_open(monkeypatch) -> None:
     assert rows["AutoConfig"]["works"] and rows["AutoConfig"]["difference"] is None
 
 
+def test_nan_is_a_difference() -> None:
+    same = {"embedding": np.ones(3), "mood": np.array([np.nan])}
+    assert not doctor.largest_difference(same, same) <= 1.0
+
+
+def test_model_saved_in_bfloat16_is_sound(tiny_model: MultiTaskModel, tmp_path: Path) -> None:
+    tiny_model.bfloat16().save_pretrained(tmp_path)
+    reference, _ = doctor.open_door("AutoModel", str(tmp_path))
+    for door in ("model.encode, model.predict", 'pipeline("text-classification")'):
+        found, message = doctor.open_door(door, str(tmp_path))
+        assert message == ""
+        assert doctor.largest_difference(found, reference) <= doctor.TOLERANCE
+
+
 @pytest.mark.parametrize(("works", "status"), [(True, 0), (False, 1)])
 def test_exit_status_tells_whether_every_door_opens(monkeypatch, capsys, works: bool, status: int) -> None:
     row = {"door": "AutoModel", "works": works, "difference": 0.0, "seconds": 1.0, "message": ""}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -458,6 +459,25 @@ def test_similarity_is_the_cosine_of_every_two(tiny_model: MultiTaskModel) -> No
     assert_close(tiny_model.similarity(a[0], b), expected[:1])
     assert_close(tiny_model.similarity(a, v[0]), expected[:, :1])
     assert tiny_model.similarity([], b).shape == (0, 5)
+
+
+def test_similarity_takes_a_series_with_an_index_of_its_own(tiny_model: MultiTaskModel) -> None:
+    sentences = ["the cat sat", "the market fell"]
+    found = tiny_model.similarity(pd.Series(sentences, index=[7, 9]), sentences)
+    np.testing.assert_array_equal(found, tiny_model.similarity(sentences, sentences))
+
+
+def test_offloaded_model_encodes_and_predicts(tiny_model: MultiTaskModel, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "saved")
+    device_map = {"backbone": "disk", "projection": "cpu", "heads": "cpu"}
+    offloaded = MultiTaskModel.from_pretrained(
+        tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded"
+    )
+    assert offloaded.device.type == "meta", "premise"
+    sentences = ["the cat sat on the mat", "news"]
+    np.testing.assert_allclose(offloaded.encode(sentences), tiny_model.encode(sentences), rtol=0, atol=1e-5)
+    found, expected = offloaded.predict(sentences), tiny_model.predict(sentences)
+    np.testing.assert_allclose(found["mood"]["probabilities"], expected["mood"]["probabilities"], rtol=0, atol=1e-5)
 
 
 def test_similarity_takes_the_embeddings_of_forward(tiny_model: MultiTaskModel) -> None:

@@ -336,6 +336,20 @@ def test_tokenizer_comes_from_the_revision_that_the_model_was_opened_at(tmp_path
     assert asked == [{"name": str(tmp_path), "revision": "a" * 40, "trust_remote_code": True}]
 
 
+def test_model_opened_by_a_relative_path_finds_its_tokenizer_from_elsewhere(
+    tiny_model: MultiTaskModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model.save_pretrained(tmp_path / "saved")
+    monkeypatch.chdir(tmp_path)
+    model = AutoModel.from_pretrained("saved", trust_remote_code=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_identical({"embedding": model.encode(SENTENCES)}, {"embedding": tiny_model.encode(SENTENCES)})
+    model.save_pretrained("again")
+    for path in Path("again").glob("*.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8")
+
+
 def test_model_without_tokenizer_says_how_to_set_one() -> None:
     with pytest.raises(ValueError, match=r"Set model\.tokenizer = AutoTokenizer"):
         build("bert").encode("good")

@@ -1,5 +1,7 @@
 """The pass without padding against the padded pass: same states, same gradients, and only where it holds."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +294,28 @@ def test_attention_asked_for_by_the_user_is_kept(tmp_path: Path) -> None:
     assert MultiTaskModel.from_pretrained(tmp_path).padding_free is None
 
 
+def test_config_of_another_copy_of_the_code_packs_as_well(tmp_path: Path) -> None:
+    model = build("bert")
+    model.save_pretrained(tmp_path)
+    other = MultiTaskModel(AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config).eval()
+    assert other.packs()
+    other.load_state_dict(model.state_dict())
+    expected = model(**batch(model)).sentence_embedding
+    torch.testing.assert_close(other(**batch(model)).sentence_embedding, expected, rtol=0, atol=0)
+
+
+def test_model_opens_on_a_torch_without_variable_length_attention(tmp_path: Path) -> None:
+    build("bert").save_pretrained(tmp_path)
+    code = """
+import sys
+sys.modules["torch.nn.attention.varlen"] = None
+from transformers import AutoModel
+print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).packs())
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
 def test_code_of_another_repository_leaves_the_attention_alone(tmp_path: Path) -> None:
     model = build("bert")
     inputs = batch(model)
@@ -410,19 +434,36 @@ def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
     model = build("bert")
     monkeypatch.setattr(PreTrainedModel, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     with torch.no_grad():
         assert not model.packs()
         model.padding_free = True
         assert not model.packs()  # float32
         model.half()
         assert model.packs()
+        model.train()
+        assert not model.packs()
+        model.eval()
+        for holder, name, value in (
+            (torch.cuda, "get_device_capability", lambda device: (7, 5)),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: False),
+            (padding_free_module, "varlen_attn", lambda query, key, value, starts, starts_of_keys, is_causal: None),
+            (padding_free_module, "varlen_attn", None),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(holder, name, value)
+                assert not model.packs()
     assert not model.packs()  # with gradients
     model.backbone.config.num_attention_heads = 8
     with torch.no_grad():
         assert not model.packs()
         monkeypatch.setattr(PreTrainedModel, "device", torch.device("mps"))
         assert not model.packs()
-    reasons = ["measured on CPUs only", "torch.float32", "Passes run without", "no dropout", "not 4", "is on mps"]
+    reasons = [
+        *("measured on CPUs only", "torch.float32", "Passes run without", "training mode", "8.0 or higher"),
+        *("flash attention", "an older one", "an older one", "no dropout", "not 4", "is on mps"),
+    ]
     for line, reason in zip(lines, reasons, strict=True):
         assert reason in line
 

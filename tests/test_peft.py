@@ -238,6 +238,24 @@ def test_adapter_on_a_trained_model_takes_that_model_as_its_base(tiny_backbone: 
         assert_equal(outputs(MultiTaskModel.from_pretrained(tmp_path / "second")), outputs(model))
 
 
+def test_adapter_never_writes_over_its_own_base(tiny_backbone: str, tmp_path: Path):
+    make_model(tiny_backbone).save_pretrained(tmp_path / "base")
+    files = {path: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    model = with_trained_adapter(MultiTaskModel.from_pretrained(tmp_path / "base"), LoraConfig(**LORA))
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    for folder in ("base", "link"):
+        with pytest.raises(ValueError, match=r"the weights that the adapter was trained on.*another folder"):
+            model.save_pretrained(tmp_path / folder)
+    assert {path: path.read_bytes() for path in (tmp_path / "base").iterdir()} == files
+
+    model.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "config.json").read_text(encoding="utf-8"))
+    config["base_name_or_path"] = str(tmp_path / "adapter")
+    (tmp_path / "adapter" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="cannot be opened: that is the folder itself"):
+        MultiTaskModel.from_pretrained(tmp_path / "adapter")
+
+
 def test_adapter_opens_in_another_type_and_on_a_base_given_by_a_relative_path(
     tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

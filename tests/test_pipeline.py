@@ -14,7 +14,7 @@ PAIRS = [("the cat sat", "a cat sat on the mat"), ("good film", "bad news")]
 
 
 @pytest.fixture(scope="module")
-def opened(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def saved(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[MultiTaskModel, str]:
     tasks = {
         "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},
         "tags": {"problem_type": "multi_label_classification", "labels": ["animal", "place"]},
@@ -25,7 +25,13 @@ def opened(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tupl
     model = MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, max_length=20)
     folder: Path = tmp_path_factory.mktemp("pipeline") / "saved"
     model.save_pretrained(folder)
-    return model, pipeline("multitask", model=str(folder), trust_remote_code=True)
+    return model, str(folder)
+
+
+@pytest.fixture(scope="module")
+def opened(saved: tuple[MultiTaskModel, str]) -> tuple:
+    model, folder = saved
+    return model, pipeline("multitask", model=folder, trust_remote_code=True)
 
 
 def test_rows_hold_what_encode_and_predict_give(opened: tuple) -> None:
@@ -74,6 +80,17 @@ def test_tasks_and_batch_size_are_passed_on(opened: tuple) -> None:
     assert set(answer(SENTENCES, tasks=["mood"], batch_size=1)[0]) == {"embedding", "mood"}
     with pytest.raises(ValueError, match="There is no task 'mod'"):
         answer(SENTENCES, tasks=["mod"])
+
+
+def test_tasks_and_batch_size_hold_for_all_calls_where_the_pipeline_is_given_them(saved: tuple, monkeypatch) -> None:
+    answer = pipeline("multitask", model=saved[1], trust_remote_code=True, tasks="mood", batch_size=1)
+    sizes, pooled_batch = [], answer.model.pooled_batch
+    monkeypatch.setattr(answer.model, "pooled_batch", lambda ids: sizes.append(len(ids)) or pooled_batch(ids))
+    assert set(answer(SENTENCES[0])) == {"embedding", "mood"}
+    assert set(answer(SENTENCES)[0]) == {"embedding", "mood"}
+    assert set(sizes) == {1}
+    assert set(answer(SENTENCES, tasks=["tags"], batch_size=4)[0]) == {"embedding", "tags"}
+    assert sizes[-1] == 4
 
 
 def test_feature_extraction_pipeline_gives_token_states(opened: tuple) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence import prepacked_multitask as prepacked_module
 from multitask_sentence.prepacked_multitask import PrepackedLinear, prepacked
 
 SENTENCES = ["a cat", "the dog sees a cat and the dog", "dog"]
@@ -61,6 +62,23 @@ def test_changed_weight_is_packed_anew(layer: nn.Linear, change) -> None:
     after = packed_result(layer, states)
     torch.testing.assert_close(after, layer(states).detach(), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(before, after)
+
+
+def test_change_through_data_of_any_one_row_is_seen() -> None:
+    layer, states = nn.Linear(384, 1536), torch.randn(2, 384)
+    for row in (1, 2, 700, 1534):
+        before = packed_result(layer, states)
+        layer.weight.data[row] = 1.0
+        after = packed_result(layer, states)
+        assert (after - before)[:, row].abs().min() > 1e-3
+
+
+def test_compiled_layer_does_not_look_at_what_is_packed(layer: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, states = torch.compile(layer, backend="eager", fullgraph=True), torch.randn(4, 37)
+    with torch.no_grad(), prepacked([layer]), monkeypatch.context() as patch:
+        patch.setattr(prepacked_module, "_PACKED", None)
+        found = compiled(states)
+    torch.testing.assert_close(found, layer(states).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_weight_that_changed_inside_is_packed_anew_by_who_comes_next(layer: nn.Linear) -> None:
