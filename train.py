@@ -211,9 +211,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     if options.compare_single:
         check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
-    if starts_anew and options.overwrite and state.is_main_process:
-        shutil.rmtree(output_dir, ignore_errors=True)  # an earlier run, given up only now that all is in order
-        output_dir.mkdir(parents=True)
+    if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
+        shutil.rmtree(output_dir)  # an earlier run, given up only now that all is in order
+        output_dir.mkdir()
     state.wait_for_everyone()
     notes = [*describe_start(start, recipe, model), *describe_augmentations(loaded)]
     say(format_settings(recipe, model, trainer, notes))

@@ -262,6 +262,8 @@ def test_resuming_a_run_that_early_stopping_has_ended_trains_no_further(train, t
     assert stopped.state.global_step == 6, "premise: 0.8 after 0.9"
     resumed = train(tmp_path / "run" / "checkpoint-6", **options)
     assert resumed.state.global_step == 6
+    with pytest.raises(ValueError, match="No valid checkpoint found"):  # as of a Trainer, not a start anew
+        helpers.make_trainer(resumed.model, resumed.sets, tmp_path / "empty").train(resume_from_checkpoint=True)
     assert resumed.best_of_tasks.summary == stopped.best_of_tasks.summary
     assert resumed.state.log_history == stopped.state.log_history[:-1]  # all but the summary of training
     assert_same(dict(resumed.model.state_dict()), weights_of(Path(resumed.state.best_model_checkpoint)))

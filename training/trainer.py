@@ -287,9 +287,9 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         self._check_trainable()
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint and self._end_if_stopped_early(resume_from_checkpoint):
+        wanted = resume_from_checkpoint
+        checkpoint = get_last_checkpoint(self.args.output_dir) if wanted is True else wanted
+        if checkpoint and self._end_if_stopped_early(checkpoint):
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -299,7 +299,8 @@ class MultiTaskTrainer(EvaluationLoop, Trainer):
 
     def _end_if_stopped_early(self, checkpoint: str) -> bool:
         """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
-        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        file = Path(checkpoint, TRAINER_STATE_NAME)
+        state = TrainerState.load_from_json(str(file)) if file.is_file() else self.state
         if not has_stopped_improving(self.args, state.log_history, self.tasks):
             return False
         self.state = state
