@@ -203,7 +203,8 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
-        if os.path.isdir(name_or_path):  # wherever the process goes, before the tokenizer is read
+        # Absolute, wherever the process goes before the tokenizer is read.
+        if name_or_path is not None and os.path.isdir(name_or_path):
             model.config.name_or_path = os.path.abspath(name_or_path)
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
