@@ -203,7 +203,8 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
-        if os.path.isdir(name_or_path):  # wherever the process goes, before the tokenizer is read
+        # Absolute, wherever the process goes before the tokenizer is read.
+        if name_or_path is not None and os.path.isdir(name_or_path):
             model.config.name_or_path = os.path.abspath(name_or_path)
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
@@ -499,8 +500,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             last_hidden_state, embedding = None, self.project(pooled.to(self.dtype))
         else:
             if attention_mask is None:
-                shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-                attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
+                tokens = input_ids if input_ids is not None else inputs_embeds
+                attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
             if token_type_ids is not None and not self._takes_token_types:
                 del inputs["token_type_ids"]
             last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
@@ -531,7 +532,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
             return packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
         states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
-        return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask)
+        # An offloaded backbone leaves its states on the device that it was computed on.
+        return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""

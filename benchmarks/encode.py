@@ -8,7 +8,7 @@ sentence-transformers (its PyTorch backend) sorts by length and pads; it has the
 `--batch_sizes` that was fastest on the same sentences. Before anything is timed, its float32 embeddings and ours must
 agree to 1e-5, and each of our bfloat16 embeddings must have a cosine of at least 0.9998 with the float32 one. On a GPU
 our passes in bfloat16 run without padding too (`model.padding_free = True`), which is not their default there, and so
-do those of sentence-transformers where the package flash-attn is installed.
+do those of sentence-transformers where the package flash-attn is installed and the backbone takes it.
 """
 
 import statistics
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if model.padding_free is None and options.device != "cpu":
             model.padding_free = True
         path = find_backbone(options.backbone)
-        has_flash = options.device != "cpu" and dtype != "float32" and is_flash_attn_2_available()
-        attention = "flash_attention_2" if has_flash else "sdpa"
-        model_kwargs = {"dtype": measuring.DTYPES[dtype], "attn_implementation": attention}
+        model_kwargs = {"dtype": measuring.DTYPES[dtype]}
+        has_flash = is_flash_attn_2_available() and model.backbone._supports_flash_attn
+        if has_flash and options.device != "cpu" and dtype != "float32":
+            model_kwargs["attn_implementation"] = "flash_attention_2"
         theirs = SentenceTransformer(path, device=options.device, model_kwargs=model_kwargs)
         theirs.max_seq_length = model.config.max_length
         peak = measuring.matrix_peak(measuring.DTYPES[dtype], device=options.device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import padding_free_multitask as padding_free_module
@@ -75,6 +76,18 @@ def test_benchmark_prints_a_table_and_draws_a_plot(
     assert "%" in printed or name == "latency", "a share of the peak"
     assert "1 threads, torch" in printed
     assert plot.stat().st_size > 5000
+
+
+def test_backbone_without_fused_attention_can_be_measured(
+    load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+    backbone = MPNetModel(MPNetConfig(vocab_size=99, **sizes))
+    assert not backbone._supports_sdpa, "premise"
+    backbone.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path)
+    load("encode").main([*SHORT, *ARGUMENTS["encode"], "--backbone", str(tmp_path)])
+    assert " x " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["encode", "latency", "scaling"])

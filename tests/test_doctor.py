@@ -44,6 +44,16 @@ def test_a_door_with_other_numbers_does_not_count_as_open(monkeypatch) -> None:
     assert rows["AutoConfig"]["works"] and rows["AutoConfig"]["difference"] is None
 
 
+def test_a_door_that_leaves_a_task_out_does_not_count_as_open(monkeypatch) -> None:
+    everything = {"embedding": np.ones((2, 3)), "mood": np.ones((2, 2))}
+    answers = dict.fromkeys(doctor.DOORS, (everything, ""))
+    answers['pipeline("multitask")'] = ({"embedding": np.ones((2, 3))}, "")
+    answers["SentenceTransformer"] = ({"embedding": np.ones((2, 3))}, "")  # it has no tasks
+    monkeypatch.setattr(doctor, "open_door", lambda door, source: answers[door])
+    shut = {row["door"]: row["message"] for row in doctor.examine("anything") if not row["works"]}
+    assert shut == {'pipeline("multitask")': "does not answer mood"}
+
+
 def test_nan_is_a_difference() -> None:
     same = {"embedding": np.ones(3), "mood": np.array([np.nan])}
     assert not doctor.largest_difference(same, same) <= 1.0

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from transformers.modeling_outputs import BaseModelOutput
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import inference_multitask as inference_module
@@ -478,6 +479,18 @@ def test_offloaded_model_encodes_and_predicts(tiny_model: MultiTaskModel, tmp_pa
     np.testing.assert_allclose(offloaded.encode(sentences), tiny_model.encode(sentences), rtol=0, atol=1e-5)
     found, expected = offloaded.predict(sentences), tiny_model.predict(sentences)
     np.testing.assert_allclose(found["mood"]["probabilities"], expected["mood"]["probabilities"], rtol=0, atol=1e-5)
+    input_ids = tiny_model.tokenizer(sentences[0], return_tensors="pt")["input_ids"]
+    found, expected = offloaded(input_ids).sentence_embedding, tiny_model(input_ids).sentence_embedding
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_pooling_is_done_where_the_backbone_leaves_its_states(tiny_model: MultiTaskModel, monkeypatch) -> None:
+    inputs = tiny_model.tokenizer(SENTENCES[:2], padding=True, return_tensors="pt")
+    tiny_model.padding_free = False
+    states = tiny_model(**inputs).last_hidden_state.to("meta")  # in place of a GPU
+    monkeypatch.setattr(tiny_model.backbone, "forward", lambda **kwargs: BaseModelOutput(last_hidden_state=states))
+    _, pooled = tiny_model.states_and_pooled(inputs["attention_mask"], input_ids=inputs["input_ids"])
+    assert pooled.device.type == "meta"
 
 
 def test_similarity_takes_the_embeddings_of_forward(tiny_model: MultiTaskModel) -> None:

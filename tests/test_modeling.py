@@ -350,6 +350,12 @@ def test_model_opened_by_a_relative_path_finds_its_tokenizer_from_elsewhere(
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
+def test_model_opens_from_weights_in_memory(tiny_model: MultiTaskModel) -> None:
+    model = MultiTaskModel.from_pretrained(None, config=tiny_model.config, state_dict=tiny_model.state_dict())
+    model.tokenizer = tiny_model.tokenizer
+    assert_identical({"embedding": model.encode(SENTENCES)}, {"embedding": tiny_model.encode(SENTENCES)})
+
+
 def test_model_without_tokenizer_says_how_to_set_one() -> None:
     with pytest.raises(ValueError, match=r"Set model\.tokenizer = AutoTokenizer"):
         build("bert").encode("good")

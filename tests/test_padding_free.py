@@ -448,6 +448,7 @@ def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> No
         for holder, name, value in (
             (torch.cuda, "get_device_capability", lambda device: (7, 5)),
             (torch.backends.cuda, "is_flash_attention_available", lambda: False),
+            (torch.version, "hip", "6.4"),
             (padding_free_module, "varlen_attn", lambda query, key, value, starts, starts_of_keys, is_causal: None),
             (padding_free_module, "varlen_attn", None),
         ):
@@ -462,7 +463,7 @@ def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> No
         assert not model.packs()
     reasons = [
         *("measured on CPUs only", "torch.float32", "Passes run without", "training mode", "8.0 or higher"),
-        *("flash attention", "an older one", "an older one", "no dropout", "not 4", "is on mps"),
+        *("flash attention", "built for CUDA", "an older one", "an older one", "no dropout", "not 4", "is on mps"),
     ]
     for line, reason in zip(lines, reasons, strict=True):
         assert reason in line
