@@ -124,10 +124,6 @@ def timed(make_trainer: Callable[[StepClock], Trainer], rows: int, batch_size: i
     loss = trainer.train().training_loss
     if not math.isfinite(loss):
         raise RuntimeError(f"{type(trainer).__name__}: the training loss is {loss}.")
-    if len(clock.ends) <= WARM_UP_STEPS:
-        raise RuntimeError(
-            f"{len(clock.ends)} steps are too few: {WARM_UP_STEPS} of them are not timed. Raise --rows."
-        )
     return rows - WARM_UP_STEPS * batch_size, clock.ends[-1] - clock.ends[WARM_UP_STEPS - 1]
 
 
@@ -220,6 +216,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     tables = read_rows(options.data_root, options.rows)
+    least, needed = min(map(len, tables.values())), WARM_UP_STEPS * options.batch_size + 1
+    if least < needed:
+        parser.error(f"--rows {options.rows} leaves {least} to a task, but its first {needed - 1} are not timed.")
     difference = gradient_difference(options, tables)
     sentences = [text for table in tables.values() for column in table.drop(columns="label") for text in table[column]]
     model = MultiTaskModel.from_backbone(options.backbone, max_length=options.max_length)
