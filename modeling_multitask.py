@@ -337,7 +337,9 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         Raises:
             ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond its positions.
         """
-        if not isinstance(dtype := getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype, torch.dtype):
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype, dtype)
+        if not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, but should be a type of torch such as 'float32' or 'bfloat16'.")
         path = find_backbone(backbone)
         backbone_config = AutoConfig.from_pretrained(path)

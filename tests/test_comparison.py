@@ -413,7 +413,7 @@ def test_single_set_keeps_the_rows_that_max_rows_left_and_their_passes(tmp_path:
 
     args = comparison.single_arguments(joint, "sentiment", tmp_path / "single")
     # An epoch is 45 + 20 rows in 9 batches: 10 steps are 10 / 9 epochs, for each task alone as well.
-    assert comparison.steps_of_epoch(joint) == 9
+    assert comparison.steps_of_epoch(joint.sampler, joint.args) == 9
     assert (args.num_train_epochs, args.max_steps) == (pytest.approx(10 / 9), -1)
     assert (joint.args.max_steps, joint.args.output_dir) == (10, str(tmp_path))
 

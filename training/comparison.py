@@ -32,7 +32,7 @@ from ..modeling_multitask import MultiTaskModel
 from .arguments import MultiTaskTrainingArguments
 from .best_checkpoints import score_key
 from .gradient_cosines import cosines_of_history
-from .mixture import complete_mixture, make_sampler
+from .mixture import complete_mixture, make_sampler, steps_of_epoch
 from .recipe import Recipe
 from .results import changed_arguments, scores_by_task, write_json
 from .stages import stage_starts
@@ -106,18 +106,17 @@ def check_single_runs(joint: MultiTaskTrainer) -> None:
     """
     if len(joint.plan.stages) < 2:
         return
-    args = joint.args
-    epochs = args.max_steps / steps_of_epoch(joint) if args.max_steps > 0 else args.num_train_epochs
     for task in joint.trained_tasks:
         labelled_set, passes = single_set(joint, task)
+        args = single_arguments(joint, task, Path(joint.args.output_dir))
         mixture = complete_mixture(single_mixture(joint, task, passes), [[task]])
         rows = [labelled_set.splits["train"]]
         sampler = make_sampler(
             mixture, [labelled_set], rows, joint.tasks, args.per_device_train_batch_size, args.world_size, args.seed
         )
-        steps_per_epoch = -(-len(sampler) // (args.world_size * args.gradient_accumulation_steps))
+        steps = steps_of_epoch(sampler, args)
         try:
-            stage_starts(plan_of_tasks(joint.plan, [task]), steps_per_epoch, math.ceil(epochs * steps_per_epoch))
+            stage_starts(plan_of_tasks(joint.plan, [task]), steps, math.ceil(args.num_train_epochs * steps))
         except ValueError as error:
             raise ValueError(f"--compare_single, {task} alone: {error}") from error
 
@@ -132,13 +131,8 @@ def single_arguments(joint: MultiTaskTrainer, task: str, folder: Path) -> MultiT
     if args.early_stopping_task != task:
         args.early_stopping_task = None
     if args.max_steps > 0:
-        args.num_train_epochs, args.max_steps = args.max_steps / steps_of_epoch(joint), -1
+        args.num_train_epochs, args.max_steps = args.max_steps / steps_of_epoch(joint.sampler, joint.args), -1
     return args
-
-
-def steps_of_epoch(trainer: MultiTaskTrainer) -> int:
-    """Optimizer steps of an epoch."""
-    return -(-len(trainer.sampler) // (trainer.args.world_size * trainer.args.gradient_accumulation_steps))
 
 
 def scale_steps(args: MultiTaskTrainingArguments, max_steps: int, joint_steps: int) -> None:
@@ -181,7 +175,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         tasks=[task],
         strategy=joint.strategy,
     )
-    scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer)), joint.state.max_steps)
+    scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer.sampler, args)), joint.state.max_steps)
     is_similarity = trainer.tasks[task]["problem_type"] == "similarity"
     before = trainer.measure(split, [task])[task] if is_similarity else {}
     trainer.train()

@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..configuration_multitask import suggest
 from ..data.collation import LABEL_PREFIX
 from ..data.mixture import MixtureBatchSampler, first_rows
@@ -239,6 +241,11 @@ def make_sampler(
         num_processes=num_processes,
         seed=seed,
     )
+
+
+def steps_of_epoch(sampler: MixtureBatchSampler, args: TrainingArguments) -> int:
+    """Optimizer steps of an epoch."""
+    return -(-len(sampler) // (args.world_size * args.gradient_accumulation_steps))
 
 
 def describe_epoch(mixture: dict[str, Any], sets: Sequence[Any], sampler: MixtureBatchSampler) -> str:

@@ -41,7 +41,7 @@ from .evaluation_loop import EvaluationLoop
 from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
 from .feature_cache import FeatureCache, cache_sentences, can_cache_features, open_features
 from .losses import task_loss
-from .mixture import complete_mixture, make_sampler, training_sets
+from .mixture import complete_mixture, make_sampler, steps_of_epoch, training_sets
 from .stages import enter_stage, parameter_groups, set_peaks, stage_starts
 from .strategy import make_plan, plan_of_tasks
 
@@ -192,7 +192,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
         if len(self.plan.stages) > 1:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
-            steps_per_epoch = -(-len(self.sampler) // (args.world_size * args.gradient_accumulation_steps))
+            steps_per_epoch = steps_of_epoch(self.sampler, args)
             max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
             self._stage_starts = stage_starts(self.plan, steps_per_epoch, max_steps)
 
@@ -288,8 +288,9 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         self._check_trainable()
-        wanted = resume_from_checkpoint
-        checkpoint = get_last_checkpoint(self.args.output_dir) if wanted is True else wanted
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint and self._end_if_stopped_early(checkpoint):
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
@@ -301,7 +302,9 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
     def _end_if_stopped_early(self, checkpoint: str) -> bool:
         """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
         file = Path(checkpoint, TRAINER_STATE_NAME)
-        state = TrainerState.load_from_json(str(file)) if file.is_file() else self.state
+        if not file.is_file():
+            return False
+        state = TrainerState.load_from_json(str(file))
         if not has_stopped_improving(self.args, state.log_history, self.tasks):
             return False
         self.state = state
