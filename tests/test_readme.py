@@ -55,7 +55,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_readme_has_the_blocks_that_are_tested_here() -> None:
     assert len(blocks("python")) >= 4
     assert len(blocks("yaml")) == 1
-    assert len(blocks("bash")) == 5
+    assert len(blocks("bash")) == 6
 
 
 @pytest.mark.pretrained
