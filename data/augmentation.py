@@ -28,10 +28,11 @@ from transformers import set_seed
 
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 from .collation import LABEL_PREFIX
-from .held_out import held_out_sentences, text_key
+from .held_out import held_out_sentences
 from .labels import nearest
 from .loading import LabelledSet, LoadedTasks, group_sources
 from .sources import TaskSource
+from .texts import text_key
 
 BACK_TRANSLATION = "back_translation"
 MOST_EXAMPLES = 3

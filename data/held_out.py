@@ -1,6 +1,5 @@
 """Training rows that stand in a validation or test split as well, of their own task or of another.
 
-    text_key            what two texts share that differ in white space and case only
     held_out_sentences  every sentence of the validation and test splits, as keys
     announce_held_out   tells which tasks' training rows another task is measured on
     drop_held_out       takes such rows out of the training splits
@@ -18,13 +17,9 @@ from datasets import Dataset
 
 from .collation import LABEL_PREFIX
 from .loading import LabelledSet, LoadedTasks
+from .texts import text_key
 
 RowKey = tuple[str, ...]
-
-
-def text_key(text: str) -> str:
-    """The text without its case and the extent of its white space, which many tokenizers do not see."""
-    return " ".join(text.split()).casefold()
 
 
 def _row_keys(rows: Dataset) -> Iterator[RowKey]:
@@ -103,4 +98,4 @@ def drop_held_out(loaded: LoadedTasks) -> None:
         )
 
 
-__all__ = ["announce_held_out", "drop_held_out", "held_out_sentences", "text_key"]
+__all__ = ["announce_held_out", "drop_held_out", "held_out_sentences"]

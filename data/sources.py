@@ -40,6 +40,10 @@ class TaskSource:
     `columns` names the sentence columns (`sentence` | `sentence1`, `sentence2` | `anchor`, `positive` and optionally
     `negative`, one column or a list) and, except for contrastive, `label`: a column, or for a multi-label task also
     a list of 0/1 columns. `augmentation` holds the settings that `complete_augmentation` has checked.
+
+    `where` keeps the rows whose columns hold given values; `label_separator`, `label_map` and `missing_labels` say how
+    label cells are read; `empty_text` and `contradictions` say what happens to rows without text and to texts with
+    several labels; `validation_split`, `test_split` (shares) and `group` (a column) say how rows are set aside.
     """
 
     name: str
@@ -48,6 +52,14 @@ class TaskSource:
     columns: dict[str, Any]
     labels: list[str] | None = None
     validation_split: float | None = None
+    test_split: float | None = None
+    group: str | None = None
+    where: dict[str, Any] | None = None
+    label_separator: str | None = None
+    label_map: dict[str, Any] | None = None
+    missing_labels: list[Any] | None = None
+    empty_text: str | None = None
+    contradictions: str | None = None
     augmentation: dict[str, Any] | None = None
 
 

@@ -34,7 +34,12 @@ RECIPE_KEYS = (
     *("tasks", "drop_held_out", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
 _SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
-_TASK_KEYS = ("problem_type", "dataset", "columns", "labels", "validation_split", "augmentation", *_SETTING_KEYS[2:])
+# How a task's rows are read and set aside: handed to its TaskSource as they are, and checked in data/.
+_DATA_KEYS = (
+    *("validation_split", "test_split", "group", "where"),
+    *("label_separator", "label_map", "missing_labels", "empty_text", "contradictions"),
+)
+_TASK_KEYS = ("problem_type", "dataset", "columns", "labels", *_DATA_KEYS, "augmentation", *_SETTING_KEYS[2:])
 _CARD_KEYS = ("language", "license")
 _TRAINING_KEYS = tuple(argument.name for argument in fields(MultiTaskTrainingArguments) if argument.init)
 
@@ -173,7 +178,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         dataset=_mapping(f"{where}.dataset", task["dataset"]),
         columns=columns,
         labels=settings.get("labels"),
-        validation_split=task.get("validation_split"),
+        **{key: task.get(key) for key in _DATA_KEYS},
         augmentation=complete_augmentation(f"{where}.augmentation", task.get("augmentation")),
     )
     return source, settings
