@@ -4,6 +4,7 @@
     accelerate launch train.py recipes/quickstart.yaml --learning_rate 5e-5
     accelerate launch -m multitask_sentence.train recipes/quickstart.yaml
     torchrun --nproc_per_node 2 train.py recipes/quickstart.yaml      # two processes on a CPU
+    python train.py recipes/quickstart.yaml --check                   # look at recipe and data, and stop
 
 Flags win over the recipe's `training` block. The finished folder opens with
 `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -69,7 +71,7 @@ class RecipeArgumentParser(HfArgumentParser):
         super().__init__(
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
-            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--compare_single] "
+            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--compare_single] "
             "[--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
@@ -77,6 +79,11 @@ class RecipeArgumentParser(HfArgumentParser):
         own.add_argument("recipe", help="The recipe, a YAML file.")
         own.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
         own.add_argument("--overwrite", action="store_true", help="Replace an earlier run in the output folder.")
+        own.add_argument(
+            "--check",
+            action="store_true",
+            help="Load the data, print settings, data table and warnings, and stop: nothing is trained or saved.",
+        )
         own.add_argument("--compare_single", action="store_true", help="Also train each task alone, and compare.")
         # The group of our own arguments is printed before the long list of training arguments.
         self._action_groups.insert(0, self._action_groups.pop())
@@ -170,7 +177,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
-        check_output_dir(output_dir, overwrite=options.overwrite)
+        check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
     check_best_metric(arguments, recipe.settings)
     check_early_stopping(arguments, tuple(recipe.settings))
@@ -193,25 +200,28 @@ def run(argv: Sequence[str] | None = None) -> None:
         drop_held_out(loaded)
     else:
         announce_held_out(loaded)
-    if augmentations:
+    if augmentations and not options.check:
         augment_sets(loaded, augmentations, arguments.seed)
         set_seed(arguments.seed)  # whether texts were made or read, the model starts from the same numbers
     model = start_model(start, recipe, loaded)
-    initial = copy.deepcopy(model) if options.compare_single else None
+    initial = copy.deepcopy(model) if options.compare_single and not options.check else None
     kept_card = edited_card(output_dir)
-    trainer = MultiTaskTrainer(
-        model=model,
-        args=arguments,
-        sets=loaded.sets,
-        mixture=recipe.mixture,
-        tasks=list(recipe.settings),
-        strategy=recipe.strategy,
-        balancing=recipe.balancing,
-    )
+    with TemporaryDirectory() as nowhere:  # a Trainer makes its folder when it is made, and a check leaves none behind
+        arguments.output_dir = nowhere if options.check else str(output_dir)
+        trainer = MultiTaskTrainer(
+            model=model,
+            args=arguments,
+            sets=loaded.sets,
+            mixture=recipe.mixture,
+            tasks=list(recipe.settings),
+            strategy=recipe.strategy,
+            balancing=recipe.balancing,
+        )
+        arguments.output_dir = str(output_dir)
     if options.compare_single:
         check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
-    if starts_anew and options.overwrite and state.is_main_process and output_dir.is_dir():
+    if starts_anew and options.overwrite and not options.check and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that all is in order
         output_dir.mkdir()
     state.wait_for_everyone()
@@ -222,6 +232,13 @@ def run(argv: Sequence[str] | None = None) -> None:
         say(announcement)
     if state.is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))
+
+    if options.check:
+        for augmentation in augmentations:
+            say(f"{', '.join(augmentation.tasks)}: the run adds rows by augmentation, which a check does not make")
+        say("\nChecked: recipe and data fit together. Nothing was trained or saved; leave out --check to train.")
+        trainer.accelerator.end_training()
+        return
 
     splits = ["validation"] + ["test"] * any("test" in labelled_set.splits for labelled_set in loaded.sets)
     before = scores_before(trainer, splits, list(start.tasks)) if start.tasks else {}
