@@ -25,6 +25,10 @@ SENTENCES = [
     "I would happily stay here again!",
     "Prices went up; nobody was surprised, least of all the shopkeepers around the corner from the old station.",
     "Cafe, naive, emoji \N{ROCKET} and a little \N{ARABIC LETTER ALEF}\N{ARABIC LETTER LAM}.",
+    "",
+    "\t\n ",
+    "one\N{ZERO WIDTH SPACE}word e\N{COMBINING ACUTE ACCENT} \N{REPLACEMENT CHARACTER} <s> [SEP] </s>\N{NULL}",
+    "It took so long that nobody could say any more how it had begun. " * 200,  # beyond every model's max_length
 ]
 TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
 FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
@@ -37,7 +41,7 @@ def _auto_model(source: str) -> dict[str, Any]:
     model = AutoModel.from_pretrained(source, **FLOAT32)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     with torch.no_grad():
-        output = model(**tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt"))
+        output = model(**tokenizer(SENTENCES, padding=True, return_tensors="pt"))
     found = {"embedding": output.sentence_embedding}
     for task, logits in output.logits.items():
         problem_type = model.config.tasks[task]["problem_type"]
@@ -71,7 +75,7 @@ def _sequence_classification(source: str) -> dict[str, Any]:
     for task, settings in AutoConfig.from_pretrained(source, trust_remote_code=True).tasks.items():
         if settings.get("labels") and not settings["pair"]:
             classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
-            answers = classify(SENTENCES, top_k=None, truncation=True)  # by itself this pipeline does not truncate
+            answers = classify(SENTENCES, top_k=None)
             rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
             found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
     return found

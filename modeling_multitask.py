@@ -38,27 +38,10 @@ from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
+from .sentence_transformers_multitask import sentence_transformers_files
+from .truncation_multitask import tokens_kept_at_start, truncate_batch
 
 logger = logging.get_logger(__name__)
-
-# What makes sentence-transformers open the folder as it is: it calls `forward` and takes the sentence embedding.
-SENTENCE_TRANSFORMERS_FILES = {
-    "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
-    ],
-    "sentence_bert_config.json": {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": "sentence_embedding"}},
-        "module_output_name": "sentence_embedding",
-        "unpad_inputs": False,
-    },
-    "config_sentence_transformers.json": {
-        "model_type": "SentenceTransformer",
-        "similarity_fn_name": "cosine",
-        "prompts": {},
-        "default_prompt_name": None,
-    },
-}
 
 
 @dataclass
@@ -239,8 +222,9 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         """Save what stands beside weights, configuration and code."""
         if self.base_model.has_tokenizer:
             self.base_model.tokenizer.save_pretrained(save_directory)
-        for filename, content in SENTENCE_TRANSFORMERS_FILES.items():
+        for filename, content in sentence_transformers_files(self.config).items():
             path = os.path.join(save_directory, filename)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             # sentence-transformers saves prompts, similarity and truncation there before it lets the model be saved.
             if filename == "config_sentence_transformers.json" and os.path.isfile(path):
                 continue
@@ -468,6 +452,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
 
+        A text of more than `config.max_length` tokens is cut to those that the tokenizer keeps when it truncates.
+
         Args:
             input_ids: `(batch, sequence)`.
             attention_mask: `(batch, sequence)`, 0 for padding; absent means no padding.
@@ -506,6 +492,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
             if token_type_ids is not None and not self._takes_token_types:
                 del inputs["token_type_ids"]
+            if self._is_too_long(attention_mask):
+                inputs, attention_mask = self._truncate(inputs, attention_mask)
             last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
         output = MultiTaskOutput(
             last_hidden_state=last_hidden_state,
@@ -513,6 +501,43 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             logits=self.task_logits(embedding, task, task_rows),
         )
         return output if return_dict is not False else output.to_tuple()
+
+    def token_states(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.LongTensor | None = None,
+        return_dict: bool | None = None,
+    ) -> MultiTaskOutput | tuple:
+        """
+        `forward` without heads, and of texts as long as they are: what sentence-transformers calls.
+
+        Its own `max_seq_length` says where a text is cut, and may be above `config.max_length`. Arguments, shapes and
+        what is returned are those of `forward`, without `logits`.
+        """
+        inputs = {"input_ids": input_ids}
+        if token_type_ids is not None and self._takes_token_types:
+            inputs["token_type_ids"] = token_type_ids
+        states, embedding = self.states_and_embedding(attention_mask, **inputs)
+        embedding = F.normalize(embedding, dim=-1) if self.config.normalize else embedding
+        output = MultiTaskOutput(last_hidden_state=states, sentence_embedding=embedding)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _is_too_long(self, attention_mask: torch.Tensor) -> bool:
+        """Whether a text may have more tokens than the model reads; an exported graph takes any length."""
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            return False
+        return attention_mask.dim() == 2 and attention_mask.shape[1] > self.config.max_length
+
+    def _truncate(
+        self, inputs: dict[str, torch.Tensor], attention_mask: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        max_length = self.config.max_length
+        positions = {name: inputs[name][:, :max_length] for name in inputs.keys() & {"position_ids"}}
+        inputs = {name: value for name, value in inputs.items() if name not in positions}
+        kept_at_start = tokens_kept_at_start(self.tokenizer if self.has_tokenizer else None, max_length)
+        inputs, attention_mask = truncate_batch(inputs, attention_mask, max_length, kept_at_start)
+        return inputs | positions, attention_mask
 
     def states_and_embedding(
         self, attention_mask: torch.Tensor, **inputs: torch.Tensor

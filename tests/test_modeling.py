@@ -304,6 +304,7 @@ def test_saved_folder_holds_safetensors_code_and_tokenizer_only(reopened: dict[s
         "tokenizer.json",
         "tokenizer_config.json",
         "modules.json",
+        "1_Pooling",
         "sentence_bert_config.json",
         "config_sentence_transformers.json",
     }

@@ -205,6 +205,41 @@ def test_evaluator_finds_the_spearman_of_our_own_cosines(model: MultiTaskModel, 
         assert found["spearman_cosine"] == pytest.approx(expected)
 
 
+# ---- modules ----
+
+
+def test_folder_without_projection_opens_as_transformer_pooling_and_normalize(
+    tiny_backbone: str, tmp_path: Path
+) -> None:
+    for normalize in (False, True):
+        model = MultiTaskModel.from_backbone(tiny_backbone, pooling="max", normalize=normalize)
+        model.save_pretrained(tmp_path / str(normalize))
+        opened = open_folder(tmp_path / str(normalize))
+        assert [type(module) for module in opened] == [Transformer, Pooling] + [Normalize] * normalize
+        assert opened[1].pooling_mode == "max"
+        assert opened[1].get_embedding_dimension() == model.config.embedding_dim
+
+
+def test_token_embeddings_are_those_of_the_model(tiny_backbone: str, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone)
+    model.save_pretrained(tmp_path)
+    found = open_folder(tmp_path).encode(SENTENCES, output_value="token_embeddings", batch_size=2)
+    for sentence, states in zip(SENTENCES, found, strict=True):
+        with torch.no_grad():
+            expected = model(**model.tokenizer(sentence, return_tensors="pt", truncation=True)).last_hidden_state[0]
+        torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
+
+
+def test_prompt_can_be_left_out_of_pooling(tiny_backbone: str, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone)
+    model.save_pretrained(tmp_path)
+    opened = open_folder(tmp_path)
+    opened.set_pooling_include_prompt(False)
+    states = opened.encode("the dog a good film", output_value="token_embeddings")
+    found = opened.encode("a good film", prompt="the dog ")
+    np.testing.assert_allclose(found, states[3:].mean(dim=0), rtol=0, atol=1e-5)  # without [CLS] and the prompt
+
+
 # ---- further training ----
 
 
