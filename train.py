@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import NoneType
@@ -30,7 +30,7 @@ from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from multitask_sentence.configuration_multitask import suggest
-from multitask_sentence.data.augmentation import augment_sets, describe_augmentations, open_augmentations
+from multitask_sentence.data.augmentation import Augmentation, augment_sets, describe_augmentations, open_augmentations
 from multitask_sentence.data.held_out import announce_held_out, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
@@ -52,6 +52,7 @@ from multitask_sentence.training.results import (
     scores_by_task,
 )
 from multitask_sentence.training.starting import (
+    Start,
     check_start,
     check_strategy,
     describe_start,
@@ -159,6 +160,51 @@ def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
     return steps[max(steps)]
 
 
+@dataclass
+class Checked:
+    """
+    A run, checked as far as it can be without data.
+
+    Attributes:
+        checkpoint: the one to resume from, `None` to start anew.
+        starts_anew: whether the output folder is begun: no checkpoint in it is resumed from.
+        start: what the model starts from.
+        trains: whether anything trains.
+        augmentations: what makes further training rows.
+    """
+
+    checkpoint: Path | None
+    starts_anew: bool
+    start: Start
+    trains: bool
+    augmentations: list[Augmentation]
+
+
+def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: MultiTaskTrainingArguments) -> Checked:
+    """
+    Refuse all that can be refused before any data is loaded; nothing is written.
+
+    Raises:
+        ValueError: recipe, arguments and output folder do not fit each other; says where and what would be right.
+        ImportError: a package is missing.
+    """
+    checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
+    starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
+    if starts_anew:
+        check_output_dir(output_dir, overwrite=options.overwrite or options.check)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_best_metric(arguments, recipe.settings)
+    check_early_stopping(arguments, tuple(recipe.settings))
+    start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
+    trains = check_strategy(start, recipe, arguments)
+    if checkpoint and not trains:
+        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
+    if options.compare_single:
+        check_comparison(start, recipe, arguments)
+    augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
+    return Checked(checkpoint, starts_anew, start, trains, augmentations)
+
+
 def run(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     options, recipe, arguments = RecipeArgumentParser().parse(argv)
@@ -174,20 +220,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         if state.is_main_process:
             print(text, flush=True)  # noqa: T201 - what this command is for
 
-    checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
-    starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
-    if starts_anew:
-        check_output_dir(output_dir, overwrite=options.overwrite or options.check)
-    make_balancer(recipe.balancing, len(recipe.settings), arguments)
-    check_best_metric(arguments, recipe.settings)
-    check_early_stopping(arguments, tuple(recipe.settings))
-    start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
-    trains = check_strategy(start, recipe, arguments)
-    if checkpoint and not trains:
-        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
-    if options.compare_single:
-        check_comparison(start, recipe, arguments)
-    augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
+    checked = check_before_data(options, recipe, arguments)
+    checkpoint, start, augmentations = checked.checkpoint, checked.start, checked.augmentations
+    output_dir = Path(arguments.output_dir)
     push_to, arguments.push_to_hub = arguments.push_to_hub, False  # one commit of the finished folder, at the end
     repo_id = arguments.hub_model_id or (output_dir.resolve().name if push_to else None)
     if push_to and state.is_main_process:
@@ -221,7 +256,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     if options.compare_single:
         check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
-    if starts_anew and options.overwrite and not options.check and state.is_main_process and output_dir.is_dir():
+    replaces = checked.starts_anew and options.overwrite and not options.check
+    if replaces and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that all is in order
         output_dir.mkdir()
     state.wait_for_everyone()
@@ -243,7 +279,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     splits = ["validation"] + ["test"] * any("test" in labelled_set.splits for labelled_set in loaded.sets)
     before = scores_before(trainer, splits, list(start.tasks)) if start.tasks else {}
 
-    if trains:
+    if checked.trains:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     else:
         say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")

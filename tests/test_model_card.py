@@ -368,3 +368,13 @@ def test_balancing_and_the_best_of_every_task_are_shown(finished: Path):
         r"\| +task +\|.* score in this model \|\n.*\n\| `mood` +\| macro f1 +\| +15 \| +0\.7500 \| +0\.6250 \|",
         re.sub(" +", " ", text),
     )
+
+
+@pytest.mark.parametrize("written", ["1e-1", "1E-1", "0.1"])
+def test_card_reads_the_recipe_as_training_does(finished: Path, written: str):
+    recipe = finished / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8")
+    assert "validation_split: 0.1" in text
+    recipe.write_text(text.replace("validation_split: 0.1", f"validation_split: {written}"), encoding="utf-8")
+    card = write_model_card(finished, data_root=finished.parents[1] / "data").read_text(encoding="utf-8")
+    assert "the local folder `our/folder`, 10% of the training rows set aside for validation" in card

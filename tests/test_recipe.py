@@ -263,3 +263,59 @@ tasks:
     columns: {{sentence: text, label: stars}}
 training: {{{training}}}
 """
+
+
+# ---- YAML that no setting can be ----
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("!!bool maybe", r"'maybe' cannot be read as true or false \(line 7, column 18\)$"),
+        ("!!int ''", r"'' cannot be read as whole number \(line 7"),
+        ("!!float x", r"'x' cannot be read as number \(line 7"),
+        ("!!int " + "7" * 5000, r"'7{49}\.\.\.' cannot be read as whole number \(line 7"),
+        ("!!null x", None),
+        ("!!map x", r"expected a mapping node, but found scalar \(line 7"),
+        ("!!set {a, b}", r"could not determine a constructor for the tag 'tag:yaml\.org,2002:set' \(line 7"),
+        ("!!timestamp 2020-01-01", "could not determine a constructor for the tag"),
+        ("!!python/object/apply:os.system [ls]", "could not determine a constructor for the tag"),
+        ("!mine 5", "could not determine a constructor for the tag '!mine'"),
+        ("7" * 400, r"tasks\.topic\.loss_weight is a whole number beyond 2 to the power of 63"),
+        ("&me [*me]", r"tasks\.topic\.loss_weight\.1 holds itself: an alias \(\*name\) stands within"),
+        ("[" * 60 + "]" * 60, r"is nested more than 50 levels deep"),
+        ("[" * 3000 + "]" * 3000, r"mine\.yaml is not YAML that can be read: it is nested too deeply\."),
+        (r'"\ud83d"', r"tasks\.topic\.loss_weight is '\\ud83d', which holds half a character"),
+        ("{<<: 5}", r"expected a mapping or list of mappings for merging, but found scalar \(line 7"),
+        ("{[a]: 1, {b: 2}: 3}", r"found unhashable key \(line 7"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else None,
+)
+def test_yaml_that_no_setting_can_be_is_refused_in_one_line_with_its_place(
+    tmp_path: Path, written: str, message: str | None
+):
+    if message is None:
+        assert load_text(tmp_path, task=f"loss_weight: {written}").settings["topic"].get("loss_weight") is None
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        load_text(tmp_path, task=f"loss_weight: {written}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_aliases_that_write_out_to_a_million_values_are_refused(tmp_path: Path):
+    levels = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    levels += [f"{to}: &{to} [{', '.join([f'*{of}'] * 10)}]" for of, to in zip("abcdefgh", "bcdefghi", strict=True)]
+    with pytest.raises(ValueError, match="holds more than 1,000,000 values with its aliases written out"):
+        load(tmp_path, "\n".join(levels))
+
+
+@pytest.mark.parametrize("written", ["2020-01-01", "=", "12:30:45 x"])
+def test_text_that_old_yaml_reads_otherwise_is_text(tmp_path: Path, written: str):
+    assert load_text(tmp_path, training=f"run_name: {written}").training == {"run_name": written}
+
+
+def test_file_with_a_byte_order_mark_is_read(tmp_path: Path):
+    text = yaml.safe_dump({"tasks": {"topic": TASK}})
+    (tmp_path / "mine.yaml").write_text("\ufeff" + text, encoding="utf-8")
+    assert list(load_recipe(tmp_path / "mine.yaml").settings) == ["topic"]

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers.utils import logging
 
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
@@ -24,6 +23,7 @@ from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_ste
 from .card_metadata import CardContent, card_metadata, read_source
 from .comparison_report import draw_comparison
 from .plots import draw_confusion, draw_training
+from .recipe_yaml import read_yaml
 from .results import RECIPE_FILE, RESULTS_FILE
 
 logger = logging.get_logger(__name__)
@@ -95,7 +95,7 @@ def write_model_card(
             )
     config = MultiTaskConfig.from_pretrained(folder)
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    recipe = read_yaml(folder / RECIPE_FILE)[1]
     # config.json sorts its keys, results.json keeps the recipe's order; a task may have been added or removed since.
     order = [task for task in results["tasks"] if task in config.tasks]
     tasks = {task: config.tasks[task] for task in dict.fromkeys([*order, *config.tasks])}

@@ -3,12 +3,9 @@
 `load_recipe` reads and checks everything that can be checked before any data is loaded.
 """
 
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ..configuration_multitask import (
     HEAD_PROBLEM_TYPES,
@@ -25,6 +22,7 @@ from ..data.sources import TaskSource
 from .arguments import MultiTaskTrainingArguments
 from .balancing import complete_balancing
 from .mixture import complete_mixture
+from .recipe_yaml import read_yaml
 from .strategy import STRATEGY_KEYS
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -81,31 +79,6 @@ class Recipe:
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
     balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML with the booleans and floats of version 1.2, in which a key stands once.
-
-    PyYAML's version 1.1 reads `no` as false (`labels: [no, yes]`, `eval_strategy: no`) and `1e-4` as text.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for place, (key, _) in enumerate(node.value):
-            if key.value in keys[:place]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for tag, pattern, first in (
-    ("tag:yaml.org,2002:bool", r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("tag:yaml.org,2002:float", r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$", "-+0123456789"),
-):
-    _RecipeLoader.add_implicit_resolver(tag, re.compile(pattern), list(first))
 
 
 def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -225,11 +198,7 @@ def load_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no recipe {path}. Give the path of a YAML file, such as recipes/quickstart.yaml.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _RecipeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    text, content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not a recipe: it should be a mapping with tasks, but holds {str(content)[:60]!r}."
