@@ -12,26 +12,27 @@ from typing import Any
 
 from .configuration_multitask import MultiTaskConfig
 
-_MODULES = "sentence_transformers.base.modules"
+_MODULES = "sentence_transformers.models"  # the names that every version knows, older folders use them too
 
 
 def sentence_transformers_files(config: MultiTaskConfig) -> dict[str, Any]:
     """The files by their path in the folder; `token_states` is the method of the model that is called."""
     has_pooling = config.projection is None
     output = "last_hidden_state" if has_pooling else "sentence_embedding"
-    modules = [("", f"{_MODULES}.transformer.Transformer")]
+    modules = [("", "Transformer")]
     files: dict[str, Any] = {}
     if has_pooling:
-        modules.append(("1_Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling"))
+        modules.append(("1_Pooling", "Pooling"))
         files["1_Pooling/config.json"] = {
             "embedding_dimension": config.embedding_dim,
             "pooling_mode": config.pooling,
             "include_prompt": True,
         }
         if config.normalize:
-            modules.append(("2_Normalize", f"{_MODULES}.normalize.Normalize"))
+            modules.append(("2_Normalize", "Normalize"))
     files["modules.json"] = [
-        {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(modules)
+        {"idx": index, "name": str(index), "path": path, "type": f"{_MODULES}.{kind}"}
+        for index, (path, kind) in enumerate(modules)
     ]
     files["sentence_bert_config.json"] = {
         "transformer_task": "feature-extraction",
