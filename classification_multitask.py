@@ -8,7 +8,7 @@
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, suggest
+from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, suggest, target_scale
 from .modeling_multitask import MultiTaskModel, MultiTaskPreTrainedModel
 
 
@@ -77,7 +77,8 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
             labels: class numbers `(batch,)`, multi-hot `(batch, num_labels)`, or values `(batch,)`.
             return_dict: `False` for a plain tuple.
 
-        Returns `loss` (where labels are given) and `logits` of shape `(batch, num_labels)`.
+        Returns `loss` (where labels are given) and `logits` of shape `(batch, num_labels)`, for regression the value
+        in the units of the labels.
         """
         output = self.multitask(
             input_ids=input_ids,
@@ -92,6 +93,8 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         loss = None
         if labels is not None:
             loss = self.loss_function(labels, logits, self.config)
+            # Of standardised values, as in training: the units of the labels do not set the length of the gradient.
+            loss = loss / target_scale(self.config.tasks[self.task])[1] ** 2
         result = SequenceClassifierOutput(loss=loss, logits=logits)
         return result if return_dict is not False else result.to_tuple()
 

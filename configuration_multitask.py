@@ -34,10 +34,11 @@ LOSSES = {
 METRICS = {
     "single_label_classification": ("accuracy", "macro_f1", "macro_recall", "micro_f1", "mcc"),
     "multi_label_classification": ("macro_f1", "micro_f1", "accuracy"),
-    "regression": ("spearman", "pearson", "mse"),
+    "regression": ("spearman", "pearson", "mse", "mae"),
     "similarity": ("cosine_spearman",),
     "contrastive": ("mrr", "accuracy_at_1"),
 }
+ERROR_METRICS = ("mse", "mae")  # smaller is better, so that none can choose the best checkpoint
 # What a loss can be told; the functions in training/ have the defaults.
 LOSS_OPTIONS = {
     "cross_entropy": ("class_weights", "label_smoothing"),
@@ -60,6 +61,8 @@ _TASK_KEYS = (
     "metrics",
     "thresholds",
     "score_range",
+    "target_mean",
+    "target_deviation",
 )
 _HEAD_DEFAULTS = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
 _PROJECTION_DEFAULTS = {"out_features": None, "bias": True, "activation": "tanh"}
@@ -219,6 +222,41 @@ def _complete_loss_options(where: str, options: Any, loss: str, labels: list[str
     return completed
 
 
+def new_task(task: Any) -> Any:
+    """The settings of a task whose head is new: a regression task without a scale takes that of its training rows."""
+    is_regression = isinstance(task, dict) and task.get("problem_type") == "regression"
+    if not is_regression or "target_mean" in task or "target_deviation" in task:
+        return task
+    return {**task, "target_mean": None, "target_deviation": None}
+
+
+def target_scale(task: dict[str, Any]) -> tuple[float, float]:
+    """
+    Mean and deviation of a regression task: its value is `mean + deviation * (what the head gives)`.
+
+    They are 0 and 1 for a task that has none yet, and for models that were saved before there were any.
+    """
+    if task.get("target_deviation") is None:
+        return 0.0, 1.0
+    return task["target_mean"], task["target_deviation"]
+
+
+def _complete_targets(where: str, task: dict[str, Any]) -> dict[str, float | None]:
+    """Mean and deviation of a regression task; both null until there are training rows to measure."""
+    given = {key: task[key] for key in ("target_mean", "target_deviation") if key in task}
+    if not given:
+        return {"target_mean": 0.0, "target_deviation": 1.0}
+    if len(given) == 2 and set(given.values()) == {None}:
+        return given
+    if len(given) < 2 or not all(map(_is_number, given.values())) or given["target_deviation"] <= 0:
+        found = ", ".join(f"{key} {value!r}" for key, value in given.items())
+        raise ValueError(
+            f"{where}: found {found}, but target_mean should be a number and target_deviation a number above 0. Give "
+            "both, or leave both out: they are then measured on the training rows."
+        )
+    return {key: float(value) for key, value in given.items()}
+
+
 def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
     """
     Check one task's settings and fill in every default.
@@ -227,7 +265,9 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
         name: the task's name, an identifier other than `embedding`.
         task: `problem_type` (required); `labels` (required for classification); and optionally `pair` (two sentences a
             row, for the problem types with a head), `head`, `loss`, `loss_options`, `loss_weight`, `metrics`,
-            `thresholds` (multi-label) and `score_range` (similarity: the scores that mean cosine 0 and cosine 1).
+            `thresholds` (multi-label), `score_range` (similarity: the scores that mean cosine 0 and cosine 1), and
+            `target_mean` and `target_deviation` (regression: see `target_scale`; null for both means that training
+            measures them first).
             `loss_options` are those of the loss: `class_weights` (`balanced`, or a number for each label) and
             `label_smoothing` for cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature`
             for cosent and multiple_negatives_ranking, `symmetric` for the latter.
@@ -253,6 +293,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
         ("head", has_head),
         ("thresholds", problem_type == "multi_label_classification"),
         ("score_range", problem_type == "similarity"),
+        ("target_mean", problem_type == "regression"),
+        ("target_deviation", problem_type == "regression"),
     ):
         if task.get(key) is not None and not fits:
             raise ValueError(f"{where}.{key} has no meaning for problem_type {problem_type}. Remove it.")
@@ -288,10 +330,10 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{where}.metrics is {metrics!r}, but should be a list. The first is the primary metric.")
     for metric in metrics:
         _check_choice(f"{where}.metrics ({problem_type}): a metric", metric, METRICS[problem_type])
-    if metrics[0] == "mse":
+    if metrics[0] in ERROR_METRICS:
         raise ValueError(
-            f"{where}.metrics: mse cannot stand first, because the first metric chooses the best checkpoint and "
-            "should grow with quality. Put spearman or pearson before it."
+            f"{where}.metrics: {metrics[0]} cannot stand first, because the first metric chooses the best checkpoint "
+            "and should grow with quality. Put spearman or pearson before it."
         )
     completed["metrics"] = list(metrics)
 
@@ -304,6 +346,8 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
                 f"{len(completed['labels'])} labels."
             )
         completed["thresholds"] = [float(threshold) for threshold in thresholds]
+    if problem_type == "regression":
+        completed.update(_complete_targets(where, task))
     if problem_type == "similarity":
         score_range = task.get("score_range") or [0.0, 1.0]
         is_pair = isinstance(score_range, (list, tuple)) and len(score_range) == 2

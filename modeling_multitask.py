@@ -32,7 +32,9 @@ from .configuration_multitask import (
     MultiTaskConfig,
     check_encoder,
     complete_task,
+    new_task,
     suggest,
+    target_scale,
 )
 from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
@@ -55,8 +57,8 @@ class MultiTaskOutput(ModelOutput):
         sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_dim)`):
             The pooled and projected vector, of length 1 where `config.normalize` says so.
         logits (`dict[str, torch.FloatTensor]`):
-            For each task that was asked for: `(rows, num_labels)` for classification, `(rows,)` for regression, and
-            the cosine `(rows,)` for similarity and contrastive tasks.
+            For each task that was asked for: `(rows, num_labels)` for classification, the value `(rows,)` in the
+            units of the labels for regression, and the cosine `(rows,)` for similarity and contrastive tasks.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -109,7 +111,7 @@ class MultiTaskHead(nn.Module):
     Args of `forward`:
         embeddings: `(rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
 
-    Returns `(rows, num_labels)`, or `(rows,)` for regression.
+    Returns `(rows, num_labels)`, or `(rows,)` for regression: standardised values, see `target_scale`.
     """
 
     def __init__(self, embedding_dim: int, task: dict[str, Any]):
@@ -346,7 +348,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             projection=projection or stored.projection,
             normalize=normalize if normalize is not None else bool(stored.normalize),
             max_length=max_length,
-            tasks=tasks,
+            tasks={name: new_task(task) for name, task in (tasks or {}).items()},
         )
         model = cls(config).to(dtype)
         model.backbone = pretrained
@@ -391,7 +393,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         """
         if name in self.config.tasks:
             raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
-        task = complete_task(name, task)
+        task = complete_task(name, new_task(task))
         if task["problem_type"] in HEAD_PROBLEM_TYPES:
             head = MultiTaskHead(self.config.embedding_dim, task)
             head.apply(self._init_weights)
@@ -608,10 +610,17 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 continue
             chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
             if name in self.heads:
-                logits[name] = self.heads[name](chosen)
+                logits[name] = self._in_units(name, self.heads[name](chosen))
             else:
                 logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
         return logits
+
+    def _in_units(self, name: str, logits: torch.Tensor) -> torch.Tensor:
+        """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
+        mean, deviation = target_scale(self.config.tasks[name])
+        if (mean, deviation) == (0.0, 1.0):
+            return logits
+        return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 MultiTaskModel.register_for_auto_class("AutoModel")

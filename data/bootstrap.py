@@ -108,6 +108,10 @@ def _mse(counts: np.ndarray, predictions: np.ndarray, references: np.ndarray) ->
     return counts @ (predictions - references) ** 2 / counts.sum(axis=1)
 
 
+def _mae(counts: np.ndarray, predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    return counts @ np.abs(predictions - references) / counts.sum(axis=1)
+
+
 def _mrr(counts: np.ndarray, ranks: np.ndarray, _: None) -> np.ndarray:
     return counts @ (1 / ranks) / counts.sum(axis=1)
 
@@ -125,6 +129,7 @@ RESAMPLED_METRICS: dict[str, Callable[..., np.ndarray]] = {
     "spearman": _spearman,
     "pearson": _pearson,
     "mse": _mse,
+    "mae": _mae,
     "cosine_spearman": _spearman,
     "accuracy_at_1": _accuracy_at_1,
     "mrr": _mrr,

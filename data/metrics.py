@@ -18,7 +18,14 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    mean_absolute_error,
+    mean_squared_error,
+    recall_score,
+)
 
 # Class numbers are float64 too: encoding to int64, `evaluate` would silently truncate a probability of 0.7 to class 0.
 NUMBERS = Features({"predictions": Value("float64"), "references": Value("float64")})
@@ -326,6 +333,21 @@ class MSE(_Metric):
         return {"mse": float(mean_squared_error(references, predictions))}
 
 
+class MAE(_Metric):
+    """
+    Mean absolute error.
+
+    Args:
+        predictions, references: numbers `(rows,)`; scikit-learn refuses NaN with a ValueError.
+
+    Returns:
+        `mae`, 0 or more. Source: scikit-learn, `sklearn.metrics.mean_absolute_error`.
+    """
+
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:
+        return {"mae": float(mean_absolute_error(references, predictions))}
+
+
 class CosineSpearman(_Metric):
     """
     Spearman rank correlation of the embeddings' cosines with graded scores, as usual for sentence similarity.
@@ -428,6 +450,7 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     "spearman": Spearman,
     "pearson": Pearson,
     "mse": MSE,
+    "mae": MAE,
     "cosine_spearman": CosineSpearman,
     "mean_cosine_related": MeanCosine,
     "mean_cosine_unrelated": MeanCosine,

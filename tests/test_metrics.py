@@ -289,7 +289,7 @@ def test_class_numbers_against_multi_label_rows_are_refused():
 # Numbers
 
 
-@pytest.mark.parametrize("name", [*CORRELATIONS, "mse"])
+@pytest.mark.parametrize("name", [*CORRELATIONS, "mse", "mae"])
 def test_number_metric_equals_scipy_or_scikit_learn(name):
     rng = np.random.default_rng(3)
     references = rng.integers(0, 6, 300).astype(float)  # with ties, as graded scores have them
@@ -299,6 +299,7 @@ def test_number_metric_equals_scipy_or_scikit_learn(name):
         "cosine_spearman": stats.spearmanr(predictions, references).statistic,
         "pearson": stats.pearsonr(predictions, references).statistic,
         "mse": sklearn_metrics.mean_squared_error(references, predictions),
+        "mae": sklearn_metrics.mean_absolute_error(references, predictions),
     }
     assert compute_one(name, predictions, references) == expected[name]
 
@@ -312,6 +313,7 @@ def test_number_metric_equals_scipy_or_scikit_learn(name):
         # Deviations -3 -2 5 and -5/3 4/3 1/3: product 4, squares 38 and 14/3.
         ("pearson", 4 / math.sqrt(38 * 14 / 3)),
         ("mse", (1 + 1 + 49) / 3),
+        ("mae", (1 + 1 + 7) / 3),
     ],
 )
 def test_number_metric_by_hand(name, expected):

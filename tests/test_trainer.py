@@ -95,6 +95,8 @@ def gradients_by_hand(model: MultiTaskModel, rows: list[dict]) -> dict[str, torc
         labelled = [index for index, row in enumerate(rows) if row[f"label_{task}"] is not None]
         labels = torch.tensor([rows[index][f"label_{task}"] for index in labelled])
         labels = labels if task == "sentiment" else labels.double()
+        if task == "rating":  # a head learns standardised targets
+            labels = (labels - labels.mean()) / labels.std(correction=0)
         total += TASKS[task].get("loss_weight", 1.0) * loss(logits[task][labelled], labels)
     total.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..configuration_multitask import ERROR_METRICS
+
 # Fields of transformers' that the batches and losses here do not read, and what does what they promise.
 WITHOUT_EFFECT = {
     "label_smoothing_factor": "Give a task `loss_options: {label_smoothing: 0.1}`.",
@@ -38,7 +40,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default="eval_score", metadata={"help": "What makes a checkpoint the best."}
     )
     greater_is_better: bool | None = field(
-        default=None, metadata={"help": "Whether more of that metric is better (yes, unless it is a loss or mse)."}
+        default=None,
+        metadata={"help": "Whether more of that metric is better (yes, unless it is a loss or an error)."},
     )
     logging_steps: float = field(default=50, metadata={"help": "Log the losses every so many steps."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - argparse tries the types in this order
@@ -78,5 +81,5 @@ class MultiTaskTrainingArguments(TrainingArguments):
             if value != self.__dataclass_fields__[name].default:
                 raise ValueError(f"training.{name} is {value!r}, but has no effect here. {instead}")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "mse"))
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *ERROR_METRICS))
         super().__post_init__()

@@ -24,7 +24,7 @@ def balanced_pos_weight(counts: np.ndarray, num_rows: int) -> np.ndarray:
 
 def resolve_balanced(
     tasks: dict[str, dict[str, Any]], sets: Sequence[Any], train_sets: Sequence[Any]
-) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """
     The numbers that `balanced` stands for, and what a person should know about them.
 
@@ -34,7 +34,7 @@ def resolve_balanced(
         train_sets: the training rows of each set.
 
     Returns:
-        By task, the `loss_options` with numbers in the place of `balanced`, and announcements.
+        By task its `loss_options`, with numbers in the place of `balanced`, and announcements.
 
     Raises:
         ValueError: a class or label is on none of a task's training rows, or a label on all of them.
@@ -58,7 +58,7 @@ def resolve_balanced(
                         f"{', '.join(map(repr, found.tolist()))}. Add rows, take the label out, or give numbers."
                     )
             weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, len(labels))
-            resolved[task] = {**options, key: weights.tolist()}
+            resolved[task] = {"loss_options": {**options, key: weights.tolist()}}
             shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
             announcements.append(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
     return resolved, announcements

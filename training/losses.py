@@ -10,6 +10,9 @@ stays a mean over rows, `sum(weight * loss) / rows`, where torch's own `mean` di
 rows of a step can be cut in any way here too. Balanced weights are 1 on average over the training rows, and there the
 two agree; given weights scale the loss by their average.
 
+A regression task's values come in the units of its labels. Their error counts in units of the training targets'
+deviation, so that it is about 1 at the start whether scores go from 0 to 1 or from 0 to 100.
+
 With zero rows every loss is an exact zero that is still connected to the logits, never NaN.
 """
 
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..configuration_multitask import target_scale
 from .contrastive import multiple_negatives_ranking
 
 
@@ -63,9 +67,9 @@ def binary_cross_entropy(
     return summed / labels.shape[1]
 
 
-def mse(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Squared error of `(rows,)` values, summed over rows."""
-    return F.mse_loss(values, labels, reduction="sum")
+def mse(values: torch.Tensor, labels: torch.Tensor, deviation: float = 1.0) -> torch.Tensor:
+    """Squared error of `(rows,)` values in units of the targets' `deviation`, summed over rows."""
+    return F.mse_loss(values, labels, reduction="sum") / deviation**2
 
 
 def cosent(cosines: torch.Tensor, scores: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
@@ -118,7 +122,7 @@ def task_loss(
     if settings["loss"] == "binary_cross_entropy":
         return binary_cross_entropy(logits, labels, **options)
     if settings["loss"] == "mse":
-        return mse(logits, labels)
+        return mse(logits, labels, target_scale(settings)[1])
     if settings["loss"] == "cosent":
         return cosent(logits, labels, **options)
     if settings["loss"] == "cosine_mse":

@@ -31,7 +31,10 @@ RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
     *("tasks", "drop_held_out", "mixture", "balancing", "strategy", "peft", "training", "card"),
 )
-_SETTING_KEYS = ("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range")
+_SETTING_KEYS = (
+    *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range"),
+    *("target_mean", "target_deviation"),
+)
 # How a task's rows are read and set aside: handed to its TaskSource as they are, and checked in data/.
 _DATA_KEYS = (
     *("validation_split", "test_split", "group", "where"),

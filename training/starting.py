@@ -35,7 +35,7 @@ from .strategy import Plan, make_plan, planned_parts
 from .trainer import MultiTaskTrainer
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
-FIXED_SETTINGS = ("problem_type", "pair", "labels", "head")
+FIXED_SETTINGS = ("problem_type", "pair", "labels", "head", "target_mean", "target_deviation")
 
 
 @dataclass

@@ -40,6 +40,7 @@ from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
 from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
 from .feature_cache import FeatureCache, cache_sentences, can_cache_features, open_features
+from .loss_scale import LossWatch, measure_targets
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, steps_of_epoch, training_sets
 from .stages import enter_stage, parameter_groups, set_peaks, stage_starts
@@ -153,7 +154,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
         check_best_metric(args, self.tasks)
         check_early_stopping(args, tuple(self.tasks))
         self.best_of_tasks = BestOfTasks(self)
-        own_callbacks = [_BeginCallback(self), self.best_of_tasks]
+        own_callbacks = [_BeginCallback(self), self.best_of_tasks, LossWatch(self)]
         if args.early_stopping_patience is not None:
             own_callbacks.append(EarlyStopping(self.tasks))
         self.drawn = self._drawn_sets()
@@ -170,12 +171,12 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
             seed,
         )
         idle = [LabelledSet(self._idle_tasks(entry), entry.splits) for entry in self.sets]  # their losses are shown
-        balanced, announcements = resolve_balanced(
-            self.tasks, [*self.drawn, *idle], [*train_sets, *(entry.splits["train"] for entry in idle)]
-        )
-        for task, options in balanced.items():
-            self.tasks[task]["loss_options"] = options
-        self.announcements += announcements
+        measured = [*self.drawn, *idle], [*train_sets, *(entry.splits["train"] for entry in idle)]
+        for resolve in (resolve_balanced, measure_targets):
+            settings, announcements = resolve(self.tasks, *measured)
+            for task, resolved in settings.items():
+                self.tasks[task].update(resolved)
+            self.announcements += announcements
         super().__init__(
             model=model,
             args=args,

@@ -1,0 +1,108 @@
+"""What keeps one task's loss from drowning the others.
+
+measure_targets  mean and deviation of a regression task's training targets, which its values are standardised by
+LossWatch        a warning where one task's weighted loss is many times that of every other in the first steps
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from .mixture import given_labels
+
+logger = logging.get_logger(__name__)
+
+FIRST_STEPS = 10  # optimizer steps that the losses are compared over
+DWARFING_FACTOR = 20  # between losses of such different kinds as CoSENT and BCE, five to ten times are usual
+
+
+def measure_targets(
+    tasks: dict[str, dict[str, Any]], sets: Sequence[Any], train_sets: Sequence[Any]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """
+    Mean and deviation of the training targets of each regression task that has none yet.
+
+    They are taken over the labelled rows that training draws from: after all splits and caps, with augmented rows.
+    Equal targets, or a single one, have a deviation of 0 and get 1. Tasks of a model that was trained before, here or
+    with older code, keep what they have.
+
+    Args:
+        tasks: task settings by name, as in `MultiTaskConfig.tasks`.
+        sets: labelled sets; their `tasks` are read.
+        train_sets: the training rows of each set.
+
+    Returns:
+        By task, `target_mean` and `target_deviation`, and announcements.
+    """
+    measured, announcements = {}, []
+    for labelled_set, rows in zip(sets, train_sets, strict=True):
+        for task in labelled_set.tasks:
+            if tasks[task].get("target_mean", 0.0) is not None:
+                continue
+            targets = np.array(given_labels(rows, task), dtype=np.float64)
+            is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit
+            mean, deviation = (targets[0], 1.0) if is_constant else (targets.mean(), targets.std())
+            measured[task] = {"target_mean": float(mean), "target_deviation": float(deviation)}
+            announcements.append(
+                f"{task}: all {len(targets)} training targets are {mean:g}, so there is nothing to learn"
+                if is_constant
+                else f"{task}: targets are standardised by mean {mean:.6g} and deviation {deviation:.6g} of "
+                f"{len(targets)} training rows; values and metrics keep the units of the labels"
+            )
+    return measured, announcements
+
+
+def dwarfing(losses: dict[str, float], weights: dict[str, float], steps: int) -> str | None:
+    """
+    The warning where one loss is at least `DWARFING_FACTOR` times every other, else nothing.
+
+    Args:
+        losses: by task, the weighted loss; tasks without a row have 0 and do not count.
+        weights: by task, the `loss_weight` in it.
+        steps: over how many steps the losses were taken.
+    """
+    ordered = sorted((task for task in losses if losses[task] > 0), key=losses.__getitem__, reverse=True)
+    if len(ordered) < 2:
+        return None
+    largest, next_largest = ordered[:2]
+    factor = losses[largest] / losses[next_largest]
+    if factor < DWARFING_FACTOR:
+        return None
+    return (
+        f"In the first {steps} steps, the weighted loss of {largest} was {factor:,.0f} times that of every other task "
+        f"or more, so the others may hardly train. Lower tasks.{largest}.loss_weight, which is {weights[largest]:g}: "
+        f"with {weights[largest] / factor:.1g} it would be level with {next_largest}."
+    )
+
+
+class LossWatch(TrainerCallback):
+    """Adds up the tasks' weighted losses of the first steps, and warns once where one dwarfs the others."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.sums: torch.Tensor | None = None
+        self.is_done = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Balancing changes the weights by itself, and a run that is resumed was warned before.
+        self.sums, self.is_done = None, self.trainer.balancer.method != "sum" or state.global_step > 0
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if not self.is_done:
+            values = self.trainer._values.detach()  # (tasks,): loss_weight times loss, this process's share
+            self.sums = values.clone() if self.sums is None else self.sums + values
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.on_substep_end(args, state, control)
+        if not self.is_done and state.global_step == min(FIRST_STEPS, state.max_steps):
+            self.is_done = True
+            tasks = self.trainer.trained_tasks
+            losses = self.trainer.accelerator.reduce(self.sums, reduction="mean").tolist()
+            weights = {task: settings["loss_weight"] for task, settings in tasks.items()}
+            warning = dwarfing(dict(zip(tasks, losses, strict=True)), weights, state.global_step)
+            if warning is not None and state.is_world_process_zero:
+                logger.warning(warning)
