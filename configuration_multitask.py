@@ -378,6 +378,9 @@ class MultiTaskConfig(PreTrainedConfig):
             Longest sentence in tokens, special tokens included. Longer ones are truncated.
         tasks (`dict[str, dict]`, *optional*):
             Task settings by name; see [`complete_task`] for the keys.
+        task_order (`list[str]`, *optional*):
+            The names of the tasks in their order, which config.json would lose: its keys are sorted. Tasks that are
+            not named follow in the order of `tasks`.
         task (`str`, *optional*):
             The task that `AutoModelForSequenceClassification` answers.
         base_name_or_path (`str`, *optional*):
@@ -412,6 +415,7 @@ class MultiTaskConfig(PreTrainedConfig):
     normalize: bool = False
     max_length: int = 128
     tasks: dict[str, Any] | None = None
+    task_order: list[str] | None = None
     task: str | None = None
     base_name_or_path: str | None = None
     base_revision: str | None = None
@@ -428,7 +432,10 @@ class MultiTaskConfig(PreTrainedConfig):
             backbone_config = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
         self.backbone_config = backbone_config
         self.projection = complete_projection(self.projection)
-        self.tasks = {name: complete_task(name, task) for name, task in (self.tasks or {}).items()}
+        tasks = self.tasks or {}
+        order = [name for name in self.task_order or () if name in tasks]
+        self.tasks = {name: complete_task(name, tasks[name]) for name in dict.fromkeys([*order, *tasks])}
+        self.task_order = None  # `tasks` has the order from here on; `to_dict` writes it down
         self.validate_multitask()  # here as well, where the error is a ValueError and not wrapped
         super().__post_init__(**kwargs)
 
@@ -445,6 +452,9 @@ class MultiTaskConfig(PreTrainedConfig):
         complete_projection(self.projection)
         for name, task in self.tasks.items():
             complete_task(name, task)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "task_order": list(self.tasks)}
 
     @property
     def embedding_dim(self) -> int:

@@ -194,6 +194,22 @@ def test_config_json_round_trip_changes_nothing(tmp_path) -> None:
     assert first == second
 
 
+def test_tasks_keep_their_order_in_config_json_whose_keys_are_sorted(tmp_path) -> None:
+    config = MultiTaskConfig(tasks={name: {"problem_type": "regression"} for name in ("tone", "age", "mood")})
+    config.tasks = {**config.tasks, "bias": complete_task("bias", {"problem_type": "regression"})}  # as add_task does
+    config.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert list(content["tasks"]) == ["age", "bias", "mood", "tone"], "premise: the file sorts them"
+    reopened = MultiTaskConfig.from_pretrained(tmp_path)
+    assert list(reopened.tasks) == ["tone", "age", "mood", "bias"]
+    reopened.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == content
+
+    del content["task_order"]  # as it was saved before there was one
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert list(MultiTaskConfig.from_pretrained(tmp_path).tasks) == ["age", "bias", "mood", "tone"]
+
+
 def test_a_setting_spoilt_afterwards_is_refused_when_saving(tmp_path) -> None:
     config = MultiTaskConfig(backbone_config=tiny_bert(), tasks={"mood": shortest(SINGLE)})
     config.tasks["mood"]["loss_weight"] = -1.0
