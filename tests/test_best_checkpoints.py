@@ -27,6 +27,7 @@ _spec.loader.exec_module(helpers)
 TASKS = ["sentiment", "rating"]
 # Primary metrics at the end of each epoch: sentiment peaks first, rating last, their mean in the third.
 SCORES = {"sentiment": [0.5, 0.9, 0.8, 0.2], "rating": [0.1, 0.2, 0.6, 0.7]}
+LOSSES: dict[str, list[float]] = {}  # those that were measured, where a test gives no others
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +51,8 @@ def train(backbone, tmp_path, monkeypatch):
     def scripted(model, task, *args):
         primary = model.config.tasks[task]["metrics"][0]
         at = trainer.state.global_step // 2 - 1
-        return {**task_scores(model, task, *args), primary: SCORES[task][at]}
+        losses = {"loss": LOSSES[task][at]} if task in LOSSES else {}
+        return {**task_scores(model, task, *args), primary: SCORES[task][at], **losses}
 
     def run(checkpoint: Path | None = None, folder: Path = tmp_path / "run", **kwargs):
         nonlocal trainer
@@ -142,6 +144,30 @@ def test_evaluation_after_training_keeps_nothing(train, tmp_path):
         SCORES["rating"][0] -= 0.1
     assert (tmp_path / "run" / "best" / "rating" / STEP_FILE).stat().st_mtime_ns == before
     assert trainer.best_of_tasks.summary["rating"]["score"] == 0.1
+
+
+def test_of_equal_scores_the_one_with_the_lowest_loss_is_best_also_when_resumed(train, tmp_path, monkeypatch):
+    """All scores are right from the second epoch on, while the losses still fall, and rise again in the last."""
+    for task, weight in (("sentiment", 1.0), ("rating", 0.5)):
+        monkeypatch.setitem(SCORES, task, [0.5, 1.0, 1.0, 1.0])
+        monkeypatch.setitem(LOSSES, task, [weight * loss for loss in (2.0, 1.66, 0.06, 0.07)])
+    whole = train()
+    assert (whole.state.best_global_step, whole.state.best_metric) == (6, 1.0)
+    assert Path(whole.state.best_model_checkpoint).name == "checkpoint-6"
+    assert_same(dict(whole.model.state_dict()), weights_of(tmp_path / "run" / "checkpoint-6"))
+    for task in TASKS:
+        assert whole.best_of_tasks.summary[task]["step"] == 6
+        assert_same(weights_of(tmp_path / "run" / "best" / task), weights_of(tmp_path / "run" / "checkpoint-6"))
+    resumed = train(tmp_path / "run" / "checkpoint-4", folder=tmp_path / "resumed")  # the best before it is step 4
+    assert resumed.state.best_global_step == 6
+    assert_same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
+
+
+def test_best_of_history_takes_the_lowest_loss_of_equals():
+    tasks = {"a": {"metrics": ["accuracy"]}, "b": {"metrics": ["accuracy"]}}
+    losses = [(1, 0.9, 1.66), (2, 1.0, math.nan), (3, 1.0, 0.3), (4, 1.0, 0.06), (5, 1.0, 0.06), (6, 0.9, 0.01)]
+    history = [{"step": step, "eval_a_accuracy": score, "eval_a_loss": loss} for step, score, loss in losses]
+    assert best_of_history(history, tasks) == {"a": {"metric": "accuracy", "step": 4, "score": 1.0}}
 
 
 def test_best_of_history_takes_the_first_of_equals_and_never_nan():

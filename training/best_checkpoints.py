@@ -29,7 +29,7 @@ def score_key(task: str, settings: dict[str, Any]) -> str:
 
 def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
-    The first evaluation with each task's highest primary metric.
+    The evaluation with each task's highest primary metric; of equal ones that with the lowest loss, then the first.
 
     Args:
         history: the Trainer's log history, of the time in training.
@@ -40,10 +40,11 @@ def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, dict[str
     """
     best: dict[str, dict[str, Any]] = {}
     for task, settings in tasks.items():
-        key = score_key(task, settings)
+        highest, lowest = -math.inf, math.inf
         for entry in history:
-            score = entry.get(key, math.nan)
-            if score > best.get(task, {"score": -math.inf})["score"]:
+            score, loss = entry.get(score_key(task, settings), math.nan), entry.get(f"eval_{task}_loss", math.inf)
+            if score > highest or (score == highest and loss < lowest):
+                highest, lowest = score, math.inf if math.isnan(loss) else loss
                 best[task] = {"metric": settings["metrics"][0], "step": entry["step"], "score": score}
     return best
 

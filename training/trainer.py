@@ -2,24 +2,21 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, stages.py, balanced_step.py, feature_cache.py,
-evaluation_loop.py.
+runs. The parts have files of their own: mixture.py, strategy.py, stages.py, balanced_step.py, checkpoints.py,
+feature_cache.py, evaluation_loop.py.
 """
 
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
-from ..adapter_multitask import has_adapter, read_weights
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
@@ -33,8 +30,8 @@ from .best_checkpoints import (
     EarlyStopping,
     check_best_metric,
     check_early_stopping,
-    has_stopped_improving,
 )
+from .checkpoints import Checkpoints
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
@@ -73,7 +70,7 @@ class _BeginCallback(TrainerCallback):
             self.trainer._learn_from_second_pass()
 
 
-class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
+class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
     """
     Train all tasks of a [`MultiTaskModel`] together.
 
@@ -212,20 +209,6 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
         """The tasks of a set that take part, but have nothing to train."""
         return [task for task in labelled_set.tasks if task in self.tasks and task not in self.trained_tasks]
 
-    # ---- checkpoints ----
-
-    # With an adapter, the Trainer finds heads and projection in a checkpoint's model.safetensors, and no backbone.
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if has_adapter(self.model.backbone):
-            read_weights(self.model.backbone, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if has_adapter(self.model.backbone):
-            read_weights(self.model.backbone, self.state.best_model_checkpoint)
-
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
@@ -299,23 +282,6 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Trainer):
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
             if len(self.plan.stages) > 1:
                 enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
-
-    def _end_if_stopped_early(self, checkpoint: str) -> bool:
-        """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
-        file = Path(checkpoint, TRAINER_STATE_NAME)
-        if not file.is_file():
-            return False
-        state = TrainerState.load_from_json(str(file))
-        if not has_stopped_improving(self.args, state.log_history, self.tasks):
-            return False
-        self.state = state
-        state.is_local_process_zero = self.is_local_process_zero()
-        state.is_world_process_zero = self.is_world_process_zero()
-        self._load_from_checkpoint(checkpoint)
-        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self._load_best_model()
-        self.best_of_tasks.on_train_end(self.args, state, self.control)
-        return True
 
     def _check_trainable(self) -> None:
         if not self.plan.stages or not any(parameter.requires_grad for parameter in self.model.parameters()):
