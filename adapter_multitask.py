@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from huggingface_hub import try_to_load_from_cache
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
@@ -118,7 +118,8 @@ def write_adapter(
     os.makedirs(folder, exist_ok=True)
     weights = _weights_of(backbone, state_dict)
     weights = {FILE_PREFIX + name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    save_file(weights, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
+    with open(os.path.join(folder, WEIGHTS_FILE), "wb") as file:  # `save_file` makes it private to its owner
+        file.write(save(weights, metadata={"format": "pt"}))
     adapter_config = backbone.peft_config[ADAPTER_NAME]
     kept = adapter_config.base_model_name_or_path, adapter_config.revision, adapter_config.inference_mode
     adapter_config.base_model_name_or_path, adapter_config.revision = base, revision

@@ -8,6 +8,7 @@
 This file travels with every saved model (`trust_remote_code=True`): it needs torch, transformers and numpy.
 """
 
+import glob
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput, cached_file, logging
+from transformers.utils import CONFIG_NAME, ModelOutput, cached_file, logging
 
 from .adapter_multitask import BackboneAdapter
 from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
@@ -219,6 +220,9 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self._save_companions(save_directory)
+            # safetensors writes files that only their owner can read; config.json has what the umask gives.
+            for path in glob.glob(os.path.join(glob.escape(os.fspath(save_directory)), "*.safetensors")):
+                shutil.copymode(os.path.join(save_directory, CONFIG_NAME), path)
 
     def _save_companions(self, save_directory: str | os.PathLike) -> None:
         """Save what stands beside weights, configuration and code."""

@@ -4,6 +4,7 @@ Every field can stand in a recipe's `training` block and is a flag of train.py.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -19,9 +20,13 @@ WITHOUT_EFFECT = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # transformers' own hides tokens
 class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults; every field can stand in a recipe's `training` block."""
+    """
+    `transformers.TrainingArguments` with other defaults; every field can stand in a recipe's `training` block.
+
+    A pickle or a copy has no `hub_token`: the Trainer pickles its arguments into every checkpoint.
+    """
 
     output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints and the finished model go."})
     learning_rate: float = field(default=1e-4, metadata={"help": "The peak learning rate."})
@@ -83,3 +88,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *ERROR_METRICS))
         super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}

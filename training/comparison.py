@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from transformers import set_seed
 
 from ..data.bootstrap import RESAMPLES, paired_interval
@@ -196,7 +196,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     arrays = {"predictions": np.array(predictions)}
     if references is not None:
         arrays["references"] = np.array(references)
-    save_file(arrays, folder / PREDICTIONS_FILE)
+    (folder / PREDICTIONS_FILE).write_bytes(save(arrays))
     content = {
         "task": task,
         "settings": single_settings(joint, initial, task),

@@ -131,6 +131,18 @@ def _stand_in_labels(options: Any) -> list[str]:
     return ["first", "second"]
 
 
+def _check_no_token(where: str, content: Any) -> None:
+    """Refuse a token in any depth; `token: true` says that one is needed, and is none."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        if isinstance(value, str) and str(key).endswith(("token", "password", "secret")):
+            raise ValueError(
+                f"{where}.{key}: a token does not belong in a recipe, which is published with the model. "
+                "Log in with `hf auth login`, or set HF_TOKEN."
+            )
+        _check_no_token(f"{where}.{key}", value)
+
+
 def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any]]:
     task = _mapping(where, task, _TASK_KEYS)
     settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
@@ -148,6 +160,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         raise ValueError(
             f"{where}: dataset is missing. Give the arguments of datasets.load_dataset, such as path: csv."
         )
+    _check_no_token(f"{where}.dataset", task["dataset"])
     source = TaskSource(
         name=name,
         problem_type=settings["problem_type"],
@@ -217,12 +230,7 @@ def load_recipe(path: str | Path) -> Recipe:
             raise ValueError(f"drop_held_out is {drop_held_out!r}, but should be true or false.")
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
-        for key in training:
-            if key.endswith("_token"):
-                raise ValueError(
-                    f"training.{key}: a token does not belong in a recipe, which is published with the model. "
-                    "Log in with `hf auth login`, or set HF_TOKEN."
-                )
+        _check_no_token("training", training)
         settings = {name: settings for name, (_, settings) in read.items()}
         check_metric_keys(settings)
         continue_from = content.get("continue_from")

@@ -1,0 +1,147 @@
+"""What holds for every file that a run writes: the permissions that the umask gives, and no token."""
+
+import importlib.util
+import io
+import os
+import stat
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+from transformers import AutoModel
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.train import main
+
+_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
+helpers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(helpers)
+
+TOKEN = "hf_madeupMadeUpMadeup"
+RECIPE = {
+    "max_length": 16,
+    "tasks": {
+        "mood": {
+            "problem_type": "single_label_classification",
+            "dataset": {"path": "csv", "data_files": {"train": "train.csv", "validation": "validation.csv"}},
+            "columns": {"sentence": "text", "label": "mood"},
+        }
+    },
+    "strategy": {"freeze": "backbone"},  # so that there is a feature cache
+    "training": {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    },
+}
+
+
+def write_job(folder: Path, backbone: str, **changes: object) -> Path:
+    """A recipe of one task, with its data; the result goes to `result` beside them."""
+    for split, verb in (("train", "ran"), ("validation", "sat")):
+        rows = [f"the {noun} {verb} {mood},{mood}" for noun in ("cat", "dog", "bird") for mood in ("good", "bad")]
+        (folder / f"{split}.csv").write_text("\n".join(["text,mood", *rows]) + "\n")
+    recipe = {**RECIPE, "backbone": backbone, **changes}
+    recipe["training"] = {**RECIPE["training"], "output_dir": str(folder / "result")}
+    (folder / "job.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return folder / "job.yaml"
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data sets and pooled vectors of the test alone."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027], ids=oct)
+@pytest.mark.parametrize("saves", ["model", "adapter"])
+def test_saved_files_have_the_permissions_that_the_umask_gives(
+    umask: int, saves: str, tiny_backbone: str, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {}
+    if saves == "adapter":
+        pytest.importorskip("peft")
+        peft = {"peft_type": "lora", "r": 2, "target_modules": ["query"], "save": "adapter"}
+        changes = {"peft": peft, "strategy": {}}
+    before = os.umask(umask)
+    try:
+        main_of(monkeypatch, write_job(tmp_path, tiny_backbone, **changes))
+    finally:
+        os.umask(before)
+    found = files_of(tmp_path / "result")
+    names = {path.name for path in found}
+    assert {"optimizer.pt", "model.safetensors", "best.json"} <= names
+    assert ("adapter_model.safetensors" in names) == (saves == "adapter")
+    if saves == "model":
+        shards = list(caches.rglob("*.arrow"))
+        assert shards, "premise: pooled vectors were cached"
+        found += shards
+    others = {path: oct(stat.S_IMODE(path.stat().st_mode)) for path in found}
+    assert {path: mode for path, mode in others.items() if mode != oct(0o666 & ~umask)} == {}
+
+
+def main_of(monkeypatch: pytest.MonkeyPatch, *argv: object) -> str:
+    """What the command prints, on both streams."""
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, argv)])
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        main()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("given_by", ["flag", "environment"])
+def test_token_reaches_no_file_and_no_line_of_a_run(
+    given_by: str,
+    tiny_backbone: str,
+    caches: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    flags = ["--hub_token", TOKEN, "--log_level", "debug"] if given_by == "flag" else []
+    if given_by == "environment":
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    printed = main_of(monkeypatch, write_job(tmp_path, tiny_backbone), *flags)
+    assert "checkpoint-2" in {path.name for path in (tmp_path / "result").iterdir()}
+    assert "Saved to" in printed
+    assert TOKEN not in printed
+    assert TOKEN not in caplog.text
+    assert [path for path in files_of(tmp_path) if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_token_of_python_arguments_is_in_no_pickle_and_no_text(tiny_backbone: str, tmp_path: Path):
+    backbone = helpers.make_backbone(tmp_path / "backbone")
+    options = {"hub_token": TOKEN, "save_strategy": "epoch", "eval_strategy": "epoch"}
+    trainer = helpers.make_trainer(
+        helpers.make_model(backbone, ("sentiment",)),
+        [helpers.make_set(["sentiment"], train=8, validation=4)],
+        tmp_path / "run",
+        **options,
+    )
+    trainer.train()
+    assert trainer.args.hub_token == TOKEN, "premise: it is still there for a push"
+    assert TOKEN not in repr(trainer.args) + str(trainer.args) + trainer.args.to_json_string()
+    MultiTaskModel.from_pretrained(tmp_path / "run" / "checkpoint-1", token=TOKEN).save_pretrained(tmp_path / "again")
+    opened = AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True, token=TOKEN)
+    opened.encode("word1 word2")  # the tokenizer is read with the same token
+    opened.save_pretrained(tmp_path / "once more")
+    found = files_of(tmp_path)
+    assert {"training_args.bin", "tokenizer_config.json"} <= {path.name for path in found}
+    assert [path for path in found if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_token_in_a_recipe_is_refused(tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = {**RECIPE["tasks"]["mood"]["dataset"], "token": TOKEN}
+    job = write_job(tmp_path, tiny_backbone, tasks={"mood": {**RECIPE["tasks"]["mood"], "dataset": dataset}})
+    with pytest.raises(SystemExit, match=r"tasks\.mood\.dataset\.token: a token does not belong in a recipe") as error:
+        main_of(monkeypatch, job)
+    assert TOKEN not in str(error.value)
