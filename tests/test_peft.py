@@ -64,6 +64,8 @@ training:
   eval_steps: 3
   save_strategy: steps
   save_steps: 3
+  metric_for_best_model: eval_loss
+  greater_is_better: true  # so that the best checkpoint is not the last, which has the lowest loss
   logging_steps: 2
   disable_tqdm: true
   use_cpu: true
@@ -240,13 +242,13 @@ def test_adapter_on_a_trained_model_takes_that_model_as_its_base(tiny_backbone: 
 
 def test_adapter_never_writes_over_its_own_base(tiny_backbone: str, tmp_path: Path):
     make_model(tiny_backbone).save_pretrained(tmp_path / "base")
-    files = {path: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    files = {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()}
     model = with_trained_adapter(MultiTaskModel.from_pretrained(tmp_path / "base"), LoraConfig(**LORA))
     (tmp_path / "link").symlink_to(tmp_path / "base")
     for folder in ("base", "link"):
         with pytest.raises(ValueError, match=r"the weights that the adapter was trained on.*another folder"):
             model.save_pretrained(tmp_path / folder)
-    assert {path: path.read_bytes() for path in (tmp_path / "base").iterdir()} == files
+    assert {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()} == files
 
     model.save_pretrained(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "config.json").read_text(encoding="utf-8"))
