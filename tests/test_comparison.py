@@ -197,7 +197,7 @@ def test_single_runs_see_their_own_rows_as_often_as_in_the_joint_run(compared: S
         assert len(evaluations) == 4, "one an epoch, and the chosen model"
         own = {key for entry in single["history"] for key in entry if key.startswith(("eval_", "loss_"))}
         assert not [key for key in own for other in TASKS if other != task and f"_{other}_" in key + "_"]
-        best = max(evaluations[:3], key=lambda entry: entry["eval_score"])
+        best = max(evaluations[:3], key=lambda entry: (entry["eval_score"], -entry["eval_loss"]))
         assert single["best_step"] == best["step"]
     assert compared.results["rows"]["mood"]["train"] == 12, "premise: fewer rows than tags has"
     assert compared.results["rows"]["tags"]["train"] == 15

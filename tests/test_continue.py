@@ -180,7 +180,7 @@ def test_settings_say_what_is_continued_new_and_kept(first: SimpleNamespace, sec
     assert str(first.folder) in lines["backbone"]
     assert lines["continued tasks"].split()[-1] == "mood"
     assert lines["new tasks"].split()[-1] == "stars"
-    assert "similarity, tags (no data in the recipe: heads frozen, not measured; " in lines["kept tasks"]
+    assert "tags, similarity (no data in the recipe: heads frozen, not measured; " in lines["kept tasks"]
     assert "loss_mood" in second.printed
     assert "loss_tags" not in second.printed
     assert second.results["continue_from"] == str(first.folder)
