@@ -77,8 +77,11 @@ class LoadedTasks:
     augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _sentence_columns(source: TaskSource) -> list[tuple[str, str]]:
-    """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block."""
+def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
+    """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block.
+
+    A list of columns is one sentence, joined (`Part.column`); a list under `negative` is one sentence each.
+    """
     task, columns = source.name, source.columns
     if source.problem_type not in SENTENCE_COLUMNS:
         raise ValueError(
@@ -92,13 +95,16 @@ def _sentence_columns(source: TaskSource) -> list[tuple[str, str]]:
             f"Task {task!r} ({source.problem_type}): columns should name {' or '.join(map(str, forms))}. "
             f"Found {sorted(columns)}. Correct tasks.{task}.columns."
         )
-    many = {"multi_label_classification": "label", "contrastive": "negative"}.get(source.problem_type)
     pairs = []
     for key, value in columns.items():
-        names = value if key == many and isinstance(value, list) else [value]
+        many = source.problem_type == "multi_label_classification" if key == "label" else True
+        names = value if many and isinstance(value, list) else [value]
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {value!r}.")
-        pairs += [(key, name) for name in names if key != "label"]
+        if key == "negative":
+            pairs += [(key, name) for name in names]
+        elif key != "label":
+            pairs.append((key, value))
     order = ["sentence", "sentence1", "sentence2", "anchor", "positive", "negative"]
     return sorted(pairs, key=lambda pair: order.index(pair[0]))
 
@@ -154,7 +160,8 @@ def _read_labels(source: TaskSource, part: Part, names: list[str] | None) -> lis
         return read_cells(part.where, zip(*columns, strict=True), flags_reader(task, column))
     cells = part.column(task, "label", column)
     if names is None:
-        return read_cells(part.where, cells, score_reader(task))
+        read = score_reader(task)
+        return read_cells(part.where, cells, lambda cell: read(part.score_cell(cell)))
     if own := _feature_names({"": [part]}, column):
         # The ids count in the feature's own order. Where the recipe uses other names throughout, it renames them.
         own = own if set(own) & set(names) else names
@@ -210,7 +217,7 @@ def _read_split(
         columns["sentences"] += _read_sentences(sources[0], part, keep)
         for source, found in zip(sources, labels, strict=True):
             columns[f"label_{source.name}"] += [found[row] for row in keep]
-        left_out += len(part.rows) - len(keep)
+        left_out += len(part.rows) - part.left_out - len(keep)
     total = len(columns["sentences"]) + left_out
     if left_out:
         tasks = ", ".join(source.name for source in sources)
@@ -316,7 +323,7 @@ def _load_set(
     sources: list[TaskSource], data_root: Path, seed: int, require_train: bool, loaded: LoadedTasks
 ) -> LabelledSet:
     """Load one group of tasks; label names, score ranges and announcements go into `loaded`."""
-    parts = load_parts(sources[0], data_root, loaded.announcements)
+    parts = load_parts(sources, data_root, loaded.announcements)
     _check_splits(sources, parts, require_train)
     for source in sources:
         loaded.problem_types[source.name] = source.problem_type
@@ -349,11 +356,13 @@ def _load_set(
 
 
 def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
-    """The tasks that read the same sentences of the same data, together: each group becomes one set."""
+    """The tasks that read the same sentences of the same rows, together: each group becomes one set."""
     groups: dict[str, list[TaskSource]] = {}
     for source in sources:
         sentences = [column for _, column in _sentence_columns(source)]
-        group = groups.setdefault(json.dumps([source.dataset, sentences], sort_keys=True, default=str), [])
+        group = groups.setdefault(
+            json.dumps([source.dataset, sentences, source.where], sort_keys=True, default=str), []
+        )
         if group and group[0].validation_split != source.validation_split:
             raise ValueError(
                 f"Tasks {group[0].name!r} and {source.name!r} read the same sentences but differ in validation_split "

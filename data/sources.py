@@ -1,34 +1,25 @@
-"""Finding and reading a task's data: a recipe's `dataset` block becomes parts (files, or splits of a Hub data set).
+"""Finding a task's data: a recipe's `dataset` block becomes parts (files, or splits of a Hub data set).
 
-Files of a known format are loaded one by one with `datasets.load_dataset`, so that a message can name file and row
-and a column may have another type in the next file; Hub data sets and local folders are loaded as a whole. What a
-cell means is not decided here but in loading.py.
+Files of a known format (formats.py) are loaded one by one, so that a message can name file and row and a column may
+have another type in the next file; Hub data sets and local folders are loaded as a whole. Which rows count is decided
+here too (`where`, `explode`); what a cell means is not, but in loading.py.
 """
 
 import glob
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from datasets import Dataset, Features, Value, load_dataset, load_dataset_builder
+from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 from datasets.packaged_modules.csv.csv import CsvConfig
+from datasets.packaged_modules.text.text import TextConfig
 
+from .csv_files import CSV_OPTIONS, check_csv_options, read_csv
+from .formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
 from .labels import nearest
-
-# File formats by the name a recipe uses, with the name and the arguments `load_dataset` needs for them.
-FORMATS = {
-    "csv": ("csv", {}),
-    "tsv": ("csv", {"delimiter": "\t"}),
-    "json": ("json", {}),
-    "jsonl": ("json", {}),
-    "parquet": ("parquet", {}),
-    "arrow": ("arrow", {}),
-}
-SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
-# Empty cells are null; the words NA, None and null stay words, which pandas by itself turns into nothing.
-CSV_DEFAULTS = {"keep_default_na": False, "na_values": [""]}
+from .parts import Part, attempt
 
 
 @dataclass
@@ -39,7 +30,8 @@ class TaskSource:
     say what the data set calls its splits (`{train: train, validation: matched}`; splits not listed are not read).
     `columns` names the sentence columns (`sentence` | `sentence1`, `sentence2` | `anchor`, `positive` and optionally
     `negative`, one column or a list) and, except for contrastive, `label`: a column, or for a multi-label task also
-    a list of 0/1 columns. `augmentation` holds the settings that `complete_augmentation` has checked.
+    a list of 0/1 columns. A list of columns is one sentence, joined; a list of negatives is several. A dotted name
+    (`data.text`) leads into nested cells. `augmentation` holds the settings that `complete_augmentation` has checked.
 
     `where` keeps the rows whose columns hold given values; `label_separator`, `label_map` and `missing_labels` say how
     label cells are read; `empty_text` and `contradictions` say what happens to rows without text and to texts with
@@ -63,26 +55,8 @@ class TaskSource:
     augmentation: dict[str, Any] | None = None
 
 
-@dataclass
-class Part:
-    """A file, or a split of a data set, as it was loaded; `where` is its name in messages."""
-
-    where: str
-    rows: Dataset
-    all_text: bool = False  # a CSV file: every cell is text, so that a column of numbers has to be recognised
-
-    def column(self, task: str, key: str, name: str) -> list[Any]:
-        if name not in self.rows.column_names:
-            raise ValueError(
-                f"{self.where}: task {task!r} needs a column {name!r}, which is missing."
-                f"{nearest(name, self.rows.column_names)} Columns: {self.rows.column_names}. "
-                f"Correct tasks.{task}.columns.{key}."
-            )
-        return self.rows[name][:]
-
-
-def _files(task: str, split: str, spec: Any, data_root: Path) -> list[str]:
-    """The files of one split: relative paths against `data_root`, patterns expanded, addresses (`x://`) kept."""
+def _files(task: str, split: str, spec: Any, data_root: Path, folders: bool) -> list[str]:
+    """The files (or folders) of one split: paths against `data_root`, patterns expanded, addresses (`x://`) kept."""
     files = []
     for name in spec if isinstance(spec, list) else [spec]:
         if not isinstance(name, str):
@@ -90,14 +64,16 @@ def _files(task: str, split: str, spec: Any, data_root: Path) -> list[str]:
         path = data_root / Path(name).expanduser()
         if "://" in name:
             files.append(name)
-        elif path.is_file():
+        elif path.is_dir() if folders else path.is_file():
             files.append(str(path))
         else:
             found = [data_root / match for match in sorted(glob.glob(name, root_dir=data_root, recursive=True))]
-            files += [str(match) for match in found if match.is_file()]
-            if not any(match.is_file() for match in found):
+            found = [str(match) for match in found if (match.is_dir() if folders else match.is_file())]
+            files += found
+            if not found:
                 raise ValueError(
-                    f"Task {task!r}: there is no file {path} ({split} split). Correct tasks.{task}.dataset."
+                    f"Task {task!r}: there is no {'folder' if folders else 'file'} {path} ({split} split). Correct "
+                    f"tasks.{task}.dataset."
                     f"data_files; relative paths are looked up in --data_root, now {data_root}."
                 )
     return files
@@ -124,89 +100,104 @@ def _choose_splits(task: str, available: list[str], wanted: dict[str, str] | Non
     return dict(wanted)
 
 
-def _attempt(task: str, arguments: dict[str, Any], load: Callable[..., Any]) -> Any:
-    """Call a function of `datasets` or pandas; any failure becomes one readable error."""
-    try:
-        return load(**arguments)
-    except Exception as error:  # Hub, file system, parsers and builders each raise their own
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if "corresponds to no data" in str(cause) or isinstance(cause, StopIteration):
-            reason = "it holds no rows. Add rows, or take the split out of the recipe."
-        else:
-            reason = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
-        shown = {key: value for key, value in arguments.items() if key not in ("features", *CSV_DEFAULTS)}
-        raise ValueError(f"Task {task!r}: could not load {shown}: {reason}") from error
-
-
-def _csv_features(task: str, file: str, arguments: dict[str, Any]) -> Features:
-    """Every column as text: pandas would guess types anew for each 10,000 rows, and turn "007" into 7."""
-    known = {option.name for option in fields(CsvConfig)}
-    options = {key: value for key, value in arguments.items() if key in known}
-
-    def read_head(path: str) -> pd.DataFrame:
-        parsing = CsvConfig(**options).pd_read_csv_kwargs | {"nrows": 1, "chunksize": None, "dtype": object}
-        return pd.read_csv(path, **parsing)
-
-    head = _attempt(task, {"path": file}, read_head)
-    if "index_col" not in options and not isinstance(head.index, pd.RangeIndex):
-        raise ValueError(
-            f"{file}, row 1: the row has more fields than the header ({list(head.columns)}). Put text with commas or "
-            "tabs into double quotes, or correct the header."
-        )
-    return Features({str(column): Value("string") for column in head.columns})
-
-
-def _load_files(task: str, arguments: dict[str, Any], data_root: Path) -> dict[str, list[Part]]:
-    """Load csv, tsv, json, jsonl, parquet or arrow files one by one, so that messages can name file and row."""
-    arguments = dict(arguments)
-    path, defaults = FORMATS[arguments["path"]]
-    arguments = {**defaults, **(CSV_DEFAULTS if path == "csv" else {}), **arguments, "path": path}
-    data_files, wanted = arguments.pop("data_files", None), arguments.pop("splits", None)
-    if data_files is None and "data_dir" in arguments:
-        folder = data_root / Path(arguments["data_dir"]).expanduser()
+def _data_files(task: str, arguments: dict[str, Any], data_root: Path) -> dict[str, Any]:
+    """Take `data_files`, `data_dir` or `con` out of the arguments: files by the names of splits."""
+    source = FORMATS[arguments["path"]].source
+    data_files, data_dir = arguments.pop("data_files", None), arguments.pop("data_dir", None)
+    if source == "address":
+        data_files = arguments.pop("con", None)
+        if not isinstance(data_files, str):
+            raise ValueError(
+                f"tasks.{task}.dataset.con should be an address, like sqlite:///reviews.db, or $NAME for an "
+                f"environment variable that holds one. Found {data_files!r}."
+            )
+    elif data_files is None and data_dir is not None:
+        folder = data_root / Path(data_dir).expanduser()
         if not folder.is_dir():
             raise ValueError(
                 f"Task {task!r}: there is no folder {folder}. Correct tasks.{task}.dataset.data_dir; relative paths "
                 f"are looked up in --data_root, now {data_root}."
             )
-        builder = _attempt(task, {**arguments, "data_dir": str(folder)}, load_dataset_builder)
-        data_files = {str(split): list(files) for split, files in builder.config.data_files.items()}
+        data_files = _folder_files(task, arguments, folder)
     if not data_files:
         raise ValueError(
             f"Task {task!r}: name the files under tasks.{task}.dataset.data_files, like {{train: train.csv}}."
         )
-    if not isinstance(data_files, dict):
-        data_files = {"train": data_files}
-    arguments.pop("data_dir", None)
+    if isinstance(data_files, dict):
+        return data_files
+    by_split = next((arguments[key] for key in SPLIT_OPTIONS if isinstance(arguments.get(key), dict)), {"train": None})
+    return dict.fromkeys(by_split, data_files)
+
+
+def _folder_files(task: str, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The files of a folder by split: as `datasets` finds them, or the folders in it that are named like splits."""
+    if FORMATS[arguments["path"]].source == "folder":
+        names = [name for aliases in SPLIT_NAMES.values() for name in aliases if (folder / name).is_dir()]
+        return {name: str(folder / name) for name in names} or {"train": str(folder)}
+    suffix = arguments["path"]
+    if suffix in ("xlsx", "sqlite", "fasttext"):
+        raise ValueError(
+            f"tasks.{task}.dataset: name {suffix} files under data_files, like {{train: train.{suffix}}}."
+        )
+    builder = {"tsv": "csv", "jsonl": "json"}.get(suffix, suffix)
+    call = {"path": builder, "data_dir": str(folder)}
+    found = attempt(task, call, partial(load_dataset_builder, **call))
+    return {str(split): list(files) for split, files in found.config.data_files.items()}
+
+
+def _load_files(source: TaskSource, scores: bool, data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
+    """Load files of a known format one by one, so that messages can name file and row."""
+    task, arguments = source.name, dict(source.dataset)
+    path, wanted = arguments["path"], arguments.pop("splits", None)
+    data_files = _data_files(task, arguments, data_root)
+    del arguments["path"]
     chosen = _choose_splits(task, list(data_files), wanted)
     if wanted is None and (unknown := [split for split in data_files if split not in chosen.values()]):
         raise ValueError(
             f"tasks.{task}.dataset.data_files: unknown split {unknown[0]!r}.{nearest(str(unknown[0]), SPLIT_NAMES)} "
             f"Known: {list(SPLIT_NAMES)}; say otherwise under tasks.{task}.dataset.splits."
         )
+    check_options(task, path, arguments)
+    known = FORMATS[path]
+    if known.read is read_csv:
+        arguments = known.defaults | check_csv_options(task, arguments, scores)
     parts: dict[str, list[Part]] = {}
     for split, own in chosen.items():
-        for file in _files(task, own, data_files[own], data_root):
-            call = {**arguments, "data_files": {"train": glob.escape(file)}}
-            if path == "csv":
-                call["features"] = _csv_features(task, file, arguments)
-            rows = _attempt(task, call, load_dataset)["train"]
-            parts.setdefault(split, []).append(Part(file, rows, all_text=path == "csv"))
+        options = _options_of_split(task, own, arguments)
+        files = [data_files[own]]
+        if known.source != "address":
+            files = _files(task, own, data_files[own], data_root, folders=known.source == "folder")
+        for file in files:
+            parts.setdefault(split, []).append(known.read(task, file, options, source.columns, announcements))
     return parts
 
 
+def _options_of_split(task: str, split: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options of one split: some may be given for each split."""
+    options = dict(arguments)
+    for key in SPLIT_OPTIONS:
+        if isinstance(by_split := options.get(key), dict):
+            if split not in by_split:
+                raise ValueError(
+                    f"tasks.{task}.dataset.{key} has no entry for the split {split!r}."
+                    f"{nearest(split, map(str, by_split))} Found {list(by_split)}."
+                )
+            options[key] = by_split[split]
+    return options
+
+
 def _load_repository(
-    task: str, arguments: dict[str, Any], data_root: Path, announcements: list[str]
+    source: TaskSource, scores: bool, data_root: Path, announcements: list[str]
 ) -> dict[str, list[Part]]:
     """Load a data set from the Hub or from a local folder, all of its splits at once."""
-    arguments = dict(arguments)
+    task, arguments = source.name, dict(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
     local = data_root / Path(path).expanduser()
     if local.is_file():
+        suffix = local.suffix[1:].lower()
+        written = {"db": "sqlite", "sqlite3": "sqlite"}.get(suffix, suffix if suffix in FORMATS else "csv")
         raise ValueError(
-            f"Task {task!r}: {local} is a file. Write tasks.{task}.dataset as {{path: csv, data_files: "
+            f"Task {task!r}: {local} is a file. Write tasks.{task}.dataset as {{path: {written}, data_files: "
             f"{{train: {path}}}}}, with the file's format as path: {list(FORMATS)}."
         )
     if local.is_dir():
@@ -216,14 +207,25 @@ def _load_repository(
             f"Task {task!r}: there is no folder {local}. Correct tasks.{task}.dataset.path; relative paths are looked "
             f"up in --data_root, now {data_root}."
         )
-    elif "/" not in path and "data_files" in arguments:
-        raise ValueError(
-            f"tasks.{task}.dataset.path: unknown file format {path!r}.{nearest(path, FORMATS)} Known: {list(FORMATS)}."
-        )
-    builder = _attempt(task, arguments, load_dataset_builder)
-    if isinstance(builder.config, CsvConfig):
-        arguments = CSV_DEFAULTS | arguments
-    loaded = _attempt(task, arguments, load_dataset)
+    elif path in UNREAD or ("/" not in path and "data_files" in arguments):
+        reason = f" This format is not read: {UNREAD[path]}" if path in UNREAD else nearest(path, FORMATS)
+        raise ValueError(f"tasks.{task}.dataset.path: unknown file format {path!r}.{reason} Known: {list(FORMATS)}.")
+    shown = {key: value for key, value in arguments.items() if key != "storage_options"}  # which may hold secrets
+    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+        loaded = attempt(task, shown, partial(load_from_disk, str(local)))
+        loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+    else:
+        builder = attempt(task, shown, partial(load_dataset_builder, **arguments))
+        if isinstance(builder.config, TextConfig):
+            raise ValueError(f"tasks.{task}.dataset: {path} holds text files, and {UNREAD['text']}")
+        if isinstance(builder.config, CsvConfig) and builder.info.features is None:
+            # Every cell as text, and a look at stray quotes, as for single files.
+            options = {name: getattr(builder.config, name) for name in CSV_OPTIONS}
+            given = {name: value for name, value in options.items() if value != getattr(CsvConfig(), name)}
+            files = {str(split): list(map(str, names)) for split, names in builder.config.data_files.items()}
+            given |= {"path": "csv", "data_files": files} | ({} if wanted is None else {"splits": wanted})
+            return _load_files(replace(source, dataset=given), scores, data_root, announcements)
+        loaded = attempt(task, shown, partial(load_dataset, **arguments))
     chosen = _choose_splits(task, list(loaded), wanted)
     unused = [str(split) for split in loaded if split not in chosen.values()]
     if unused and wanted is None:
@@ -231,8 +233,45 @@ def _load_repository(
     return {split: [Part(f"{path}, {own} split", loaded[own])] for split, own in chosen.items()}
 
 
-def load_parts(source: TaskSource, data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
-    """The parts of each split of a task's data set, with the checks that need no look into the rows."""
+def _explode(task: str, column: Any, parts: list[Part], announcements: list[str]) -> None:
+    """Make a row of every text in a column of lists."""
+    if not isinstance(column, str):
+        raise ValueError(f"tasks.{task}.dataset.explode should be a column's name. Found {column!r}.")
+    for part in parts:
+        where, rows = part.where, len(part.rows)
+        part.explode(task, column)
+        announcements.append(f"{task}: the {rows} rows of {where} give {len(part.rows)}, one for each {column!r}")
+
+
+def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announcements: list[str]) -> None:
+    """Leave out the rows that `where` does not name, and say how many."""
+    task, conditions = sources[0].name, sources[0].where
+    if not isinstance(conditions, dict) or not conditions or [] in conditions.values():
+        raise ValueError(
+            f"tasks.{task}.where should say which values of a column to keep, like {{answer: accept}} or "
+            f"{{language: [en, de]}}. Found {conditions!r}."
+        )
+    tasks = ", ".join(source.name for source in sources)
+    for split, found in parts.items():
+        for part in found:
+            part.keep_where(task, conditions)
+        total, left_out = sum(len(part.rows) for part in found), sum(part.left_out for part in found)
+        if left_out == total:
+            held = [f"{column!r} holds {', '.join(found[0].values(column))}" for column in conditions]
+            raise ValueError(
+                f"Task {task!r}: where {conditions} keeps none of the {total} {split} rows ({found[0].where}). Column "
+                f"{'; column '.join(held)}. Correct tasks.{task}.where."
+            )
+        announcements.append(f"{tasks}: {left_out} of {total} {split} rows are left out by where {conditions}")
+
+
+def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
+    """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
+
+    Raises:
+        ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
+    """
+    source, scores = sources[0], any(one.problem_type in ("regression", "similarity") for one in sources)
     task, dataset = source.name, source.dataset
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path"), str):
         raise ValueError(
@@ -244,12 +283,23 @@ def load_parts(source: TaskSource, data_root: Path, announcements: list[str]) ->
             f"tasks.{task}.dataset.{key} is not supported: all splits are loaded as a whole. "
             f"Choose splits with tasks.{task}.dataset.splits, like {{train: train, validation: dev}}."
         )
-    if dataset["path"] in FORMATS:
-        parts = _load_files(task, dataset, data_root)
-    else:
-        parts = _load_repository(task, dataset, data_root, announcements)
+    if isinstance(dataset.get("token"), str):
+        raise ValueError(
+            f"tasks.{task}.dataset.token: a token does not belong in a recipe, which is published with the model. "
+            "Log in with `hf auth login`, or set HF_TOKEN."
+        )
+    source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})
+    load = _load_files if dataset["path"] in FORMATS else _load_repository
+    parts = load(source, scores, data_root, announcements)
     if not parts:
         raise ValueError(
             f"Task {task!r}: {dataset} has none of the splits {list(SPLIT_NAMES)}. Name its own under splits."
         )
+    if "explode" in dataset:
+        _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())), announcements)
+    if source.where is not None:
+        _keep_where(sources, parts, announcements)
     return parts
+
+
+__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "load_parts"]

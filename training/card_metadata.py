@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_multitask import MultiTaskConfig
-from ..data.sources import FORMATS
+from ..data.formats import FORMATS
 from .plots import is_number
 
 # The Hub's own metric names (hf.co/metrics) and arguments; a metric that is not here goes by its own name.

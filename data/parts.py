@@ -1,0 +1,200 @@
+"""One file, or one split of a data set, as it was loaded: its columns by name, and which of its rows count.
+
+A column's name may lead into nested cells (`data.text`), several columns may make up one text, and `where` may leave
+rows out. Rows that are left out stay in place as empty cells, so that a message names the row of the file.
+"""
+
+import datetime
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from .labels import is_empty, nearest
+
+MAX_SHOWN = 10  # values or columns that a message lists
+
+
+def attempt(
+    task: str, shown: dict[str, Any], load: Callable[[], Any], hint: Callable[[BaseException], str] | None = None
+) -> Any:
+    """Call a function of `datasets` or pandas; any failure becomes one readable error, with a hint."""
+    try:
+        return load()
+    except Exception as error:  # Hub, file system, parsers and builders each raise their own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if "corresponds to no data" in str(cause) or isinstance(cause, StopIteration):
+            reason = "it holds no rows. Add rows, or take the split out of the recipe."
+        else:
+            reason = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+            if hint is not None and (mended := hint(cause)):
+                reason = reason.removesuffix(".") + "." + mended
+        raise ValueError(f"Task {task!r}: could not load {shown}: {reason}") from error
+
+
+def no_pattern(file: str) -> str:
+    """The path so that `datasets` takes no character of it for a pattern."""
+    return file if "://" in file else re.sub(r"([*?[])", r"[\1]", file)
+
+
+def plain_text(cell: Any) -> str | None:
+    """A cell as the text that a recipe would write for it; None for an empty cell."""
+    if is_empty(cell):
+        return None
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
+        return cell.date().isoformat()
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _step(cell: Any, part: str) -> Any:
+    """One part of a dotted name: a key, a place in a list, or `key=value` for the first such entry of a list."""
+    if isinstance(cell, dict):
+        return cell.get(part)
+    if isinstance(cell, list):
+        if part.isdigit():
+            return cell[int(part)] if int(part) < len(cell) else None
+        key, _, value = part.partition("=")
+        found = (item for item in cell if isinstance(item, dict) and plain_text(item.get(key)) == value)
+        return next(found, None)
+    return None
+
+
+def _dotted_names(name: str, cell: Any) -> Iterator[str]:
+    """The dotted names that lead to the values of a nested cell."""
+    if isinstance(cell, dict):
+        for key, value in cell.items():
+            yield from _dotted_names(f"{name}.{key}", value)
+    elif isinstance(cell, list) and cell and isinstance(cell[0], dict | list):
+        # Label Studio names each control of a page; their order is not fixed.
+        named = [item for item in cell if isinstance(item, dict) and item.get("from_name")]
+        for item in named:
+            yield from _dotted_names(f"{name}.from_name={item['from_name']}", item)
+        if not named:
+            yield from _dotted_names(f"{name}.0", cell[0])
+    else:
+        yield name
+
+
+def _joined(cells: tuple[Any, ...]) -> Any:
+    """The texts of several columns with a space between them, without the empty ones; None if all are empty."""
+    texts = [cell for cell in cells if not is_empty(cell)]
+    if not all(isinstance(text, str) for text in texts):
+        return list(cells)  # no sentence: the error about it shows the cells
+    return " ".join(text.strip() for text in texts) or None
+
+
+@dataclass
+class Part:
+    """A file, or a split of a data set, as it was loaded; `where` is its name in messages.
+
+    `hint` gives, for a missing column, the line of the recipe that mends it, if it knows one. `decimal` and
+    `thousands` are the marks in the numbers of a CSV file. `kept` says which rows count, None for all; the others have
+    empty cells in every column.
+    """
+
+    where: str
+    rows: Dataset
+    all_text: bool = False  # a CSV file: every cell is text, so that a column of numbers has to be recognised
+    hint: Callable[[str], str] | None = None
+    decimal: str = "."
+    thousands: str | None = None
+    kept: list[bool] | None = None
+
+    @property
+    def left_out(self) -> int:
+        """How many rows a `where` has left out."""
+        return 0 if self.kept is None else self.kept.count(False)
+
+    def column(self, task: str, key: str, name: str | list[str]) -> list[Any]:
+        """The cells of a column, or of several ones joined with a space; `key` is their place below `columns`."""
+        if isinstance(name, list):
+            columns = [self.column(task, key, one) for one in name]
+            return [_joined(cells) for cells in zip(*columns, strict=True)]
+        cells = self._cells(task, f"columns.{key}", name)
+        return cells if self.kept is None else [c if kept else None for c, kept in zip(cells, self.kept, strict=True)]
+
+    def keep_where(self, task: str, conditions: dict[str, Any]) -> None:
+        """Leave out the rows whose columns hold none of the wanted values; both are compared as text."""
+        kept = [True] * len(self.rows) if self.kept is None else self.kept
+        for column, wanted in conditions.items():
+            texts = {plain_text(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
+            cells = self._cells(task, f"where.{column}", column)
+            if isinstance(feature := self.rows.features.get(column), ClassLabel):
+                cells = [feature.names[cell] if cell is not None and cell >= 0 else None for cell in cells]
+            kept = [keep and plain_text(cell) in texts for keep, cell in zip(kept, cells, strict=True)]
+        self.kept = kept
+
+    def values(self, column: str) -> list[str]:
+        """The first different values of a column, for a message."""
+        found = dict.fromkeys(repr(plain_text(cell)) for cell in self._cells("", "", column))
+        return list(found)[:MAX_SHOWN]
+
+    def score_cell(self, cell: Any) -> Any:
+        """A cell with a number as this file writes it, as Python writes it."""
+        if not isinstance(cell, str) or (self.decimal == "." and self.thousands is None):
+            return cell
+        text = cell.strip().replace(self.thousands or "", "")
+        if self.decimal != "." and "." in text:
+            raise ValueError(
+                f"found {cell!r}, which has a point, where numbers are written with `decimal: {self.decimal!r}`. "
+                "Correct the row, or say what the point means with `thousands: '.'`."
+            )
+        return text.replace(self.decimal, ".")
+
+    def explode(self, task: str, column: str) -> None:
+        """Make a row of every text of a list column; the other columns are repeated."""
+        lists = self._cells(task, "dataset.explode", column)
+        wrong = next((cell for cell in lists if not isinstance(cell, list | None)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{self.where}: column {column!r} holds {wrong!r} and no list, so tasks.{task}.dataset.explode has "
+                "nothing to take apart. Leave it out."
+            )
+        parents = [row for row, texts in enumerate(lists) for _ in texts or []]
+        texts = [text for texts in lists for text in texts or []]
+        self.rows = self.rows.select(parents).remove_columns(column).add_column(column, texts)
+        self.where += f" (rows counted after {column!r} was exploded)"
+
+    def _cells(self, task: str, setting: str, name: str) -> list[Any]:
+        if name in self.rows.column_names:
+            return self.rows[name][:]
+        parts = name.split(".")
+        # The longest beginning that is a column: names may hold dots themselves.
+        for length in range(len(parts) - 1, 0, -1):
+            if (root := ".".join(parts[:length])) in self.rows.column_names:
+                cells = self.rows[root][:]
+                for part in parts[length:]:
+                    cells = [_step(cell, part) for cell in cells]
+                if any(cell is not None for cell in cells) or not len(cells):
+                    return cells
+        names = self._names()
+        shown = f"{names[: 2 * MAX_SHOWN]}" + (f" and {more} more" if (more := len(names) - 2 * MAX_SHOWN) > 0 else "")
+        mended = self.hint(name) if self.hint else ""
+        raise ValueError(
+            f"{self.where}: task {task!r} needs a column {name!r}, which is missing."
+            f"{'' if mended else self._nearest(name, names)} Columns: {shown}. "
+            f"Correct tasks.{task}.{setting}.{mended}"
+        )
+
+    def _names(self) -> list[str]:
+        """All columns, those inside nested cells by their dotted names, as the first filled cell has them."""
+        names: dict[str, None] = {}
+        for column in self.rows.column_names:
+            cell = next((cell for cell in self.rows[column][:MAX_SHOWN] if cell), None)
+            names |= dict.fromkeys(_dotted_names(column, cell))
+        return list(names)
+
+    def _nearest(self, name: str, names: list[str]) -> str:
+        """The column that was probably meant: one with this name inside a nested cell, else one spelt alike."""
+        inside = [own for own in names if name in own.split(".") or f"from_name={name}" in own.split(".")]
+        chosen = next((own for own in inside if own.endswith(("choices", name))), inside[0] if inside else None)
+        return f" Did you mean {chosen!r}?" if chosen else nearest(name, names)
+
+
+__all__ = ["Part", "attempt", "no_pattern", "plain_text"]
