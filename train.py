@@ -35,11 +35,11 @@ from multitask_sentence.data.held_out import announce_held_out, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.balancing import make_balancer
+from multitask_sentence.training.balancing.settings import make_balancer
 from multitask_sentence.training.best_checkpoints import check_best_metric, check_early_stopping, format_best
-from multitask_sentence.training.comparison import check_comparison, check_single_runs, compare_single
-from multitask_sentence.training.comparison_report import format_comparison
-from multitask_sentence.training.gradient_cosines import GradientCosines
+from multitask_sentence.training.comparison.gradient_cosines import GradientCosines
+from multitask_sentence.training.comparison.report import format_comparison
+from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe

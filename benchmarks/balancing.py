@@ -28,7 +28,7 @@ from transformers import TrainerCallback, set_seed
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.balancing import METHODS
+from multitask_sentence.training.balancing.settings import METHODS
 from multitask_sentence.training.evaluation import combined_score
 from multitask_sentence.training.recipe import DEFAULT_BACKBONE, load_recipe
 from multitask_sentence.training.results import scores_by_task

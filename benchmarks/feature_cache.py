@@ -32,8 +32,8 @@ from transformers import PrinterCallback, TrainerCallback
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.loading import LabelledSet, TaskSource, load_tasks
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.feature_batches import sentence_windows
-from multitask_sentence.training.feature_cache import cache_sentences, open_features
+from multitask_sentence.training.features.batches import sentence_windows
+from multitask_sentence.training.features.cache import cache_sentences, open_features
 from multitask_sentence.training.recipe import DEFAULT_BACKBONE
 from multitask_sentence.training.trainer import MultiTaskTrainer
 

@@ -18,10 +18,10 @@ from transformers import set_seed
 
 from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.train import run
-from multitask_sentence.training import balancers
 from multitask_sentence.training import trainer as trainer_module
-from multitask_sentence.training.balancers import project_onto_dual_cone
-from multitask_sentence.training.balancing import (
+from multitask_sentence.training.balancing import balancers
+from multitask_sentence.training.balancing.balancers import project_onto_dual_cone
+from multitask_sentence.training.balancing.settings import (
     GRADIENT_METHODS,
     METHODS,
     STATE_FILE,

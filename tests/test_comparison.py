@@ -25,8 +25,14 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.train import run
-from multitask_sentence.training import comparison, comparison_report
-from multitask_sentence.training.comparison import compare_task, curve_correlations, scale_steps, single_set
+from multitask_sentence.training.comparison import report as comparison_report
+from multitask_sentence.training.comparison import single_runs as comparison
+from multitask_sentence.training.comparison.single_runs import (
+    compare_task,
+    curve_correlations,
+    scale_steps,
+    single_set,
+)
 from multitask_sentence.training.results import check_output_dir
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))

@@ -20,9 +20,9 @@ from multitask_sentence.data.collation import MultiTaskCollator
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.data.mixture import FILLER_ROW, MixtureDataset
 from multitask_sentence.modeling_multitask import MultiTaskModel
-from multitask_sentence.training import feature_cache
-from multitask_sentence.training.feature_batches import FeatureDataset, sentence_windows
-from multitask_sentence.training.feature_cache import (
+from multitask_sentence.training.features import cache as feature_cache
+from multitask_sentence.training.features.batches import FeatureDataset, sentence_windows
+from multitask_sentence.training.features.cache import (
     cache_sentences,
     can_cache_features,
     embed_cached,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from multitask_sentence.training.gradient_cosines import (
+from multitask_sentence.training.comparison.gradient_cosines import (
     KEY,
     GradientCosines,
     cosine_matrix,

@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 
 from .. import __version__
 from .arguments import MultiTaskTrainingArguments
-from .balancing import format_balancing
+from .balancing.settings import format_balancing
 from .card_metadata import CardContent, code_span, is_hub_id, read_augmented
-from .comparison_report import comparison_section
+from .comparison.report import comparison_section
 from .plots import is_number
 from .results import RECIPE_FILE, RESULTS_FILE
 

@@ -20,7 +20,7 @@ from .evaluation import (
     task_predictions,
     task_scores,
 )
-from .feature_cache import embed_cached
+from .features.cache import embed_cached
 
 
 class EvaluationLoop:

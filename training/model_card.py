@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
 from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_step
 from .card_metadata import CardContent, card_metadata, read_source
-from .comparison_report import draw_comparison
+from .comparison.report import draw_comparison
 from .plots import draw_confusion, draw_training
 from .recipe_yaml import read_yaml
 from .results import RECIPE_FILE, RESULTS_FILE

@@ -20,7 +20,7 @@ from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
 from ..data.sources import TaskSource
 from .arguments import MultiTaskTrainingArguments
-from .balancing import complete_balancing
+from .balancing.settings import complete_balancing
 from .mixture import complete_mixture
 from .recipe_yaml import read_yaml
 from .strategy import STRATEGY_KEYS

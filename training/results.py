@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
 from .arguments import MultiTaskTrainingArguments
-from .balancing import format_balancing
+from .balancing.settings import format_balancing
 from .best_checkpoints import BEST_FOLDER, is_best_folder
 from .mixture import describe_epoch
 from .recipe import Recipe

@@ -29,7 +29,7 @@ from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .arguments import MultiTaskTrainingArguments
-from .balancing import check_shared_parts, complete_balancing
+from .balancing.settings import check_shared_parts, complete_balancing
 from .recipe import Recipe, check_metric_keys
 from .strategy import Plan, make_plan, planned_parts
 from .trainer import MultiTaskTrainer

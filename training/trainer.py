@@ -22,9 +22,9 @@ from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel
 from .arguments import MultiTaskTrainingArguments
-from .balanced_step import BalancedStep
-from .balancers import GradientBalancer
-from .balancing import check_shared_parts, make_balancer
+from .balancing.balancers import GradientBalancer
+from .balancing.settings import check_shared_parts, make_balancer
+from .balancing.step import BalancedStep
 from .best_checkpoints import (
     BestOfTasks,
     EarlyStopping,
@@ -35,8 +35,8 @@ from .checkpoints import Checkpoints
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
-from .feature_batches import FeatureDataset, as_it_is, describe_features, sentence_windows
-from .feature_cache import FeatureCache, cache_sentences, can_cache_features, open_features
+from .features.batches import FeatureDataset, as_it_is, describe_features, sentence_windows
+from .features.cache import FeatureCache, cache_sentences, can_cache_features, open_features
 from .loss_scale import LossWatch, measure_targets
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, steps_of_epoch, training_sets

@@ -8,7 +8,7 @@ Every step ends with a look at its losses, also under the plain sum: one that is
 import torch
 
 from .balancers import GradientBalancer
-from .balancing import check_finite, load_balancer, save_balancer
+from .settings import check_finite, load_balancer, save_balancer
 
 
 class BalancedStep:

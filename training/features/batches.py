@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.collation import LABEL_PREFIX, label_tensor, sentence_ids
-from .feature_cache import FeatureCache, text_hashes
+from ...data.collation import LABEL_PREFIX, label_tensor, sentence_ids
+from .cache import FeatureCache, text_hashes
 
 ROWS_PER_WINDOW = 16384
 

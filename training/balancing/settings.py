@@ -18,7 +18,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..configuration_multitask import suggest
+from ...configuration_multitask import suggest
+from ..strategy import Plan
 from .balancers import (
     Balancer,
     DynamicWeightAverage,
@@ -28,7 +29,6 @@ from .balancers import (
     RandomWeights,
     Uncertainty,
 )
-from .strategy import Plan
 
 # Each method's options with their defaults: those of the torchjd class. uncertainty has none there; its own learning
 # rate is Adam's, whose steps have about that size, so that hundreds of steps are enough for a log-variance to settle.

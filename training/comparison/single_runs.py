@@ -4,8 +4,8 @@
     compare_single    the single runs, and all that the comparison says; what it returns goes into results.json
 
 A single run has the joint run's start, seed, strategy and arguments, and the same number of the task's rows in as many
-passes. It leaves `single/<task>` with scores and predictions; a finished one is not repeated. comparison_report.py
-shows the comparison, gradient_cosines.py measures the tasks' gradients during the joint run.
+passes. It leaves `single/<task>` with scores and predictions; a finished one is not repeated. report.py shows the
+comparison, gradient_cosines.py measures the tasks' gradients during the joint run.
 """
 
 import copy
@@ -24,21 +24,21 @@ from accelerate.utils import broadcast_object_list
 from safetensors.numpy import load_file, save
 from transformers import set_seed
 
-from ..data.bootstrap import RESAMPLES, paired_interval
-from ..data.collation import LABEL_PREFIX
-from ..data.loading import LabelledSet
-from ..data.mixture import rows_labelled_for
-from ..modeling_multitask import MultiTaskModel
-from .arguments import MultiTaskTrainingArguments
-from .best_checkpoints import score_key
+from ...data.bootstrap import RESAMPLES, paired_interval
+from ...data.collation import LABEL_PREFIX
+from ...data.loading import LabelledSet
+from ...data.mixture import rows_labelled_for
+from ...modeling_multitask import MultiTaskModel
+from ..arguments import MultiTaskTrainingArguments
+from ..best_checkpoints import score_key
+from ..mixture import complete_mixture, make_sampler, steps_of_epoch
+from ..recipe import Recipe
+from ..results import changed_arguments, scores_by_task, write_json
+from ..stages import stage_starts
+from ..starting import Start, plan_before_data
+from ..strategy import plan_of_tasks
+from ..trainer import MultiTaskTrainer
 from .gradient_cosines import cosines_of_history
-from .mixture import complete_mixture, make_sampler, steps_of_epoch
-from .recipe import Recipe
-from .results import changed_arguments, scores_by_task, write_json
-from .stages import stage_starts
-from .starting import Start, plan_before_data
-from .strategy import plan_of_tasks
-from .trainer import MultiTaskTrainer
 
 SINGLE_FOLDER = "single"
 RESULT_FILE = "results.json"

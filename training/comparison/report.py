@@ -15,10 +15,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .card_metadata import code_span
-from .comparison import LEAST_EVALUATIONS
+from ..card_metadata import code_span
+from ..plots import STYLE, is_number
 from .gradient_cosines import mean_cosines
-from .plots import STYLE, is_number
+from .single_runs import LEAST_EVALUATIONS
 
 DIFFERENCES_PICTURE = "compare_single.png"
 COSINES_PICTURE = "gradient_cosines.png"

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from ..data.collation import MultiTaskCollator
-from ..data.mixture import rows_labelled_for
-from ..inference_multitask import evaluating
-from .losses import task_loss
+from ...data.collation import MultiTaskCollator
+from ...data.mixture import rows_labelled_for
+from ...inference_multitask import evaluating
+from ..losses import task_loss
 
 PROBE_ROWS = 64
 MEASUREMENTS = 10  # spread evenly over the steps; one more stands before them

@@ -29,10 +29,10 @@ from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.shards import open_shard, write_shard
-from ..inference_multitask import evaluating, length_sorted_batches
-from ..modeling_multitask import MultiTaskModel
-from ..prepacked_multitask import prepacked
+from ...data.shards import open_shard, write_shard
+from ...inference_multitask import evaluating, length_sorted_batches
+from ...modeling_multitask import MultiTaskModel
+from ...prepacked_multitask import prepacked
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these

@@ -1,0 +1,1 @@
+"""How the tasks' losses become one training step: weights from torchjd, or gradients that are combined."""

@@ -1,0 +1,1 @@
+"""A frozen backbone reads each sentence once: its pooled vectors on disk, and the batches made of them."""
