@@ -34,6 +34,7 @@ from multitask_sentence.data.augmentation import Augmentation, augment_sets, des
 from multitask_sentence.data.held_out import announce_held_out, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.training.argument_checks import check_packages
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import make_balancer
 from multitask_sentence.training.best_checkpoints import check_best_metric, check_early_stopping, format_best
@@ -120,8 +121,14 @@ class RecipeArgumentParser(HfArgumentParser):
         for index, word in enumerate(argv):  # a bare --resume_from_checkpoint means the last one
             if word == "--resume_from_checkpoint" and (index + 1 == len(argv) or argv[index + 1].startswith("--")):
                 argv[index] = "--resume_from_checkpoint=last"
-        recipe = load_recipe(self.parse_args(argv).recipe)
-        self.set_defaults(**self._typed(recipe))
+        flags = self.parse_args(argv)
+        recipe = load_recipe(flags.recipe)
+        typed = self._typed(recipe)
+        given = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
+        for kind in ("eval", "save", "logging"):
+            if f"{kind}_strategy" in given and getattr(flags, f"{kind}_strategy") != "steps":
+                typed.pop(f"{kind}_steps", None)  # it belongs to the strategy that the flag replaces
+        self.set_defaults(**typed)
         options = self.parse_args(argv)
         if options.output_dir is None:
             options.output_dir = str(Path("runs") / recipe.path.stem)
@@ -192,6 +199,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
+    check_packages(arguments)
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
     check_best_metric(arguments, recipe.settings)
     check_early_stopping(arguments, tuple(recipe.settings))

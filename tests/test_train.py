@@ -242,7 +242,11 @@ def test_help_begins_with_our_own_arguments(capsys: pytest.CaptureFixture):
         ("learning_rate", True, r"training\.learning_rate is True, but should be a number\."),
         ("per_device_train_batch_size", 8.5, r"per_device_train_batch_size is 8\.5, but should be a whole number\."),
         ("bf16", "perhaps", r"training\.bf16 is 'perhaps', but should be true or false\."),
-        ("eval_strategy", "sometimes", "sometimes is not a valid IntervalStrategy, please select one of"),
+        (
+            "eval_strategy",
+            "sometimes",
+            r"training\.eval_strategy is 'sometimes', but should be one of no, steps, epoch\.",
+        ),
     ],
 )
 def test_recipe_value_of_the_wrong_type_is_named(job: Path, key: str, value: Any, message: str):

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
 from ..modeling_multitask import MultiTaskModel
-from .arguments import MultiTaskTrainingArguments
+from .arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from .balancing.settings import format_balancing
 from .best_checkpoints import BEST_FOLDER, is_best_folder
 from .mixture import describe_epoch
@@ -71,7 +71,7 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
     """The training arguments that a reader needs: all that differ from transformers' own defaults, but no token."""
     changed = {}
     for argument in fields(MultiTaskTrainingArguments):
-        if not argument.init or argument.name.endswith("_token"):
+        if not argument.init or argument.name.endswith("_token") or argument.name in WITHOUT_EFFECT:
             continue
         default = argument.default_factory() if argument.default_factory is not MISSING else argument.default
         value = getattr(arguments, argument.name)

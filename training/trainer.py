@@ -231,6 +231,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
         )
         return self.accelerator.prepare(dataloader)
 
