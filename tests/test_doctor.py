@@ -22,6 +22,15 @@ def test_sound_folder_opens_through_sentence_transformers_as_through_automodel(f
     assert doctor.largest_difference(found, reference) <= 1e-6
 
 
+def test_doctor_tries_empty_and_odd_text_and_text_beyond_the_positions(
+    folder: Path, tiny_model: MultiTaskModel
+) -> None:
+    tokens = max(len(tiny_model.tokenizer(sentence)["input_ids"]) for sentence in doctor.SENTENCES)
+    assert tokens > tiny_model.config.backbone_config.max_position_embeddings
+    assert "" in doctor.SENTENCES and any(not sentence.isascii() for sentence in doctor.SENTENCES)
+    assert doctor.open_door('pipeline("feature-extraction")', str(folder)) == ({}, "")
+
+
 def test_truncated_weights_shut_the_door_and_say_why(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
