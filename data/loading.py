@@ -2,7 +2,7 @@
 
 `load_tasks` groups the tasks that read the same sentences of the same data (a sentence with labels for two tasks is
 one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (labels.py), leaves out rows
-that no task has a label for, and sets a validation split aside where the recipe asks for one (`stratified_split`).
+that no task has a label for, and sets validation and test rows aside where the recipe asks for them (splitting.py).
 What a person should know is collected as announcements; what they must mend is an error that names task, file and
 row.
 """
@@ -31,7 +31,9 @@ from .labels import (
     read_cells,
     score_reader,
 )
+from .row_hashes import RowHashes
 from .sources import SPLIT_NAMES, Part, TaskSource, load_parts
+from .splitting import check_splits, set_aside
 
 SENTENCE_COLUMNS = {
     "single_label_classification": [["sentence"], ["sentence1", "sentence2"]],
@@ -40,6 +42,7 @@ SENTENCE_COLUMNS = {
     "similarity": [["sentence1", "sentence2"]],
     "contrastive": [["anchor", "positive"], ["anchor", "positive", "negative"]],
 }
+SPLIT_SETTINGS = ("validation_split", "test_split", "group")
 LABEL_FEATURES = {
     "single_label_classification": Value("int64"),
     "multi_label_classification": List(Value("float32")),
@@ -66,7 +69,8 @@ class LabelledSet:
 class LoadedTasks:
     """All data of a recipe: label names in id order, and the smallest and largest score of each train split.
 
-    `augmentations` holds by task what `augment_sets` did to its training rows.
+    `augmentations` holds by task what `augment_sets` did to its training rows, `earlier` the rows of the model that is
+    gone on from, where they are known.
     """
 
     sets: list[LabelledSet]
@@ -75,6 +79,7 @@ class LoadedTasks:
     announcements: list[str] = field(default_factory=list)
     problem_types: dict[str, str] = field(default_factory=dict)
     augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    earlier: RowHashes | None = None
 
 
 def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
@@ -217,6 +222,9 @@ def _read_split(
         columns["sentences"] += _read_sentences(sources[0], part, keep)
         for source, found in zip(sources, labels, strict=True):
             columns[f"label_{source.name}"] += [found[row] for row in keep]
+        if split == "train" and sources[0].group is not None:
+            cells = part.group_cells(sources[0].name, sources[0].group)
+            columns.setdefault("group", []).extend(cells[row] for row in keep)
         left_out += len(part.rows) - part.left_out - len(keep)
     total = len(columns["sentences"]) + left_out
     if left_out:
@@ -231,100 +239,20 @@ def _read_split(
     return columns
 
 
-def stratified_split(columns: dict[str, list[Any]], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers to keep for training and to set aside, each ascending; `columns` are the canonical ones.
-
-    Rows are ordered by their labels (class, combination of labels, tenth of the scores; several tasks together), at
-    random within equal labels, and every `1 / share`-th is set aside: each combination gives its share to within one
-    row, and rare ones count together with their neighbours. Rows with the same sentences stay on one side, and the
-    only sentence of a class stays on the training side.
-    """
-    rows_of: dict[tuple[str, ...], list[int]] = {}
-    for row, sentences in enumerate(columns["sentences"]):
-        rows_of.setdefault(tuple(sentences), []).append(row)
-    groups = list(rows_of.values())
-    strata: list[tuple[tuple[int, ...], ...]] = [() for _ in groups]
-    alone: set[int] = set()
-    for name in columns:
-        if name == "sentences":
-            continue
-        labels = columns[name]
-        known = [label for label in labels if label is not None]
-        if isinstance(known[0], int):
-            groups_of: dict[int, set[int]] = {}
-            for group, rows in enumerate(groups):
-                for row in rows:
-                    groups_of.setdefault(labels[row], set()).add(group)
-            alone |= {min(found) for label, found in groups_of.items() if label is not None and len(found) == 1}
-            bins = [() if label is None else (label,) for label in labels]
-        elif isinstance(known[0], list):
-            bins = [() if label is None else (1, *np.flatnonzero(label).tolist()) for label in labels]
-        else:
-            edges = np.quantile(known, np.arange(0.1, 0.95, 0.1))
-            bins = [() if label is None else (int(np.searchsorted(edges, label)),) for label in labels]
-        strata = [(*stratum, bins[rows[0]]) for stratum, rows in zip(strata, groups, strict=True)]
-
-    shuffled = np.random.default_rng(seed).permutation(len(groups)).tolist()
-    ordered = sorted((group for group in shuffled if group not in alone), key=lambda group: strata[group])
-    count = min(max(1, round(share * len(groups))), len(ordered), len(groups) - 1)
-    picked = {ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)}
-    kept = sorted(row for group, rows in enumerate(groups) if group not in picked for row in rows)
-    return kept, sorted(row for group in picked for row in groups[group])
-
-
-def _set_aside(
-    sources: list[TaskSource],
-    columns: dict[str, dict[str, list[Any]]],
-    share: float,
-    seed: int,
-    announcements: list[str],
-) -> None:
-    """Move a stratified part of the train columns to a validation split, in place."""
-    tasks = ", ".join(source.name for source in sources)
-    train = columns["train"]
-    kept, aside = stratified_split(train, share, seed)
-    for split, rows in (("train", kept), ("validation", aside)):
-        columns[split] = {name: [values[row] for row in rows] for name, values in train.items()}
-        for source in sources:
-            if all(label is None for label in columns[split][f"label_{source.name}"]):
-                raise ValueError(
-                    f"Task {source.name!r}: validation_split {share} of {len(train['sentences'])} rows leaves no "
-                    f"labelled row for {split}. Change tasks.{source.name}.validation_split, or add rows."
-                )
-    announcements.append(
-        f"{tasks}: no validation split; {100 * share:g} % of the training rows ({len(aside)} of "
-        f"{len(train['sentences'])}) set aside, stratified, seed {seed}"
-    )
-
-
-def _check_splits(sources: list[TaskSource], parts: dict[str, list[Part]], require_train: bool) -> None:
-    """Errors for a missing train split, and for a validation split that is missing, doubled or of no sensible size."""
-    task, share = sources[0].name, sources[0].validation_split
-    if "train" not in parts and require_train:
-        raise ValueError(
-            f"Task {task!r}: no train split (found: {list(parts)}). Add tasks.{task}.dataset.data_files.train, or "
-            f"name the data set's own split under tasks.{task}.dataset.splits."
-        )
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
-        raise ValueError(f"tasks.{task}.validation_split should be above 0 and below 1. Found {share!r}.")
-    if share is not None and "validation" in parts:
-        raise ValueError(
-            f"Task {task!r}: there is a validation split ({parts['validation'][0].where}) and a validation_split of "
-            f"{share}. Remove tasks.{task}.validation_split, or take validation out of tasks.{task}.dataset."
-        )
-    if share is None and "validation" not in parts and require_train:
-        raise ValueError(
-            f"Task {task!r}: no validation split: add data_files.validation or `validation_split: 0.1` under "
-            f"tasks.{task}."
-        )
-
-
 def _load_set(
-    sources: list[TaskSource], data_root: Path, seed: int, require_train: bool, loaded: LoadedTasks
+    sources: list[TaskSource],
+    data_root: Path,
+    seed: int,
+    require_train: bool,
+    loaded: LoadedTasks,
+    known: dict[int, str],
 ) -> LabelledSet:
-    """Load one group of tasks; label names, score ranges and announcements go into `loaded`."""
+    """Load one group of tasks; label names, score ranges and announcements go into `loaded`.
+
+    `known` says of some rows on which side they are, and learns where the rows are that are set aside here.
+    """
     parts = load_parts(sources, data_root, loaded.announcements)
-    _check_splits(sources, parts, require_train)
+    check_splits(sources, parts, require_train)
     for source in sources:
         loaded.problem_types[source.name] = source.problem_type
         if source.problem_type.endswith("_classification"):
@@ -333,8 +261,8 @@ def _load_set(
         split: _read_split(sources, loaded.labels, split, found, loaded.announcements)
         for split, found in parts.items()
     }
-    if sources[0].validation_split is not None and "train" in columns:
-        _set_aside(sources, columns, sources[0].validation_split, seed, loaded.announcements)
+    if "train" in columns:
+        set_aside(sources, columns, seed, known, loaded.announcements)
     if "test" not in columns:
         loaded.announcements.append(f"{', '.join(source.name for source in sources)}: no test split")
 
@@ -363,29 +291,39 @@ def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
         group = groups.setdefault(
             json.dumps([source.dataset, sentences, source.where], sort_keys=True, default=str), []
         )
-        if group and group[0].validation_split != source.validation_split:
-            raise ValueError(
-                f"Tasks {group[0].name!r} and {source.name!r} read the same sentences but differ in validation_split "
-                f"({group[0].validation_split} and {source.validation_split}). Give both the same."
-            )
+        for key in SPLIT_SETTINGS if group else ():
+            found = [getattr(one, key) for one in (group[0], source)]
+            if found[0] != found[1]:
+                raise ValueError(
+                    f"Tasks {group[0].name!r} and {source.name!r} read the same sentences but differ in {key} "
+                    f"({found[0]} and {found[1]}). Give both the same."
+                )
         group.append(source)
     return list(groups.values())
 
 
-def load_tasks(sources: list[TaskSource], data_root: Path, seed: int, require_train: bool = True) -> LoadedTasks:
+def load_tasks(
+    sources: list[TaskSource],
+    data_root: Path,
+    seed: int,
+    require_train: bool = True,
+    earlier: RowHashes | None = None,
+) -> LoadedTasks:
     """Load and check the data of all tasks.
 
-    Relative paths are looked up in `data_root`; `seed` decides which rows a `validation_split` sets aside.
+    Relative paths are looked up in `data_root`; `seed` decides which rows `validation_split` and `test_split` set
+    aside, but for the rows of an `earlier` model, which stay where that had them.
     `require_train=False` is for evaluation: train and validation splits may then be missing (where there is no train
     split, label names come from the source or a ClassLabel feature, and there are no score ranges).
 
     Raises ValueError for anything that is wrong with sources, files or rows.
     """
     data_root = Path(data_root).expanduser().absolute()
-    loaded = LoadedTasks([])
+    loaded = LoadedTasks([], earlier=earlier)
+    known = earlier.sides() if earlier else {}
     for group in group_sources(sources):
-        loaded.sets.append(_load_set(group, data_root, seed, require_train, loaded))
+        loaded.sets.append(_load_set(group, data_root, seed, require_train, loaded, known))
     return loaded
 
 
-__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "group_sources", "load_tasks", "stratified_split"]
+__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "group_sources", "load_tasks"]

@@ -119,6 +119,10 @@ class Part:
         cells = self._cells(task, f"columns.{key}", name)
         return cells if self.kept is None else [c if kept else None for c, kept in zip(cells, self.kept, strict=True)]
 
+    def group_cells(self, task: str, name: str) -> list[Any]:
+        """The cells of the column whose values keep rows together when some are set aside."""
+        return self._cells(task, "group", name)
+
     def keep_where(self, task: str, conditions: dict[str, Any]) -> None:
         """Leave out the rows whose columns hold none of the wanted values; both are compared as text."""
         kept = [True] * len(self.rows) if self.kept is None else self.kept

@@ -1,8 +1,6 @@
 """What goes into a LabelledSet from files on disk, and what a person is told about files that do not fit."""
 
 import json
-import re
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from multitask_sentence.data import sources as sources_module
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks, stratified_split
+from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 FOUR_ROWS = "text,label\ngood,positive\nbad,negative\nfine,positive\nawful,negative\n"
@@ -478,68 +476,3 @@ def test_evaluation_needs_neither_train_nor_validation(tmp_path: Path) -> None:
     assert loaded.sets[0].splits["test"]["label_mood"][:] == [1, 0, 1, 0]
     with pytest.raises(ValueError, match=r"without a train split the labels must stand under tasks.mood.labels"):
         load_tasks([source(dataset=dataset)], tmp_path, 42, require_train=False)
-
-
-# Setting a validation split aside
-
-TRAIN_ONLY = {"path": "csv", "data_files": "train.csv"}
-
-
-def test_validation_split_is_stratified_disjoint_and_announced(tmp_path: Path) -> None:
-    labels = ["rare"] * 20 + ["some"] * 120 + ["many"] * 300
-    text = "text,label\n" + "".join(f"s{row},{label}\n" for row, label in enumerate(labels))
-    loaded = load_csv(tmp_path, text, source(dataset=TRAIN_ONLY, validation_split=0.1))
-    train, validation = (loaded.sets[0].splits[split] for split in ("train", "validation"))
-    assert Counter(validation["label_mood"]) == {0: 30, 1: 2, 2: 12}
-    sentences = {split: {row[0] for row in data["sentences"]} for split, data in loaded.sets[0].splits.items()}
-    assert not sentences["train"] & sentences["validation"]
-    assert len(train) == 396
-    assert (
-        "mood: no validation split; 10 % of the training rows (44 of 440) set aside, stratified, seed 42"
-        in loaded.announcements
-    )
-    assert "mood: no test split" in loaded.announcements
-
-
-def test_stratified_split_depends_on_the_seed_alone() -> None:
-    columns = {"sentences": [[f"s{row}"] for row in range(200)], "label_mood": [row % 3 for row in range(200)]}
-    first = stratified_split(columns, 0.2, seed=1)
-    assert first == stratified_split(columns, 0.2, seed=1)
-    assert first != stratified_split(columns, 0.2, seed=2)
-    assert sorted(first[0] + first[1]) == list(range(200))
-
-
-def test_stratified_split_balances_combinations_of_tasks_and_tenths_of_scores() -> None:
-    rows = range(480)
-    columns = {
-        "sentences": [[f"s{row}"] for row in rows],
-        "label_mood": [row % 2 if row < 360 else None for row in rows],
-        "label_tags": [[float(row % 4 < 2), 0.0] for row in rows],
-    }
-    _, aside = stratified_split(columns, 0.1, seed=3)
-    assert Counter(columns["label_mood"][row] for row in aside) == {0: 18, 1: 18, None: 12}
-    assert Counter(columns["label_tags"][row][0] for row in aside) == {0.0: 24, 1.0: 24}
-
-    scores = {"sentences": columns["sentences"][:400], "label_score": [row**2 / 100 for row in range(400)]}
-    _, aside = stratified_split(scores, 0.1, seed=3)
-    assert Counter(row // 40 for row in aside) == dict.fromkeys(range(10), 4)
-
-
-def test_stratified_split_keeps_equal_sentences_together_and_the_last_of_a_class_in_train() -> None:
-    columns = {
-        "sentences": [[f"s{row // 2}"] for row in range(40)] + [["only"]],
-        "label_mood": [row % 2 for row in range(40)] + [2],
-    }
-    for seed in range(20):
-        kept, aside = stratified_split(columns, 0.9, seed)
-        assert 40 in kept
-        assert not {columns["sentences"][row][0] for row in kept} & {columns["sentences"][row][0] for row in aside}
-
-
-def test_validation_split_without_a_row_for_a_task_is_an_error(tmp_path: Path) -> None:
-    text = "text,label,score\n" + "".join(f"s{row},{'xy'[row % 2]},\n" for row in range(20)) + "t,x,1\n"
-    rating = source("rating", "regression", dataset=TRAIN_ONLY, validation_split=0.1)
-    rating.columns = {"sentence": "text", "label": "score"}
-    message = re.escape("Task 'rating': validation_split 0.1 of 21 rows leaves no labelled row for")
-    with pytest.raises(ValueError, match=message):
-        load_csv(tmp_path, text, source(dataset=TRAIN_ONLY, validation_split=0.1), rating)

@@ -19,6 +19,7 @@ from ..configuration_multitask import (
 from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
 from ..data.sources import TaskSource
+from ..data.splitting import check_split_settings
 from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import complete_balancing
 from .mixture import complete_mixture
@@ -170,14 +171,15 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         **{key: task.get(key) for key in _DATA_KEYS},
         augmentation=complete_augmentation(f"{where}.augmentation", task.get("augmentation")),
     )
+    check_split_settings(source)
     return source, settings
 
 
 def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
     """The mixture as it was written, checked for the data sets that the tasks read."""
+    groups = group_sources(sources)
     if mixture is None:
         return {}
-    groups = group_sources(sources)
     complete_mixture(mixture, [[source.name for source in group] for group in groups])
     for group in groups:
         capped = [source.name for source in group if source.name in (mixture.get("max_rows") or {})]

@@ -1,0 +1,108 @@
+"""Which rows a model was trained, validated and tested on: 64-bit hashes of their text, kept beside the model.
+
+    collect_row_hashes   of the sets of a run, and of the model that it goes on from
+    write_row_hashes     into a model's folder, as `row_hashes.parquet`
+    read_row_hashes      from a folder or a Hub repository
+
+A run that goes on from the model keeps its training rows in training and its validation rows in validation, and tells
+of rows that it measures although the model was trained on them. The file has a line for each task and row (`task`,
+`split`, `hash`; 8 bytes a line). It holds no text, but whoever has a text can look up whether it is among the rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+from transformers.utils import cached_file
+
+from .collation import LABEL_PREFIX
+from .texts import row_hash
+
+ROW_HASHES_FILE = "row_hashes.parquet"
+
+
+@dataclass
+class RowHashes:
+    """
+    Hashes of the rows that a model has seen.
+
+    Attributes:
+        name: of the model, as it is called in messages.
+        rows: by task and split (`("topic", "train")`) the `row_hash` of each distinct row that is labelled for it.
+    """
+
+    name: str
+    rows: dict[tuple[str, str], set[int]]
+
+    def of_split(self, split: str) -> set[int]:
+        """Those of all tasks."""
+        return {found for (_, own), hashes in self.rows.items() if own == split for found in hashes}
+
+    def sides(self) -> dict[int, str]:
+        """By hash where the row was; of several splits, train wins, then validation."""
+        return {found: split for split in ("test", "validation", "train") for found in self.of_split(split)}
+
+
+def collect_row_hashes(name: str, sets: Iterable[Any], earlier: RowHashes | None = None) -> RowHashes:
+    """
+    The rows of some labelled sets, and those that an earlier model had seen.
+
+    A row that was trained on once counts as trained on, so that it is in no other split.
+    """
+    rows: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for key, hashes in earlier.rows.items() if earlier else ():
+        rows[key] |= hashes
+    for labelled_set in sets:
+        for split, dataset in labelled_set.splits.items():
+            hashes = [row_hash(sentences) for sentences in dataset["sentences"]]
+            for task in labelled_set.tasks:
+                labels = dataset[LABEL_PREFIX + task][:]
+                rows[task, split].update(own for own, label in zip(hashes, labels, strict=True) if label is not None)
+    trained = RowHashes(name, rows).of_split("train")
+    return RowHashes(name, {key: found if key[1] == "train" else found - trained for key, found in rows.items()})
+
+
+def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
+    """Write the file, whole or not at all; the same rows give the same lines."""
+    keys = sorted(key for key, found in hashes.rows.items() if found)
+    counts = [len(hashes.rows[key]) for key in keys]
+    columns = {
+        "task": np.repeat(np.array([task for task, _ in keys], dtype=str), counts),
+        "split": np.repeat(np.array([split for _, split in keys], dtype=str), counts),
+        "hash": np.array([found for key in keys for found in sorted(hashes.rows[key])], dtype=np.int64),
+    }
+    unfinished = folder / (ROW_HASHES_FILE + ".part")
+    parquet.write_table(pa.table(columns), unfinished, use_dictionary=["task", "split"])
+    unfinished.replace(folder / ROW_HASHES_FILE)
+
+
+def read_row_hashes(name_or_path: str) -> RowHashes | None:
+    """
+    The rows of a model in a folder or on the Hub; `None` where it has no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = cached_file(name_or_path, ROW_HASHES_FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    try:
+        table = parquet.read_table(file, columns=["task", "split", "hash"])
+        columns = (table[name].to_pylist() for name in ("task", "split", "hash"))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Take it from where the model came from, or delete it: which rows the model "
+            "was trained on is then not known."
+        ) from error
+    rows: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for task, split, found in zip(*columns, strict=True):
+        rows[task, split].add(found)
+    return RowHashes(str(name_or_path), rows)
+
+
+__all__ = ["ROW_HASHES_FILE", "RowHashes", "collect_row_hashes", "read_row_hashes", "write_row_hashes"]
