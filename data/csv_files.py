@@ -59,15 +59,15 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
         mark = options.get(key)
         if mark is None:
             continue
-        if not isinstance(mark, str) or len(mark) != 1:
-            raise ValueError(f"{where}.{key} should be one character, like ','. Found {mark!r}.")
-        if mark == options.get("thousands" if key == "decimal" else "decimal", "." if key == "thousands" else None):
-            raise ValueError(f"{where}: decimal and thousands are both {mark!r}. Say both, as two characters.")
         if not scores:
             raise ValueError(
                 f"{where}.{key} has no effect: no regression or similarity task reads scores from this file, and "
                 "label names stay as they are written. Take it out."
             )
+        if not isinstance(mark, str) or len(mark) != 1:
+            raise ValueError(f"{where}.{key} should be one character, like ','. Found {mark!r}.")
+        if mark == options.get("thousands" if key == "decimal" else "decimal", "." if key == "thousands" else None):
+            raise ValueError(f"{where}: decimal and thousands are both {mark!r}. Say both, as two characters.")
     if isinstance(options.get("header"), list):
         raise ValueError(f"{where}.header should be one row. Found {options['header']!r}.")
     if isinstance(options.get("dialect"), str):
@@ -98,8 +98,8 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
     names = [str(column) for column in head.columns]
     if "index_col" not in parsing and not isinstance(head.index, pd.RangeIndex):
         raise ValueError(
-            f"{file}, row 1: the row has more fields than the header ({names}). Put text with commas or tabs into "
-            f"double quotes, or correct the header.{_delimiter_hint(task, names, parsing)}"
+            f"{file}, row 1: the row has more fields than the header ({names})."
+            f"{_fields_hint(task, names, parsing, _sample(file))}"
         )
     if "header" in parsing and parsing["header"] is None and not parsing.get("column_names"):
         parsing["column_names"] = names  # pandas' own are numbers, for which it would guess types
@@ -162,24 +162,34 @@ def _failure_hint(task: str, file: str, parsing: dict[str, Any], cause: BaseExce
             f" The file is not in UTF-8: add `encoding: {encoding}` to {where}, or the name of the encoding that it "
             "was saved in (such as cp1252, cp1251, gb18030, shift_jis, utf-16)."
         )
-    stray = (
-        f" If quotes are part of the text, add `quoting: 3` to {where}; if they enclose cells, close each of them, "
-        "and write a quote inside as two."
-    )
     if "inside string" in str(cause) or "unexpected end of data" in str(cause):
-        return f" A quote at the start of a cell is never closed.{stray}"
+        return f" A quote at the start of a cell is never closed.{_quoting_hint(task)}"
     if "fields" in str(cause):
         header = LINE_BREAK.split(sample.decode(parsing.get("encoding") or "utf-8", errors="replace"))[0]
-        return _delimiter_hint(task, header.split(parsing.get("delimiter", ",")), parsing) or (
-            " Put text that holds the delimiter into double quotes."
-            + (stray if (parsing.get("quotechar") or '"').encode() in sample else "")
-        )
+        return _fields_hint(task, header.split(parsing["delimiter"]), parsing, sample)
     return ""
+
+
+def _quoting_hint(task: str) -> str:
+    return (
+        f" If quotes are part of the text, add `quoting: 3` to tasks.{task}.dataset; if they enclose cells, close "
+        "each of them, and write a quote inside as two."
+    )
+
+
+def _fields_hint(task: str, names: list[str], parsing: dict[str, Any], sample: bytes) -> str:
+    """What to do where a row has more fields than the header."""
+    if hint := _delimiter_hint(task, names, parsing):
+        return hint
+    quoted = (parsing.get("quotechar") or '"').encode() in sample
+    return " Put text that holds the delimiter into double quotes, or correct the header." + (
+        _quoting_hint(task) if quoted else ""
+    )
 
 
 def _delimiter_hint(task: str, names: list[str], parsing: dict[str, Any]) -> str:
     """Where a header of one column holds another delimiter: the line of the recipe that names it."""
-    others = [mark for mark in DELIMITERS if mark != parsing.get("delimiter", ",") and mark in names[0]]
+    others = [mark for mark in DELIMITERS if mark != parsing["delimiter"] and mark in names[0]]
     if len(names) > 1 or not others:
         return ""
     mark = {"\t": '"\\t"'}.get(others[0], f"'{others[0]}'")
@@ -255,7 +265,7 @@ def _check_swallowed(
 
     Clearly: the closing quote ends the cell, and no line of the cell holds a value of another column in its place.
     """
-    delimiter = parsing.get("delimiter") or ","
+    delimiter = parsing["delimiter"]
     suspected = [found for found in broken if delimiter in found[2]]
     if not suspected:
         return

@@ -108,6 +108,8 @@ def read_source(task: dict[str, Any], data_root: Path) -> DataSource:
         return DataSource(description + aside, path, config, splits.get("test", "test"))
     if path not in FORMATS:
         return DataSource(f"the local folder {code_span(_without_folders(path))}" + aside)
+    if path == "sql":
+        return DataSource("rows of an SQL data base" + aside)
     files = dataset.get("data_files") or dataset.get("data_dir") or []
     named = []
     for split, names in (files if isinstance(files, dict) else {"train": files}).items():
