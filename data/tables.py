@@ -31,7 +31,7 @@ def read_sqlite(task: str, file: str, options: dict[str, Any], columns: dict[str
 
     def load() -> pd.DataFrame:
         with closing(sqlite3.connect(f"{Path(file).as_uri()}?mode=ro", uri=True)) as connection:
-            return pd.read_sql(query, connection, coerce_float=False, dtype=object)
+            return pd.read_sql(query, connection, dtype_backend="numpy_nullable")
 
     return _from_query(task, file, query, load)
 
@@ -52,7 +52,7 @@ def read_sql(task: str, file: str, options: dict[str, Any], columns: dict[str, A
             f"tasks.{task}.dataset.con holds a password, which would be published with the recipe. Put the address "
             "into an environment variable and write its name: `con: $DATABASE_ADDRESS`."
         )
-    load = partial(pd.read_sql, query, address, coerce_float=False, dtype=object)
+    load = partial(pd.read_sql, query, address, dtype_backend="numpy_nullable")
     return _from_query(task, re.sub(r"//.*@", "//", file), query, load)
 
 
