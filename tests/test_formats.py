@@ -129,8 +129,8 @@ def test_fasttext_lines_give_texts_with_one_or_several_labels(tmp_path: Path) ->
         "__label__a the red  box\n__label__b , a cat\n\n__label__a no label__x\nbare\n"
     )
     dataset = {"path": "fasttext", "data_files": "lines.txt"}
-    loaded = load(tmp_path, dataset)
-    assert rows(loaded) == [("the red  box", "a"), (", a cat", "b"), ("no label__x", "a")]
+    loaded = load(tmp_path, dataset, problem_type=MULTI)
+    assert rows(loaded) == [("the red  box", ["a"]), (", a cat", ["b"]), ("no label__x", ["a"])]
     assert "t: 2 of 5 train rows carry no label and are left out" in loaded.announcements
     (tmp_path / "lines.txt").write_text("#a #b the red box\n#c|d,e a cat\n")
     loaded = load(tmp_path, dataset | {"label_prefix": "#"}, problem_type=MULTI)
