@@ -42,6 +42,7 @@ from multitask_sentence.training.comparison.gradient_cosines import GradientCosi
 from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
+from multitask_sentence.training.predictions import write_predictions
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
 from multitask_sentence.training.results import (
@@ -296,17 +297,19 @@ def run(argv: Sequence[str] | None = None) -> None:
     if recipe.peft is not None and recipe.peft.get("save") != "adapter":
         model.merge_adapter()
     trainer.choose_thresholds()
-    scores = {}
+    scores, answers = {}, {}
     for split, prefix in zip(splits, ("eval", "test"), strict=False):
         if f"{split} before" in before:
             scores[f"{split} before"] = before[f"{split} before"]
-        scores[split] = scores_by_task(trainer.evaluate(split, metric_key_prefix=prefix), prefix, trainer.tasks)
+        metrics, answers[split] = trainer.evaluate_and_answer(split, prefix)
+        scores[split] = scores_by_task(metrics, prefix, trainer.tasks)
 
     def save_card() -> None:
         write_model_card(output_dir, repo_id=repo_id, data_root=options.data_root or recipe.path.parent, **recipe.card)
 
     if state.is_main_process:
         save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
+        write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if kept_card is not None:
             (output_dir / CARD_FILE).write_text(kept_card, encoding="utf-8")
         save_card()

@@ -10,6 +10,7 @@ that a thousand of them are a few matrix products. The numbers are those of the 
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.sparse import csr_array
 
 RESAMPLES = 1000
 CONFIDENCE = 95  # per cent
@@ -17,9 +18,12 @@ CONFIDENCE = 95  # per cent
 COUNTS_AT_ONCE = 2_000_000
 
 
-def _indicators(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Class numbers `(rows,)` to `(rows, classes)`; what is 0 and 1 already stays."""
-    return classes if classes.ndim == 2 else classes[:, None] == np.arange(num_classes)
+def _indicators(classes: np.ndarray, num_classes: int) -> csr_array:
+    """Class numbers `(rows,)`, or 0 and 1, to sparse `(rows, classes)`: thousands of classes are nearly all 0."""
+    if classes.ndim == 2:
+        return csr_array(classes, dtype=np.float64)
+    rows = np.arange(len(classes) + 1)
+    return csr_array((np.ones(len(classes)), classes, rows), shape=(len(classes), num_classes))
 
 
 def _tables(
@@ -28,8 +32,8 @@ def _tables(
     """By resample and class, `(resamples, classes)`: rows that are predicted rightly, predicted, and labelled so."""
     num_classes = int(max(predictions.max(), references.max())) + 1
     predicted, labelled = (_indicators(classes, num_classes) for classes in (predictions, references))
-    found = [predicted * labelled, predicted, labelled]
-    return tuple(counts @ indicators.astype(np.float64) for indicators in found)
+    found = [predicted.multiply(labelled), predicted, labelled]
+    return tuple(counts @ indicators for indicators in found)
 
 
 def _divide(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:

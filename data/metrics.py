@@ -12,6 +12,7 @@ turns the embeddings of a contrastive set into the ranks that `accuracy_at_1` an
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 
 import evaluate
@@ -21,7 +22,6 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
-    matthews_corrcoef,
     mean_absolute_error,
     mean_squared_error,
     recall_score,
@@ -113,7 +113,8 @@ def compute_metric(name: str, predictions: Sequence, references: Sequence | None
 
     Args:
         name: a key of `METRICS`.
-        predictions: one entry per row, in the form that the metric's module describes.
+        predictions: one entry per row, in the form that the metric's module describes. Arrays stay arrays, so that
+            millions of them are no lists of Python's.
         references: what is right, in the same form; `accuracy_at_1` and `mrr` have none.
         **kwargs: further arguments of the module's `compute`, e.g. `score_range`.
 
@@ -129,10 +130,20 @@ def compute_metric(name: str, predictions: Sequence, references: Sequence | None
             f"Parameter `name` should be a known metric. Found {name!r}; the nearest is {nearest!r}. "
             f"Known metrics: {sorted(METRICS)}."
         )
-    return METRICS[name](keep_in_memory=True).compute(predictions=predictions, references=references, **kwargs)
+    module = METRICS[name](keep_in_memory=True)
+    if not isinstance(predictions, np.ndarray):
+        return module.compute(predictions=predictions, references=references, **kwargs)
+    given = {key: {"predictions": predictions, "references": references}[key] for key in module._feature_names()}
+    module.check_rows(given)
+    if len({array.shape for array in given.values()}) > 1:
+        raise ValueError(
+            f"Parameters `predictions` and `references` should have one shape. Found {predictions.shape} and "
+            f"{references.shape}."
+        )
+    return module._compute(**given, **kwargs)
 
 
-def _whole(name: str, values: list, what: str) -> np.ndarray:
+def _whole(name: str, values: Sequence, what: str) -> np.ndarray:
     array = np.asarray(values)
     fractions = array[array != np.rint(array)]
     if fractions.size:
@@ -140,11 +151,12 @@ def _whole(name: str, values: list, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _classes(predictions: list, references: list) -> tuple[np.ndarray, np.ndarray]:
+def _classes(predictions: Sequence, references: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Both as class numbers `(rows,)` or as 0/1 indicators `(rows, labels)`."""
-    if isinstance(references[0], list):
+    if np.ndim(references[0]) == 1:
         lengths = {len(row) for rows in (predictions, references) for row in rows}
-        strangers = set().union(*predictions, *references) - {0, 1}
+        strangers = set().union(*(np.unique(np.concatenate(rows)).tolist() for rows in (predictions, references)))
+        strangers -= {0, 1}
         if len(lengths) > 1 or strangers:
             raise ValueError(
                 f"Multi-label rows should hold one 0 or 1 for every label. Found rows of {sorted(lengths)[:5]} "
@@ -185,14 +197,18 @@ class _Metric(evaluate.Metric):
         summary = docstring.split("\n\n")[0]
         return evaluate.MetricInfo(summary, citation="", features=self.row_features, inputs_description=docstring)
 
+    def check_rows(self, given: dict[str, Sequence | None]) -> None:
+        """Raise a ValueError for what is missing or empty."""
+        for name, rows in given.items():
+            if rows is None or len(rows) == 0:
+                raise ValueError(
+                    f"Parameter `{name}` of {type(self).__name__} should hold at least one row. Found {rows!r}."
+                )
+
     def add_batch(self, *, predictions: Sequence | None = None, references: Sequence | None = None, **kwargs) -> None:
         """Add rows; see the metric for their form."""
         given = {"predictions": predictions, "references": references}
-        for name in self._feature_names():
-            if given[name] is None or len(given[name]) == 0:
-                raise ValueError(
-                    f"Parameter `{name}` of {type(self).__name__} should hold at least one row. Found {given[name]!r}."
-                )
+        self.check_rows({name: given[name] for name in self._feature_names()})
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
 
@@ -274,18 +290,25 @@ class MCC(_Metric):
     """
     Matthews correlation coefficient, of two or more classes.
 
+    It is computed from the counts of the classes: scikit-learn's own counts all pairs of classes.
+
     Args:
         predictions, references: class numbers `(rows,)`.
 
     Returns:
-        `mcc`, -1 to 1; 0 where a side holds one class only. Source: scikit-learn, `sklearn.metrics.matthews_corrcoef`.
+        `mcc`, -1 to 1; 0 where a side holds one class only. Source: Gorodkin 2004, "Comparing two K-category
+        assignments by a K-category correlation coefficient", as in `sklearn.metrics.matthews_corrcoef`.
     """
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         predictions, references = _classes(predictions, references)
-        if len(np.unique([predictions, references])) == 1:  # scikit-learn also gives 0, with a warning
-            return {"mcc": 0.0}
-        return {"mcc": float(matthews_corrcoef(references, predictions))}
+        _, numbers = np.unique([predictions, references], return_inverse=True)
+        predicted, labelled = numbers.reshape(2, -1)
+        counts = [np.bincount(side, minlength=numbers.max() + 1).astype(float) for side in (predicted, labelled)]
+        total = float(len(labelled))
+        covariance = np.count_nonzero(predicted == labelled) * total - counts[0] @ counts[1]
+        spreads = [total**2 - count @ count for count in counts]
+        return {"mcc": float(covariance / math.sqrt(math.prod(spreads))) if all(spreads) else 0.0}
 
 
 class Spearman(_Metric):

@@ -13,10 +13,11 @@ from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
 from multitask_sentence.training.evaluation import (
     Evaluation,
+    answer_task,
     choose_thresholds,
     combined_score,
     never_negatives,
-    task_predictions,
+    positive_ranks_of,
     task_scores,
 )
 from multitask_sentence.training.losses import cosent, multiple_negatives_ranking
@@ -50,7 +51,7 @@ def scores(model, sets):
     evaluation = Evaluation(sets, model.config.tasks, "validation")
     embeddings = model.embed(evaluation.sentences)
     return {
-        task: task_scores(model, task, embeddings, rows, evaluation.labels[task], batch_size=10)
+        task: task_scores(model, task, answer_task(model, task, embeddings, rows, evaluation.labels[task], 10))
         for task, rows in evaluation.rows.items()
     }
 
@@ -151,13 +152,12 @@ def test_right_answers_are_no_wrong_ones_for_each_other():
 
 
 def test_perfect_embeddings_rank_first_whatever_else_is_right():
-    settings = {"problem_type": "contrastive"}
     embeddings = torch.eye(3)[[0, 0, 0, 1, 1, 2]]  # sentences 0 to 2 mean the same, 3 and 4 do, 5 does not
     rows = torch.tensor([[0, 1], [1, 0], [0, 2], [1, 2], [3, 4], [4, 3]])
-    assert task_predictions(settings, None, embeddings, rows, None) == ([1] * 6, None)
+    assert positive_ranks_of(embeddings, rows).tolist() == [1] * 6
     # What is only another row's answer still counts as wrong.
     rows = torch.tensor([[0, 1], [3, 2]])
-    assert task_predictions(settings, None, embeddings, rows, None) == ([2, 2], None)
+    assert positive_ranks_of(embeddings, rows).tolist() == [2, 2]
 
 
 def test_losses_of_single_rows_do_not_depend_on_the_batch_size(model, sets, scores):
@@ -165,7 +165,8 @@ def test_losses_of_single_rows_do_not_depend_on_the_batch_size(model, sets, scor
     embeddings = model.embed(evaluation.sentences)
     for task in helpers.MEAN_LOSS_TASKS:
         rows, labels = evaluation.rows[task], evaluation.labels[task]
-        assert task_scores(model, task, embeddings, rows, labels, 1000) == pytest.approx(scores[task], rel=1e-5)
+        answers = answer_task(model, task, embeddings, rows, labels, 1000)
+        assert task_scores(model, task, answers) == pytest.approx(scores[task], rel=1e-5)
 
 
 def test_evaluation_holds_every_distinct_sentence_once_and_only_labelled_rows(model):
@@ -189,7 +190,7 @@ def test_scoring_restores_training_mode(model, sets):
     evaluation = Evaluation(sets, model.config.tasks, "validation")
     embeddings = model.embed(evaluation.sentences)
     model.train()
-    task_scores(model, "sentiment", embeddings, evaluation.rows["sentiment"], evaluation.labels["sentiment"])
+    answer_task(model, "sentiment", embeddings, evaluation.rows["sentiment"], evaluation.labels["sentiment"])
     assert all(module.training for module in model.modules())
     model.eval()
 

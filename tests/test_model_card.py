@@ -17,8 +17,9 @@ from huggingface_hub.utils import validate_repo_id
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.training.card_body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.card_metadata import code_span, read_source
-from multitask_sentence.training.model_card import is_generated, main, write_model_card
-from multitask_sentence.training.plots import confusion_matrix_of, draw_confusion, draw_training
+from multitask_sentence.training.confusion import count_confusion, read_confusion
+from multitask_sentence.training.model_card import is_generated, write_model_card
+from multitask_sentence.training.plots import draw_confusion, draw_training
 
 # What must be told apart in Markdown and drawn without being read as a formula.
 ODD_LABELS = ["a|b", "two\nlines", "`code`", "$x^", "<b>", "*star*", "喜び", "_under_", " ", "a ``b"]
@@ -252,7 +253,7 @@ def test_second_run_changes_nothing(finished: Path):
     pytest.importorskip("matplotlib")
     results = read_results(finished)
     results["history"] = make_history(results["tasks"])
-    results["confusion"] = {"entails": confusion_matrix_of([0, 1, 1], [0, 1, 0], ["no", "yes"])}
+    results["confusion"] = {"entails": count_confusion([0, 1, 1], [0, 1, 0], 2)}
     write_results(finished, results)
 
     def contents() -> dict[str, bytes]:
@@ -308,8 +309,8 @@ def test_pictures_are_drawn_and_shown(finished: Path):
     rows = (numbers[:, None] % 4 == np.arange(4)).astype(int)
     results["history"] = make_history(results["tasks"])
     results["confusion"] = {
-        "emotion": confusion_matrix_of(numbers.tolist(), (numbers * 3 % 28).tolist(), MANY_LABELS),
-        "tags": {**confusion_matrix_of(rows, 1 - rows, results["tasks"]["tags"]["labels"]), "split": "validation"},
+        "emotion": count_confusion(numbers, numbers * 3 % 28, 28),
+        "tags": {"split": "validation", **count_confusion(rows, 1 - rows, 4)},
     }
     write_results(finished, results)
     text = write_model_card(finished).read_text(encoding="utf-8")
@@ -323,58 +324,12 @@ def test_pictures_are_drawn_and_shown(finished: Path):
 @pytest.mark.filterwarnings("error")  # a missing glyph is a warning of matplotlib's
 def test_odd_labels_are_drawn_without_a_warning(tmp_path: Path):
     pytest.importorskip("matplotlib")
-    numbers = list(range(len(ODD_LABELS)))
-    draw_confusion(tmp_path / "odd.png", "odd", **confusion_matrix_of(numbers, numbers, ODD_LABELS))
+    numbers = np.arange(len(ODD_LABELS))
+    counted = count_confusion(numbers, numbers, len(ODD_LABELS))
+    draw_confusion(tmp_path / "odd.png", "odd", ODD_LABELS, read_confusion(counted))
     assert (tmp_path / "odd.png").is_file()
 
 
 def test_history_without_losses_and_scores_draws_nothing(tmp_path: Path):
     assert not draw_training(tmp_path / "training.png", [{"step": 3, "train_runtime": 1.0}], {})
     assert not list(tmp_path.iterdir())
-
-
-def test_confusion_matrix_counts_labelled_rows_against_predicted_columns():
-    found = confusion_matrix_of([0, 2, 2, 0], [0, 2, 0, 0], ["a", "b", "c"])
-    assert found == {"labels": ["a", "b", "c"], "matrix": [[2, 0, 1], [0, 0, 0], [0, 0, 1]]}
-
-
-def test_multi_label_confusion_counts_each_label():
-    found = confusion_matrix_of([[1, 0], [1, 1]], [[1, 1], [0, 1]], ["a", "b"])
-    assert found["matrix"] == [[[0, 1], [0, 1]], [[0, 0], [1, 1]]]
-
-
-def test_confusion_needs_a_prediction_for_every_row():
-    with pytest.raises(ValueError, match="1 predictions and 2 references"):
-        confusion_matrix_of([0], [0, 1], ["a", "b"])
-
-
-def test_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(ValueError, match=r"holds no results\.json"):
-        write_model_card(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main([str(tmp_path)])
-    assert caught.value.code == 1
-    assert "holds no results.json" in capsys.readouterr().err
-
-
-def test_balancing_and_the_best_of_every_task_are_shown(finished: Path):
-    assert "balanced during training" not in write_model_card(finished).read_text(encoding="utf-8")
-    best = {"metric": "macro_f1", "step": 15, "score": 0.75, "chosen_score": 0.625, "folder": "best/mood"}
-    results = {"balancing": {"method": "famo", "lr": 0.1}, "best_of_tasks": {"mood": best}}
-    write_results(finished, {**read_results(finished), **results})
-    text = write_model_card(finished).read_text(encoding="utf-8")
-    assert "These weights were balanced during training: `famo (lr 0.1)`." in text
-    assert re.search(
-        r"\| +task +\|.* score in this model \|\n.*\n\| `mood` +\| macro f1 +\| +15 \| +0\.7500 \| +0\.6250 \|",
-        re.sub(" +", " ", text),
-    )
-
-
-@pytest.mark.parametrize("written", ["1e-1", "1E-1", "0.1"])
-def test_card_reads_the_recipe_as_training_does(finished: Path, written: str):
-    recipe = finished / "recipe.yaml"
-    text = recipe.read_text(encoding="utf-8")
-    assert "validation_split: 0.1" in text
-    recipe.write_text(text.replace("validation_split: 0.1", f"validation_split: {written}"), encoding="utf-8")
-    card = write_model_card(finished, data_root=finished.parents[1] / "data").read_text(encoding="utf-8")
-    assert "the local folder `our/folder`, 10% of the training rows set aside for validation" in card

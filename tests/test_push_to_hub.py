@@ -54,6 +54,7 @@ STAYS_BEHIND = {
     "checkpoint-5/optimizer.pt",
     "best/model.safetensors",
     "single/mood/predictions.safetensors",
+    "predictions/mood.parquet",  # holds the texts of the data
     "runs/events.out.tfevents.1",
     "training_args.bin",
     "optimizer.pt",
@@ -445,7 +446,8 @@ def test_failed_push_keeps_the_folder_commits_nothing_and_says_how_to_repeat(
     before = contents(folder)
     with pytest.raises(OSError, match=says) as caught:
         push_folder(folder, "team/mine", token=tokens.get(trouble))
-    excluded = '--exclude "checkpoint-*" --exclude "best/*" --exclude "single/*" --exclude "runs/*" '
+    excluded = '--exclude "checkpoint-*" --exclude "best/*" --exclude "single/*" '
+    excluded += '--exclude "predictions/*" --exclude "runs/*" '
     excluded += '--exclude "*.bin" --exclude "*.pt" --exclude "*.part" --exclude ".*"'
     assert f"The folder {folder} is complete and unchanged." in str(caught.value)
     assert str(caught.value).endswith(f"\n    hf upload team/mine {folder} . {excluded}")

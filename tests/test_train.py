@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -526,6 +527,38 @@ def test_thresholds_of_the_multi_label_task_are_chosen_and_stored(finished: Simp
     assert len(thresholds) == 3
     assert 0.5 not in thresholds
     assert finished.results["tasks"]["tags"]["thresholds"] == thresholds
+
+
+def test_rows_of_validation_and_test_are_left_with_truth_and_prediction(finished: SimpleNamespace):
+    folder = finished.folder / "predictions"
+    assert {path.name for path in folder.iterdir()} == {f"{task}.parquet" for task in TASKS}
+    model = AutoModel.from_pretrained(finished.folder, trust_remote_code=True)
+    for task in ("mood", "stars", "tags"):
+        rows = pd.read_parquet(folder / f"{task}.parquet")
+        assert rows.split.value_counts().to_dict() == {
+            split: finished.results["rows"][task][split] for split in ("validation", "test")
+        }
+        answer = model.predict(rows.text.tolist(), tasks=task)[task]
+        found = [list(row) if task == "tags" else row for row in rows.prediction]
+        assert found == pytest.approx(answer["values"], abs=1e-4) if task == "stars" else found == answer["labels"]
+    test = pd.read_parquet(folder / "mood.parquet").query("split == 'test'")
+    expected = [row.split(",")[:2] for row in text_rows("sat")[1:] if row.split(",")[1]]
+    assert test[["text", "label"]].to_numpy().tolist() == expected
+    accuracy = (test.label == test.prediction).mean()
+    assert accuracy == pytest.approx(finished.results["scores"]["test"]["mood"]["accuracy"])
+
+
+def test_results_and_card_say_how_well_each_class_is_told(finished: SimpleNamespace):
+    test = pd.read_parquet(finished.folder / "predictions" / "mood.parquet").query("split == 'test'")
+    counted, labels = finished.results["confusion"]["mood"], finished.results["tasks"]["mood"]["labels"]
+    assert counted["split"] == "test"
+    card = (finished.folder / "README.md").read_text(encoding="utf-8")
+    assert "## Classes" in card
+    for number, label in enumerate(labels):
+        is_right = (test.label == label) & (test.prediction == label)
+        recall = is_right.sum() / (test.label == label).sum()
+        assert counted["recall"][number] == pytest.approx(recall, abs=1e-4)
+        assert re.search(rf"`{label}` +\|.* {recall:.4f} \|.* {(test.label == label).sum()} \|", card)
 
 
 OPEN = """

@@ -18,6 +18,7 @@ from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import format_balancing
 from .card_metadata import CardContent, code_span, is_hub_id, read_augmented
 from .comparison.report import comparison_section
+from .confusion import read_confusion, worst_classes
 from .plots import is_number
 from .results import RECIPE_FILE, RESULTS_FILE
 
@@ -30,6 +31,9 @@ FEW_ROWS = 500
 # Longer label lists stand below the table of tasks.
 LABELS_IN_TABLE = 6
 CHARACTERS_IN_TABLE = 80
+# Of more labels than these, the first are listed; of more classes, those with the lowest F1 are shown.
+LABELS_IN_LIST = 100
+CLASSES_IN_TABLE = 20
 
 # Training arguments that a reader needs, besides all that only MultiTaskTrainingArguments have. The others say how a
 # run was watched and stored, and may hold paths and access tokens.
@@ -155,11 +159,13 @@ def _tasks(content: CardContent) -> str:
     rows, long_lists = [], []
     for task, settings in content.tasks.items():
         counts = content.results["rows"].get(task, {})
-        labels = [code_span(label) for label in settings.get("labels", [])]
-        shown = ", ".join(labels) or "-"
-        if len(labels) > LABELS_IN_TABLE or len(shown) > CHARACTERS_IN_TABLE:
-            long_lists.append(f"The {len(labels)} labels of {code_span(task)}: {shown}.")
-            shown = f"{len(labels)}, listed below"
+        names = settings.get("labels", [])
+        shown = ", ".join(map(code_span, names[:LABELS_IN_LIST])) or "-"
+        if len(names) > LABELS_IN_LIST:
+            shown += f" and {len(names) - LABELS_IN_LIST:,} more, all of them in config.json"
+        if len(names) > LABELS_IN_TABLE or len(shown) > CHARACTERS_IN_TABLE:
+            long_lists.append(f"The {len(names):,} labels of {code_span(task)}: {shown}.")
+            shown = f"{len(names):,}, listed below"
         kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
         options = [
@@ -196,6 +202,37 @@ def _scores(content: CardContent) -> str:
         if file.startswith(CONFUSION_PICTURES):
             text += f"\n\n![{title}]({file})"
     return text
+
+
+def _classes(content: CardContent) -> str:
+    """Precision, recall and F1 of the classes of every classification task, the lowest F1 first."""
+    rows, notes = [], []
+    for task in content.tasks:
+        if task not in content.results.get("confusion", {}):
+            continue
+        names = content.results["tasks"][task]["labels"]
+        counted = read_confusion(content.results["confusion"][task])
+        worst = worst_classes(counted, CLASSES_IN_TABLE)
+        for place, number in enumerate(worst):
+            rows.append(
+                [
+                    code_span(task) if place == 0 else "",
+                    code_span(names[number]),
+                    *(_number(counted[score][number]) for score in ("precision", "recall", "f1")),
+                    f"{counted['labelled'][number]:,}",
+                ]
+            )
+        measured, size = sum(map(bool, counted["labelled"])), len(names)
+        note = f"{code_span(task)}: {counted['split']} split"
+        if len(worst) < measured:
+            note += f", the {len(worst)} classes with the lowest F1"
+        if measured < size:
+            note += f", {measured:,} of {size:,} classes have a row there"
+        notes.append(note)
+    if not rows:
+        return ""
+    table = _table(rows, ["task", "class", "precision", "recall", "F1", "rows"], right=4)
+    return f"## Classes\n\n{'; '.join(notes)}. All are in [{RESULTS_FILE}]({RESULTS_FILE}).\n\n{table}"
 
 
 def kept_step(results: dict[str, Any]) -> int | None:
@@ -329,8 +366,9 @@ _CITATION = f"""## How to cite
 
 
 def card_body(content: CardContent) -> str:
-    """What a person reads: introduction, quickstarts, tasks, scores, training, comparison, limits, citation."""
-    sections = (_introduction, _quickstarts, _tasks, _scores, _training, _comparison, _limits)
+    """What a person reads: introduction, quickstarts, tasks, scores, classes, training, comparison, limits,
+    citation."""
+    sections = (_introduction, _quickstarts, _tasks, _scores, _classes, _training, _comparison, _limits)
     parts = [section(content) for section in sections]
     return "\n\n".join([f"# {content.name}", *filter(None, parts), _CITATION]) + "\n"
 

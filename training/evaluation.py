@@ -1,13 +1,15 @@
 """Measuring a model on a split: every distinct sentence is embedded once, then each task reads its own rows.
 
 Evaluation          a split's sentences, and for each task its rows and labels
-task_predictions    what a task's metrics are computed from
-task_scores         loss and metrics of one task from embeddings
+TaskAnswers         what a model answers for one task's rows, beside what is right
+answer_task         the same from embeddings, batch by batch
+task_scores         loss and metrics of one task from its answers
 choose_thresholds   multi-label thresholds by F1, on validation data
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,10 @@ from ..data.metrics import compute_metric, positive_ranks
 from ..inference_multitask import evaluating
 from ..modeling_multitask import MultiTaskModel
 from .losses import task_loss
-from .plots import confusion_matrix_of
+
+# Of a task with more labels, only the highest probabilities of a row are kept.
+ALL_PROBABILITIES = 100
+MOST_PROBABLE = 10
 
 
 class Evaluation:
@@ -45,45 +50,88 @@ class Evaluation:
         for labelled_set in sets:
             if split not in labelled_set.splits:
                 continue
-            columns = labelled_set.splits[split].with_format(None)[:]
-            for row in columns["sentences"]:
-                for sentence in row:
-                    places.setdefault(sentence, len(places))
-            rows = [[places[sentence] for sentence in row] for row in columns["sentences"]]
+            # As arrow arrays: thousands of labels times thousands of rows are too many for Python lists.
+            columns = labelled_set.splits[split].with_format("arrow")[:]
+            rows = [
+                [places.setdefault(sentence, len(places)) for sentence in row]
+                for row in columns["sentences"].to_pylist()
+            ]
+            rows = torch.tensor(rows)  # (rows, sentences of a row)
             for task in labelled_set.tasks:
-                labels = columns[LABEL_PREFIX + task]
-                labelled = [index for index, label in enumerate(labels) if label is not None]
-                if task in tasks and labelled:
+                column = columns[LABEL_PREFIX + task].combine_chunks()
+                labelled, labels = column.is_valid().to_numpy(zero_copy_only=False), column.drop_null()
+                if task not in tasks or not len(labels):
+                    continue
+                self.rows[task] = rows[torch.from_numpy(labelled)]
+                if tasks[task]["problem_type"] == "multi_label_classification":
+                    multi_hot = labels.flatten().to_numpy().reshape(len(labels), -1)  # (rows, num_labels)
+                    self.labels[task] = torch.tensor(multi_hot, dtype=torch.float)
+                else:
                     is_class = tasks[task]["problem_type"] == "single_label_classification"
-                    self.rows[task] = torch.tensor([rows[index] for index in labelled])
-                    self.labels[task] = torch.tensor(
-                        [labels[index] for index in labelled], dtype=torch.long if is_class else torch.float
-                    )
+                    self.labels[task] = torch.tensor(labels.to_numpy(), dtype=torch.long if is_class else torch.float)
         self.sentences = list(places)
         self.rows = {task: self.rows[task] for task in tasks if task in self.rows}
+
+
+@dataclass
+class TaskAnswers:
+    """
+    What a model answers for a task's rows of a split.
+
+    Attributes:
+        rows: `(rows, sentences of a row)`, places in the split's sentences.
+        predictions: one for each row as the metrics take them: class numbers, 0 and 1 by the task's thresholds
+            `(rows, num_labels)`, values or cosines; for a contrastive task the ranks of the positives.
+        references: what is right, in the same form; `None` for a contrastive task.
+        loss: the mean over rows.
+        classes: of a classification task, `(rows, k)`: the classes whose probabilities are given.
+        probabilities: `(rows, k)`, of these classes.
+    """
+
+    rows: torch.Tensor
+    predictions: np.ndarray
+    references: np.ndarray | None
+    loss: float
+    classes: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
 
 
 @torch.no_grad()
 def task_logits(
     model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, batch_size: int
-) -> list[torch.Tensor]:
+) -> Iterator[torch.Tensor]:
     """One task's float32 logits in batches of rows, from `embeddings (sentences, dim)` and `rows (rows, k)`."""
     is_pair = model.config.tasks[task]["pair"]
-    logits = []
     with evaluating(model):
         for batch in rows.split(batch_size):
             chosen, places = batch.unique(return_inverse=True)
             places = (places if is_pair else places[:, 0]).to(model.device)
             chosen = embeddings[chosen].to(model.device, model.dtype)
-            logits.append(model.task_logits(chosen, task, {task: places})[task].float().cpu())
-    return logits
+            yield model.task_logits(chosen, task, {task: places})[task].float().cpu()
 
 
-def decisions(settings: dict[str, Any], logits: torch.Tensor) -> list:
-    """Class numbers `(rows,)`, or for a multi-label task rows of 0 and 1 by its thresholds."""
+def decisions(settings: dict[str, Any], logits: torch.Tensor) -> np.ndarray:
+    """
+    What the metrics take as predictions, from `logits (rows, num_labels)` or `(rows,)`.
+
+    Class numbers `(rows,)`; for a multi-label task 0 and 1 `(rows, num_labels)` by its thresholds; else the values.
+    """
     if settings["problem_type"] == "multi_label_classification":
-        return (logits.sigmoid() >= torch.tensor(settings["thresholds"])).int().tolist()
-    return logits.argmax(dim=-1).tolist()
+        return (logits.sigmoid() >= torch.tensor(settings["thresholds"])).to(torch.uint8).numpy()
+    if settings["problem_type"] == "single_label_classification":
+        return logits.argmax(dim=-1).numpy()
+    return logits.double().numpy()
+
+
+def _most_probable(settings: dict[str, Any], logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and probabilities `(rows, k)`: of all labels in their order, or of many labels the highest."""
+    is_single = settings["problem_type"] == "single_label_classification"
+    probabilities = logits.softmax(dim=-1) if is_single else logits.sigmoid()
+    if probabilities.shape[1] <= ALL_PROBABILITIES:
+        classes = torch.arange(probabilities.shape[1]).expand_as(probabilities)
+    else:
+        probabilities, classes = probabilities.topk(MOST_PROBABLE, dim=-1)
+    return classes.int().numpy(), probabilities.numpy()
 
 
 def never_negatives(anchors: Sequence[int], positives: Sequence[int], candidates: Sequence[int]) -> list[list[int]]:
@@ -103,54 +151,25 @@ def never_negatives(anchors: Sequence[int], positives: Sequence[int], candidates
     return [sorted(answers[anchor] - {positive}) for anchor, positive in zip(anchors, positives, strict=True)]
 
 
-def task_predictions(
-    settings: dict[str, Any],
-    logits: torch.Tensor,
-    embeddings: torch.Tensor,
-    rows: torch.Tensor,
-    labels: torch.Tensor,
-) -> tuple[list, list | None]:
-    """
-    Predictions and references of every row, as the metrics take them: class numbers, rows of 0 and 1 by the task's
-    thresholds, values or cosines with their labels; ranks without references for a contrastive task.
-
-    Args:
-        settings: the task's entry in `MultiTaskConfig.tasks`.
-        logits: of all rows, as `task_logits` gives them.
-        embeddings: `(sentences, embedding_dim)`, as `model.embed` gives them.
-        rows: `(rows, sentences of a row)`, places in `embeddings`.
-        labels: `(rows,)` or `(rows, num_labels)`.
-    """
-    if settings["problem_type"] in LABELLED_PROBLEM_TYPES:
-        return decisions(settings, logits), labels.int().tolist()
-    if settings["problem_type"] == "contrastive":
-        distinct, places = rows[:, 1:].unique(return_inverse=True)
-        positives = places[:, 0].tolist()
-        left_out = never_negatives(rows[:, 0].tolist(), positives, distinct.tolist())
-        anchors = embeddings[rows[:, 0]].numpy()
-        return positive_ranks(anchors, embeddings[distinct].numpy(), positives, left_out=left_out).tolist(), None
-    return logits.tolist(), labels.tolist()
+def positive_ranks_of(embeddings: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
+    """`(rows,)`: where each anchor's positive ranks among all candidates of a contrastive task, from 1."""
+    distinct, places = rows[:, 1:].unique(return_inverse=True)
+    positives = places[:, 0].tolist()
+    left_out = never_negatives(rows[:, 0].tolist(), positives, distinct.tolist())
+    return positive_ranks(embeddings[rows[:, 0]].numpy(), embeddings[distinct].numpy(), positives, left_out=left_out)
 
 
-def task_confusion(
-    model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor
-) -> dict[str, Any]:
-    """What a classification task confuses, see `confusion_matrix_of`; arguments as for `task_scores`."""
-    settings = model.config.tasks[task]
-    logits = torch.cat(task_logits(model, task, embeddings, rows, batch_size=8192))
-    return confusion_matrix_of(decisions(settings, logits), labels.int().tolist(), settings["labels"])
-
-
-def task_scores(
+def answer_task(
     model: MultiTaskModel,
     task: str,
     embeddings: torch.Tensor,
     rows: torch.Tensor,
     labels: torch.Tensor,
     batch_size: int = 64,
-) -> dict[str, float]:
+    with_probabilities: bool = False,
+) -> TaskAnswers:
     """
-    Loss and metrics of one task.
+    What a model answers for one task's rows.
 
     Args:
         model: the model that gave the embeddings.
@@ -159,27 +178,49 @@ def task_scores(
         rows: `(rows, sentences of a row)`, places in `embeddings`.
         labels: `(rows,)` or `(rows, num_labels)`.
         batch_size: rows that losses over pairs compare with each other.
+        with_probabilities: whether a classification task's probabilities are kept: of all labels, or of a task with
+            more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row.
+    """
+    settings = model.config.tasks[task]
+    is_classification = settings["problem_type"] in LABELLED_PROBLEM_TYPES
+    loss, found, probable = 0.0, [], []
+    for logits, batch_rows, batch_labels in zip(
+        task_logits(model, task, embeddings, rows, batch_size),
+        rows.split(batch_size),
+        labels.split(batch_size),
+        strict=True,
+    ):
+        loss += task_loss(settings, logits, batch_labels, embeddings, batch_rows).item()
+        found.append(decisions(settings, logits))
+        if with_probabilities and is_classification:
+            probable.append(_most_probable(settings, logits))
+    predictions, references = np.concatenate(found), labels.double().numpy()
+    if is_classification:
+        references = labels.to(torch.uint8 if labels.dim() == 2 else torch.long).numpy()
+    elif settings["problem_type"] == "contrastive":
+        predictions, references = positive_ranks_of(embeddings, rows), None
+    classes, probabilities = map(np.concatenate, zip(*probable, strict=True)) if probable else (None, None)
+    return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
+
+
+def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[str, float]:
+    """
+    Loss and metrics of one task, from what `answer_task` gave.
 
     Returns:
         `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean
         cosines of related and unrelated pairs.
     """
-    settings = model.config.tasks[task]
-    logits = task_logits(model, task, embeddings, rows, batch_size)
-    loss = 0.0
-    for batch_logits, batch_rows, batch_labels in zip(
-        logits, rows.split(batch_size), labels.split(batch_size), strict=True
-    ):
-        loss += task_loss(settings, batch_logits, batch_labels, embeddings, batch_rows).item()
-    scores = {"loss": loss / len(rows)}
-
-    predictions, references = task_predictions(settings, torch.cat(logits), embeddings, rows, labels)
+    settings, scores = model.config.tasks[task], {"loss": answers.loss}
     for metric in settings["metrics"]:
-        scores.update(compute_metric(metric, predictions, references))
+        scores.update(compute_metric(metric, answers.predictions, answers.references))
     if settings["problem_type"] == "similarity":
         low, high = settings["score_range"]
-        score_range = (min(low, *references), max(high, *references))  # a split may reach beyond the training scores
-        scores.update(compute_metric("mean_cosine_related", predictions, references, score_range=score_range))
+        # A split may reach beyond the training scores.
+        score_range = (min(low, answers.references.min()), max(high, answers.references.max()))
+        scores.update(
+            compute_metric("mean_cosine_related", answers.predictions, answers.references, score_range=score_range)
+        )
     return scores
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from transformers.trainer_utils import speed_metrics
 
-from ..configuration_multitask import LABELLED_PROBLEM_TYPES
+from .confusion import count_confusion
 from .evaluation import (
     Evaluation,
+    TaskAnswers,
+    answer_task,
     choose_thresholds,
     combined_score,
-    task_confusion,
     task_logits,
-    task_predictions,
     task_scores,
 )
 from .features.cache import embed_cached
@@ -50,25 +50,21 @@ class EvaluationLoop:
         gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
         return evaluation, gathered[: len(evaluation.sentences)]
 
-    def _scores(
-        self, evaluation: Evaluation, embeddings: torch.Tensor, tasks: Iterable[str]
-    ) -> dict[str, dict[str, float]]:
-        return {
-            task: task_scores(
-                self.model,
-                task,
-                embeddings,
-                evaluation.rows[task],
-                evaluation.labels[task],
-                self.args.per_device_eval_batch_size,
-            )
-            for task in tasks
-        }
+    def _answer(
+        self, evaluation: Evaluation, embeddings: torch.Tensor, task: str, with_probabilities: bool = False
+    ) -> TaskAnswers:
+        rows, labels = evaluation.rows[task], evaluation.labels[task]
+        batch_size = self.args.per_device_eval_batch_size
+        return answer_task(self.model, task, embeddings, rows, labels, batch_size, with_probabilities)
 
     def measure(self, split: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
         """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
         evaluation, embeddings = self._embed_split(split)
-        return self._scores(evaluation, embeddings, [task for task in evaluation.rows if task in tasks])
+        return {
+            task: task_scores(self.model, task, self._answer(evaluation, embeddings, task))
+            for task in evaluation.rows
+            if task in tasks
+        }
 
     def evaluate(
         self, eval_dataset: str | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -87,19 +83,24 @@ class EvaluationLoop:
         Raises:
             ValueError: no task has a labelled row in the split.
         """
+        return self.evaluate_and_answer(eval_dataset or "validation", metric_key_prefix, with_probabilities=False)[0]
+
+    def evaluate_and_answer(
+        self, split: str, metric_key_prefix: str = "eval", with_probabilities: bool = True
+    ) -> tuple[dict[str, float], dict[str, TaskAnswers]]:
+        """What `evaluate` gives, and by task what the model answers, from the same pass."""
         self._memory_tracker.start()
         start_time = time.time()
-        split = eval_dataset or "validation"
         evaluation, embeddings = self._embed_split(split)
         if not evaluation.rows:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
-        scores = self._scores(evaluation, embeddings, evaluation.rows)
-        self.confusion |= {
-            task: {**task_confusion(self.model, task, embeddings, rows, evaluation.labels[task]), "split": split}
-            for task, rows in evaluation.rows.items()
-            if tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES
-        }
+        answers = {task: self._answer(evaluation, embeddings, task, with_probabilities) for task in evaluation.rows}
+        scores = {task: task_scores(self.model, task, found) for task, found in answers.items()}
+        for task, found in answers.items():
+            if labels := tasks[task].get("labels"):
+                counted = count_confusion(found.predictions, found.references, len(labels))
+                self.confusion[task] = {"split": split, **counted}
         metrics = {
             f"{metric_key_prefix}_{task}_{metric}": value
             for task, task_metrics in scores.items()
@@ -114,22 +115,12 @@ class EvaluationLoop:
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
-        return metrics
+        return metrics, answers
 
-    def predictions(self, split: str, tasks: Iterable[str]) -> dict[str, tuple[list, list | None]]:
-        """By task what its metrics are computed from, see `task_predictions`; of those that have rows in a split."""
+    def predictions(self, split: str, tasks: Iterable[str]) -> dict[str, TaskAnswers]:
+        """By task what the model answers, of those that have rows in a split."""
         evaluation, embeddings = self._embed_split(split)
-        return {
-            task: task_predictions(
-                self.model.config.tasks[task],
-                torch.cat(task_logits(self.model, task, embeddings, rows, self.args.per_device_eval_batch_size)),
-                embeddings,
-                rows,
-                evaluation.labels[task],
-            )
-            for task, rows in evaluation.rows.items()
-            if task in tasks
-        }
+        return {task: self._answer(evaluation, embeddings, task) for task in evaluation.rows if task in tasks}
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
         """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
@@ -144,7 +135,7 @@ class EvaluationLoop:
         chosen = {}
         for task in multi_label:
             logits = task_logits(self.model, task, embeddings, evaluation.rows[task], batch_size=8192)
-            probabilities = torch.cat(logits).sigmoid().numpy()
+            probabilities = torch.cat(list(logits)).sigmoid().numpy()
             chosen[task] = choose_thresholds(probabilities, evaluation.labels[task].numpy())
             self.model.config.tasks[task]["thresholds"] = chosen[task]
         return chosen

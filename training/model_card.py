@@ -22,6 +22,7 @@ from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
 from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_step
 from .card_metadata import CardContent, card_metadata, read_source
 from .comparison.report import draw_comparison
+from .confusion import read_confusion
 from .plots import draw_confusion, draw_training
 from .recipe_yaml import read_yaml
 from .results import RECIPE_FILE, RESULTS_FILE
@@ -45,7 +46,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
         for task, counted in results.get("confusion", {}).items():
             if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES:
                 file = f"{CONFUSION_PICTURES}{task}.png"
-                draw_confusion(folder / file, task, **counted)
+                draw_confusion(folder / file, task, results["tasks"][task]["labels"], read_confusion(counted))
                 pictures[f"What {task} confuses"] = file
         if compared := results.get("compare_single"):
             pictures |= draw_comparison(folder, compared)

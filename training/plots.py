@@ -1,8 +1,7 @@
 """Pictures for the model card: how training went, and what each classification task confuses.
 
-    draw_training        loss and validation scores over the steps, from the Trainer's log history
-    draw_confusion       a confusion matrix, or for a multi-label task what was hit and missed by label
-    confusion_matrix_of  the numbers of the latter, from predictions
+    draw_training   loss and validation scores over the steps, from the Trainer's log history
+    draw_confusion  a confusion matrix, or for a multi-label task what was hit and missed by label
 
 matplotlib is needed for drawing only, and imported there.
 """
@@ -14,43 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 
-# Up to so many labels every cell carries its count; beyond, colour alone is easier to read.
-LABELS_WITH_COUNTS = 30
+from .confusion import matrix_of, most_confused
+
+# Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.
+MOST_LABELS = 30
+LABELS_OF_MANY = 25
 LONGEST_LABEL = 24
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
-
-
-def confusion_matrix_of(
-    predictions: Sequence[int] | Sequence[Sequence[int]],
-    references: Sequence[int] | Sequence[Sequence[int]],
-    labels: Sequence[str],
-) -> dict[str, Any]:
-    """
-    What a classification task confuses, ready for results.json.
-
-    Args:
-        predictions: class numbers, or for a multi-label task rows of 0 and 1.
-        references: the same, as labelled.
-        labels: the names of the classes, in the order of their numbers.
-
-    Returns:
-        `labels`, and `matrix`: for classes `matrix[i][j]` rows of class `i` were predicted as class `j`; for
-        a multi-label task `matrix[i]` is `[[true negatives, false positives], [false negatives, true positives]]`.
-
-    Raises:
-        ValueError: there is no row, or the two differ in length.
-    """
-    if not len(references) or len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions and {len(references)} references. Give one of each for every row."
-        )
-    if np.ndim(references) == 2:
-        matrix = multilabel_confusion_matrix(references, predictions)  # (labels, 2, 2)
-    else:
-        matrix = confusion_matrix(references, predictions, labels=range(len(labels)))  # (labels, labels)
-    return {"labels": list(labels), "matrix": matrix.tolist()}
 
 
 def is_number(value: Any) -> bool:
@@ -160,55 +130,55 @@ def draw_training(
     return True
 
 
-def _drawable(labels: Sequence[str]) -> list[str]:
-    """Label names short enough for an axis; one that matplotlib's own font cannot write becomes its number."""
+def _drawable(labels: Sequence[str], classes: Sequence[int]) -> list[str]:
+    """Names of classes, short enough for an axis; one that matplotlib's own font cannot write becomes its number."""
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     names = []
-    for number, label in enumerate(labels):
-        name = " ".join(str(label).split())
+    for number in classes:
+        name = " ".join(str(labels[number]).split())
         if not name or any(ord(character) not in known for character in name):
             name = f"label {number}"
         names.append(name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…")
     return names
 
 
-def draw_confusion(path: Path, task: str, labels: Sequence[str], matrix: Sequence[Any], split: str = "test") -> None:
+def draw_confusion(path: Path, task: str, labels: Sequence[str], counted: dict[str, Any]) -> None:
     """
-    Draw what `confusion_matrix_of` has counted.
+    Draw what `count_confusion` has counted: of up to 30 classes all, else the 25 that are confused most.
 
     Args:
         path: the PNG file to write.
         task: the task's name, for the title.
-        labels: the names of the classes.
-        matrix: `(labels, labels)`, or for a multi-label task `(labels, 2, 2)`.
-        split: the split that was counted, for the title.
+        labels: the names of all classes.
+        counted: the counts with their `split`, as `read_confusion` gives them.
     """
     import matplotlib
 
-    counts = np.asarray(matrix)
+    classes = range(len(labels)) if len(labels) <= MOST_LABELS else most_confused(counted, LABELS_OF_MANY)
+    title = f"{task}, {counted['split']} split ({counted['rows']:,} rows)"
+    if len(classes) < len(labels):
+        title += f"\nthe {len(classes)} most confused of {len(labels):,} classes"
     with matplotlib.rc_context({**STYLE, "font.family": "DejaVu Sans"}):
-        figure = _hits_by_label(labels, counts) if counts.ndim == 3 else _matrix(labels, counts)
-        figure.axes[0].set_title(f"{task}, {split} split ({_rows(counts)} rows)", parse_math=False)
+        names = _drawable(labels, classes)
+        draw = _matrix if "confused" in counted else _hits_by_label
+        figure = draw(names, counted, list(classes))
+        figure.axes[0].set_title(title, parse_math=False)
         figure.savefig(path)
 
 
-def _rows(counts: np.ndarray) -> int:
-    return int(counts[0].sum() if counts.ndim == 3 else counts.sum())
-
-
-def _matrix(labels: Sequence[str], counts: np.ndarray) -> Any:
-    """Rows are the true classes, columns the predicted ones; the colour is the share of the row."""
+def _matrix(names: Sequence[str], counted: dict[str, Any], classes: list[int]) -> Any:
+    """Rows are the true classes, columns the predicted ones; the colour is the share of all rows of the class."""
     from matplotlib.figure import Figure
 
-    size = len(labels)
+    size = len(classes)
     side = min(2.6 + 0.55 * size, 4.5 + 0.3 * size, 16)  # inches
     figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained")
     axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    counts = matrix_of(counted, classes)
+    shares = counts / np.maximum([[counted["labelled"][number]] for number in classes], 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = _drawable(labels)
     fontsize = 11 if size <= 12 else 9
     axes.set_xticks(range(size), names, rotation=45 if size <= 12 else 90, parse_math=False, fontsize=fontsize)
     if size <= 12:
@@ -218,35 +188,34 @@ def _matrix(labels: Sequence[str], counts: np.ndarray) -> Any:
     axes.set(xlabel="predicted", ylabel="labelled")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if size <= LABELS_WITH_COUNTS:
-        for row, column in zip(*counts.nonzero(), strict=True):
-            axes.text(
-                column,
-                row,
-                counts[row, column],
-                ha="center",
-                va="center",
-                fontsize=12 if size <= 6 else 9 if size <= 12 else 7,
-                color="white" if shares[row, column] > 0.55 else "black",
-            )
+    for row, column in zip(*counts.nonzero(), strict=True):
+        axes.text(
+            column,
+            row,
+            counts[row, column],
+            ha="center",
+            va="center",
+            fontsize=12 if size <= 6 else 9 if size <= 12 else 7,
+            color="white" if shares[row, column] > 0.55 else "black",
+        )
     figure.colorbar(picture, ax=axes, label="share of the labelled class", shrink=0.7)
     return figure
 
 
-def _hits_by_label(labels: Sequence[str], counts: np.ndarray) -> Any:
+def _hits_by_label(names: Sequence[str], counted: dict[str, Any], classes: list[int]) -> Any:
     """A bar for each label: rows found and rows missed, and to the left of zero the false alarms."""
     from matplotlib.figure import Figure
 
-    size = len(labels)
+    size = len(classes)
     figure = Figure(figsize=(8.5, 1.8 + 0.28 * size), layout="constrained")
     axes = figure.subplots()
-    found, missed, false = counts[:, 1, 1], counts[:, 1, 0], counts[:, 0, 1]
+    found, labelled, predicted = (np.array(counted[key])[classes] for key in ("right", "labelled", "predicted"))
     places = np.arange(size)
     axes.barh(places, found, color="#2f6db3", label="found")
-    axes.barh(places, missed, left=found, color="#b9d3ec", label="missed")
-    axes.barh(places, -false, color="#d9884f", label="predicted, but not labelled")
+    axes.barh(places, labelled - found, left=found, color="#b9d3ec", label="missed")
+    axes.barh(places, found - predicted, color="#d9884f", label="predicted, but not labelled")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(places, _drawable(labels), parse_math=False, fontsize=10)
+    axes.set_yticks(places, names, parse_math=False, fontsize=10)
     axes.set_ylim(size - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     axes.set_xlabel("rows")

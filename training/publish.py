@@ -15,12 +15,13 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-# What stands beside the finished model: checkpoints, single runs, logs that name the machine, pickles, drafts, hidden
-# files.
+# What stands beside the finished model: checkpoints, single runs, predictions with the texts of the data, logs that
+# name the machine, pickles, drafts, hidden files.
 EXCLUDED = (
     "checkpoint-*",
     "best/*",
     "single/*",
+    "predictions/*",
     "runs/*",
     "*.bin",
     "*.pt",

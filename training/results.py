@@ -25,11 +25,24 @@ ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
 
 
+def _layout(value: Any, indent: str = "") -> str:
+    """JSON with a line for each key and each mapping of a list, and lists of anything else on one line."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_layout(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        lines = [_layout(item, inner) for item in value]
+    else:
+        return json.dumps(value)
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{right}"
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file that is either there as a whole or not at all."""
     unfinished = path.with_name(path.name + ".part")
     content = json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
-    unfinished.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    unfinished.write_text(_layout(content), encoding="utf-8")
     unfinished.replace(path)
 
 

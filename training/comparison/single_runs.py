@@ -186,16 +186,16 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         for name, prefix in splits.items()
         if name in labelled_set.splits
     }
-    predictions, references = trainer.predictions(split, [task])[task]
+    answers = trainer.predictions(split, [task])[task]
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"predictions": np.array(predictions)}
-    if references is not None:
-        arrays["references"] = np.array(references)
+    arrays = {"predictions": answers.predictions}
+    if answers.references is not None:
+        arrays["references"] = answers.references
     (folder / PREDICTIONS_FILE).write_bytes(save(arrays))
     content = {
         "task": task,
@@ -357,7 +357,7 @@ def compare_single(
     for split in sorted(set(splits.values())):
         wanted = [task for task in tasks if splits[task] == split]
         for task, found in joint.predictions(split, wanted).items():
-            joint_predictions[task] = tuple(None if rows is None else np.array(rows) for rows in found)
+            joint_predictions[task] = found.predictions, found.references
     give_up(joint)
 
     compared: dict[str, Any] = {}
