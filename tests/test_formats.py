@@ -1,6 +1,7 @@
 """What is read from Excel, fastText, JSON, SQLite and SQL, from folders, and from what annotation tools export."""
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
+import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from multitask_sentence.data.formats import FORMATS, check_options
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -279,7 +282,40 @@ def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(tmp_path: Pat
         load(tmp_path, dataset | {"explode": "tag"}, "patterns", "tag")
 
 
-# Annotation tools
+PAGE = (Path(__file__).parents[1] / "recipes/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\| [^|]+ \| `(\{path: .*\})` \|$", PAGE, flags=re.MULTILINE))
+def test_page_on_recipes_gives_options_that_exist(line: str) -> None:
+    dataset = yaml.safe_load(line)
+    options = {
+        key: value for key, value in dataset.items() if key not in ("path", "data_files", "data_dir", "explode")
+    }
+    check_options("t", dataset["path"], options)
+
+
+def test_page_on_recipes_names_every_format() -> None:
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`\w+`[^|]*) \|", PAGE, flags=re.MULTILINE)))
+    assert set(FORMATS) <= set(named)
+
+
+# Annotation tools, read with the lines that recipes/README.md gives
+
+
+def documented(export: str) -> dict[str, Any]:
+    """The lines of the task that the page has for an export, as settings of a TaskSource."""
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {export} |"))
+    return yaml.safe_load("\n".join(line.split("`")[1::2]))
+
+
+def load_export(tmp_path: Path, export: str, content: list[dict[str, Any]], **changes: Any) -> LoadedTasks:
+    """Read an export with the page's lines, as JSON and as JSONL, with the same result."""
+    settings, found = documented(export) | changes, []
+    for path in ("json", "jsonl"):
+        write_json(tmp_path / f"x.{path}", content)
+        found.append(load(tmp_path, {"path": path, "data_files": f"x.{path}"}, **settings))
+    assert rows(found[0]) == rows(found[1])
+    return found[0]
 
 
 def annotation(task: int, text: str, topic: list[str], first: bool = True, cancelled: bool = False) -> dict[str, Any]:
@@ -298,8 +334,7 @@ def test_label_studio_export_is_read_by_the_name_of_its_control(tmp_path: Path) 
     write_json(tmp_path / "x.json", tasks)
     dataset = {"path": "json", "data_files": "x.json"}
     label = "annotations.0.result.from_name=topic.value.choices"
-    where = {"annotations.0.was_cancelled": False}
-    loaded = load(tmp_path, dataset, "data.text", label, problem_type=MULTI, where=where)
+    loaded = load_export(tmp_path, "Label Studio, JSON", tasks, problem_type=MULTI)
     assert rows(loaded) == [("a", ["up"]), ("b", ["down", "up"])]
     with pytest.raises(ValueError, match=rf"column 'topic', which is missing\. Did you mean '{label}'\?"):
         load(tmp_path, dataset, "data.text", "topic")
@@ -308,27 +343,34 @@ def test_label_studio_export_is_read_by_the_name_of_its_control(tmp_path: Path) 
     assert rows(loaded) == [("a", 3.0), ("b", 3.0), ("c", 3.0)]
 
 
+def test_label_studio_short_export_is_read_by_column(tmp_path: Path) -> None:
+    content = [{"id": 1, "text": "a", "topic": "up"}, {"id": 2, "text": "b", "topic": "down"}]
+    assert rows(load_export(tmp_path, "Label Studio, JSON-MIN", content)) == [("a", "up"), ("b", "down")]
+
+
 def test_prodigy_export_keeps_what_was_accepted(tmp_path: Path) -> None:
     answers = [("a", "SPORT", "accept"), ("b", "NEWS", "accept"), ("c", "SPORT", "reject"), ("d", "NEWS", "ignore")]
-    write_json(tmp_path / "x.jsonl", [{"text": t, "label": name, "answer": answer} for t, name, answer in answers])
-    loaded = load(tmp_path, {"path": "jsonl", "data_files": "x.jsonl"}, where={"answer": "accept"})
+    content = [{"text": text, "label": name, "answer": answer} for text, name, answer in answers]
+    loaded = load_export(tmp_path, "Prodigy, labels accepted or rejected", content)
     assert rows(loaded) == [("a", "SPORT"), ("b", "NEWS")]
-    chosen = [
-        {"text": t, "accept": [n], "answer": "accept", "options": [{"id": "x"}]}
-        for t, n in zip("ab", "xy", strict=True)
-    ]
-    write_json(tmp_path / "x.jsonl", [*chosen, {"text": "c", "accept": [], "answer": "ignore", "options": []}])
-    dataset = {"path": "jsonl", "data_files": "x.jsonl"}
-    loaded = load(tmp_path, dataset, label="accept", where={"answer": "accept"}, problem_type=MULTI)
-    assert rows(loaded) == [("a", ["x"]), ("b", ["y"])]
+    assert "t: 2 of 4 train rows are left out by where {'answer': 'accept'}" in loaded.announcements
+
+
+def test_prodigy_choices_are_read_as_several_labels(tmp_path: Path) -> None:
+    chosen = [("a", ["x"], "accept"), ("b", ["y", "x"], "accept"), ("c", [], "accept"), ("d", [], "ignore")]
+    options = [{"id": "x", "text": "X"}, {"id": "y", "text": "Y"}]
+    content = [{"text": text, "accept": ids, "answer": answer, "options": options} for text, ids, answer in chosen]
+    loaded = load_export(tmp_path, "Prodigy, choices", content, problem_type=MULTI)
+    assert rows(loaded) == [("a", ["x"]), ("b", ["x", "y"]), ("c", [])]
 
 
 def test_argilla_export_is_read_from_its_fields_and_responses(tmp_path: Path) -> None:
     def record(text: str, value: str, status: str = "completed") -> dict[str, Any]:
-        responses = {"topic": [{"value": value, "user_id": "u", "status": "submitted"}]}
+        responses = {"topic": [{"value": value, "user_id": "u"}]} if status == "completed" else {}
         return {"id": text, "fields": {"text": text}, "responses": responses, "suggestions": {}, "status": status}
 
-    write_json(tmp_path / "x.json", [record("a", "up"), record("b", "down"), record("c", "up", "pending")])
-    dataset = {"path": "json", "data_files": "x.json"}
-    loaded = load(tmp_path, dataset, "fields.text", "responses.topic.0.value", where={"status": "completed"})
-    assert rows(loaded) == [("a", "up"), ("b", "down")]
+    content = [record("a", "up"), record("b", "down"), record("c", "up", "pending")]
+    assert rows(load_export(tmp_path, "Argilla 2, JSON", content)) == [("a", "up"), ("b", "down")]
+    old = [("a", "up", "Validated"), ("b", "down", "Validated"), ("c", None, "Default")]
+    content = [{"text": text, "annotation": label, "status": status} for text, label, status in old]
+    assert rows(load_export(tmp_path, "Argilla 1", content)) == [("a", "up"), ("b", "down")]

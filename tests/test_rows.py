@@ -124,7 +124,8 @@ def test_recipe_passes_where_on(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         "tasks:\n  t:\n    problem_type: single_label_classification\n"
         "    dataset: {path: csv, data_files: {train: rows.csv, validation: rows.csv}}\n"
-        "    columns: {sentence: [text, language], label: label}\n    labels: [x, y]\n    where: {answer: accept, n: 1}\n"
+        "    columns: {sentence: [text, language], label: label}\n    labels: [x, y]\n"
+        "    where: {answer: accept, n: 1}\n"
     )
     assert sentences(load(tmp_path, ANSWERS, *load_recipe(tmp_path / "recipe.yaml").sources)) == [["a en"]]
 
