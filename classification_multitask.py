@@ -68,6 +68,8 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
     ) -> SequenceClassifierOutput | tuple:
         """
         Logits of the one task.
@@ -75,7 +77,8 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         Args:
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `MultiTaskModel.forward`.
             labels: class numbers `(batch,)`, multi-hot `(batch, num_labels)`, or values `(batch,)`.
-            return_dict: `False` for a plain tuple.
+            return_dict: `False` for a plain tuple; `None` does what `config.return_dict` says.
+            output_attentions, output_hidden_states: as in `MultiTaskModel.forward`.
 
         Returns `loss` (where labels are given) and `logits` of shape `(batch, num_labels)`, for regression the value
         in the units of the labels.
@@ -87,6 +90,9 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             task=self.task,
+            return_dict=True,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
         logits = output.logits[self.task]
         logits = logits.unsqueeze(-1) if logits.dim() == 1 else logits  # (batch, num_labels)
@@ -95,8 +101,11 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
             loss = self.loss_function(labels, logits, self.config)
             # Of standardised values, as in training: the units of the labels do not set the length of the gradient.
             loss = loss / target_scale(self.config.tasks[self.task])[1] ** 2
-        result = SequenceClassifierOutput(loss=loss, logits=logits)
-        return result if return_dict is not False else result.to_tuple()
+        result = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        is_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if is_dict else result.to_tuple()
 
 
 MultiTaskForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

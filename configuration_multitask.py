@@ -466,6 +466,15 @@ class MultiTaskConfig(PreTrainedConfig):
         """Size of the sentence embedding, under the name that sentence-transformers asks for."""
         return self.embedding_dim
 
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the backbone's token embeddings."""
+        return self.backbone_config.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.backbone_config.vocab_size = value
+
 
 MultiTaskConfig.register_for_auto_class()
 

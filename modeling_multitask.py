@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, ModelOutput, cached_file, logging
 
 from .adapter_multitask import BackboneAdapter
@@ -60,11 +61,24 @@ class MultiTaskOutput(ModelOutput):
         logits (`dict[str, torch.FloatTensor]`):
             For each task that was asked for: `(rows, num_labels)` for classification, the value `(rows,)` in the
             units of the labels for regression, and the cosine `(rows,)` for similarity and contrastive tasks.
+        hidden_states (`tuple(torch.FloatTensor)`):
+            With `output_hidden_states`: the embeddings and each layer's states, `(batch, sequence, hidden)` each.
+        attentions (`tuple(torch.FloatTensor)`):
+            With `output_attentions`: each layer's attention weights, `(batch, heads, sequence, sequence)` each.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
     sentence_embedding: torch.FloatTensor | None = None
     logits: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def to_tuple(self) -> tuple:
+        """The fields in order, each task's logits a tensor of its own, as `MultiTaskModel.output_names` names them."""
+        fields = []
+        for name, value in self.items():
+            fields.extend(value.values() if name == "logits" else [value])
+        return tuple(fields)
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -155,7 +169,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
     _supports_attention_backend = True
 
     @classmethod
-    def from_pretrained(cls, name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """
         Open a saved model: complete, from safetensors, or not at all.
 
@@ -164,6 +178,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
             ValueError: weights are missing, or have other shapes than config.json says.
             ImportError: the model was saved as an adapter, and peft is not installed.
         """
+        name_or_path = pretrained_model_name_or_path
         kwargs.setdefault("use_safetensors", True)  # never unpickle
         sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
@@ -454,6 +469,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         task_rows: dict[str, torch.LongTensor] | None = None,
         return_dict: bool | None = None,
         pooled: torch.FloatTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
     ) -> MultiTaskOutput | tuple:
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
@@ -469,9 +486,13 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             task: `None` for every task that answers a single sentence, `"embedding"` for none, or one task's name.
             task_rows: which rows of the batch each task reads: `(rows,)` for single sentences, `(rows, 2)` for pairs,
                 `(rows, 2 + negatives)` for contrastive tasks. Tasks that are not named are left out.
-            return_dict: `False` for a plain tuple.
+            return_dict: `False` for a plain tuple of tensors, as exports and tracing need it; `output_names` names
+                them. `None` does what `config.return_dict` says.
             pooled: `(batch, hidden)`, pooled vectors of an earlier pass in place of `input_ids`: the backbone is then
                 not called, and there is no `last_hidden_state`.
+            output_attentions: whether to return attention weights; `None` does what the configuration says.
+            output_hidden_states: whether to return the states of all layers, or of those with these numbers; `None`
+                does what the configuration says. Either makes the pass a padded one.
 
         Raises:
             ValueError: the task is unknown, a task that compares two sentences was named without `task_rows`, or
@@ -491,7 +512,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             if inputs or attention_mask is not None:
                 given = ", ".join([*inputs, *(["attention_mask"] if attention_mask is not None else [])])
                 raise ValueError(f"forward was given pooled vectors and {given}. Give one or the other.")
-            last_hidden_state, embedding = None, self.project(pooled.to(self.dtype))
+            states, embedding = BaseModelOutput(), self.project(pooled.to(self.dtype))
         else:
             if attention_mask is None:
                 tokens = input_ids if input_ids is not None else inputs_embeds
@@ -500,13 +521,46 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 del inputs["token_type_ids"]
             if self._is_too_long(attention_mask):
                 inputs, attention_mask = self._truncate(inputs, attention_mask)
-            last_hidden_state, embedding = self.states_and_embedding(attention_mask, **inputs)
+            recorded = self._recorded(output_attentions, output_hidden_states)
+            states, pooled = self._backbone_pass(attention_mask, inputs, recorded)
+            embedding = self.project(pooled)
+        return self._output(states, embedding, self.task_logits(embedding, task, task_rows), return_dict)
+
+    def _output(
+        self,
+        states: BaseModelOutput,
+        embedding: torch.Tensor,
+        logits: dict[str, torch.Tensor] | None,
+        return_dict: bool | None,
+    ) -> MultiTaskOutput | tuple:
+        """What `forward` returns, from the backbone's output and the embedding before normalisation."""
         output = MultiTaskOutput(
-            last_hidden_state=last_hidden_state,
+            last_hidden_state=states.last_hidden_state,
             sentence_embedding=F.normalize(embedding, dim=-1) if self.config.normalize else embedding,
-            logits=self.task_logits(embedding, task, task_rows),
+            logits=logits,
+            hidden_states=states.hidden_states,
+            attentions=states.attentions,
         )
-        return output if return_dict is not False else output.to_tuple()
+        is_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if is_dict else output.to_tuple()
+
+    def _recorded(
+        self, output_attentions: bool | None = None, output_hidden_states: bool | list[int] | None = None
+    ) -> dict[str, Any]:
+        """What the backbone is asked to hand out beside its last states; arguments win over the configuration."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
+        return {name: value for name, value in asked.items() if value}
+
+    def output_names(self, task: str | None = None) -> list[str]:
+        """
+        Names of the tensors that `forward` returns with `return_dict=False`, in their order, for exports.
+
+        Args:
+            task: as for `forward`.
+        """
+        logits = [f"logits.{name}" for name in self._tasks_of_one_sentence(task)]
+        return ["last_hidden_state", "sentence_embedding", *logits]
 
     def token_states(
         self,
@@ -524,10 +578,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         inputs = {"input_ids": input_ids}
         if token_type_ids is not None and self._takes_token_types:
             inputs["token_type_ids"] = token_type_ids
-        states, embedding = self.states_and_embedding(attention_mask, **inputs)
-        embedding = F.normalize(embedding, dim=-1) if self.config.normalize else embedding
-        output = MultiTaskOutput(last_hidden_state=states, sentence_embedding=embedding)
-        return output if return_dict is not False else output.to_tuple()
+        states, pooled = self._backbone_pass(attention_mask, inputs, self._recorded())
+        return self._output(states, self.project(pooled), None, return_dict)
 
     def _is_too_long(self, attention_mask: torch.Tensor) -> bool:
         """Whether a text may have more tokens than the model reads; an exported graph takes any length."""
@@ -562,18 +614,34 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         self, attention_mask: torch.Tensor, **inputs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
-        if set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2 and self.packs():
-            return packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
-        states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        output, pooled = self._backbone_pass(attention_mask, inputs, {})
+        return output.last_hidden_state, pooled
+
+    def _backbone_pass(
+        self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any]
+    ) -> tuple[BaseModelOutput, torch.Tensor]:
+        """The backbone's output with what is to be `recorded` of it, and pooled vectors `(batch, hidden)`."""
+        can_pack = not recorded and set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2
+        if can_pack and self.packs():
+            states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
+            return BaseModelOutput(last_hidden_state=states), pooled
+        output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
+        states = output.last_hidden_state
         # An offloaded backbone leaves its states on the device that it was computed on.
-        return states, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
+        return output, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
         return self.projection(pooled) if self.projection is not None else pooled
 
     def packs(self) -> bool:
-        """Whether passes run without padding; which way they go, and why, is logged once."""
+        """
+        Whether passes run without padding; which way they go, and why, is logged once.
+
+        A graph that is traced, exported or compiled is a padded one: a packed pass depends on the lengths in a batch.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # exporting is compiling, too
+            return False
         if self.padding_free is False:
             reason = cannot_pack(self.backbone) or "model.padding_free is False"
         elif not is_installed(self.backbone):
@@ -592,6 +660,11 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
     def _takes_token_types(self) -> bool:
         return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
 
+    def _tasks_of_one_sentence(self, task: str | None) -> list[str]:
+        """The tasks that answer a single sentence, or of them the one that is asked for."""
+        names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
+        return [name for name in names if task in (None, name)]
+
     def task_logits(
         self, embedding: torch.Tensor, task: str | None = None, task_rows: dict[str, torch.LongTensor] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -606,8 +679,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                     f"Task {task!r} compares two sentences. Say which rows of the batch belong together: "
                     f"task_rows={{{task!r}: tensor of shape (pairs, 2)}}, or use model.predict."
                 )
-            names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
-            task_rows = {name: None for name in names if task in (None, name)}
+            task_rows = dict.fromkeys(self._tasks_of_one_sentence(task))
         logits = {}
         for name, rows in task_rows.items():
             if task not in (None, name):

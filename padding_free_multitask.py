@@ -61,6 +61,17 @@ class PackedRow:
     token_type_ids: torch.Tensor | None = None
 
 
+def attention_weights(
+    query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor | None, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    """Who attends to whom, after dropout: `(sentences, heads, length, head_dim)` give `(..., length, length)`."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scaling) @ key.transpose(-1, -2)  # (sentences, heads, length, length)
+    if is_seen is not None:
+        scores = scores.masked_fill(~is_seen, torch.finfo(scores.dtype).min)  # not -inf: a token may see nothing
+    return fast_dropout(scores.softmax(dim=-1), dropout)
+
+
 def attention_with_dropout(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -75,11 +86,7 @@ def attention_with_dropout(
     PyTorch's own has no fused kernel with dropout on a CPU, and what it does instead is dear where groups of sentences
     are many and small: those of a training batch. Arguments and result are `(sentences, heads, length, head_dim)`.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query * scaling) @ key.transpose(-1, -2)  # (sentences, heads, length, length)
-    if is_seen is not None:
-        scores = scores.masked_fill(~is_seen, -torch.inf)
-    return fast_dropout(scores.softmax(dim=-1), dropout) @ value
+    return attention_weights(query, key, is_seen, dropout, scaling) @ value
 
 
 def grouped_attention(
@@ -109,8 +116,12 @@ def grouped_attention(
             attends group by group.
         sliding_window: two tokens see each other where their distance is below it; `None` for any distance.
 
-    Returns `(1, tokens, heads, head_dim)` and no weights.
+    Returns `(1, tokens, heads, head_dim)` and no weights, except of a padded batch with `output_attentions`:
+    `(batch, heads, sequence, sequence)`.
     """
+    if length_groups is None and kwargs.get("output_attentions"):
+        weights = attention_weights(query, key, attention_mask, dropout, scaling)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
     if length_groups is None:
         kwargs.update(dropout=dropout, scaling=scaling, sliding_window=sliding_window)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

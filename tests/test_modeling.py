@@ -393,13 +393,17 @@ def test_output_fields_stand_in_the_documented_order(tiny_model: MultiTaskModel,
     assert output[0] is output.last_hidden_state
 
 
-def test_return_dict_false_gives_a_tuple(tiny_model: MultiTaskModel, inputs: dict) -> None:
+def test_return_dict_false_gives_a_flat_tuple_of_the_named_tensors(tiny_model: MultiTaskModel, inputs: dict) -> None:
     expected = tiny_model(**inputs)
+    names = tiny_model.output_names()
+    assert names == ["last_hidden_state", "sentence_embedding", "logits.mood", "logits.tags", "logits.rating"]
     found = tiny_model(**inputs, return_dict=False)
     assert type(found) is tuple
-    assert len(found) == 3
-    torch.testing.assert_close(found[1], expected.sentence_embedding, rtol=0, atol=0)
-    assert set(found[2]) == set(expected.logits)
+    for name, tensor in zip(names, found, strict=True):
+        wanted = expected.logits[name.removeprefix("logits.")] if name.startswith("logits.") else expected[name]
+        torch.testing.assert_close(tensor, wanted, rtol=0, atol=0)
+    tiny_model.config.return_dict = False
+    assert len(tiny_model(**inputs, task="tags")) == len(tiny_model.output_names("tags")) == 3
 
 
 def test_task_chooses_the_heads(tiny_model: MultiTaskModel, inputs: dict) -> None:
