@@ -68,7 +68,7 @@ def test_view_without_a_task_takes_the_only_one_or_names_the_choices(
     tiny_model: MultiTaskModel, tmp_path: Path
 ) -> None:
     tiny_model.save_pretrained(tmp_path / "many")
-    with pytest.raises(ValueError, match=r"No task was named.*There are: mood, rating, tags"):
+    with pytest.raises(ValueError, match=r"No task was named.*There are: mood, tags, rating"):
         open_view(str(tmp_path / "many"))
     tiny_model.remove_task("tags")
     tiny_model.remove_task("rating")
