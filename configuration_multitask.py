@@ -10,6 +10,7 @@ This file travels with every saved model (`trust_remote_code=True`), so it impor
 
 import difflib
 import math
+from collections import Counter
 from numbers import Real
 from typing import Any
 
@@ -168,7 +169,7 @@ def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
     if not isinstance(labels, (list, tuple)) or len(labels) < least:
         raise ValueError(f"{where} is {labels!r}, but should list at least {least} label names.")
     labels = [str(label) for label in labels]
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise ValueError(f"{where} lists {', '.join(map(repr, repeated))} more than once.")
     return labels
@@ -181,8 +182,10 @@ def _complete_label_weights(where: str, weights: Any, labels: list[str]) -> str 
     if isinstance(weights, dict):
         # YAML has made booleans of some labels.
         names = [str(label).lower() if isinstance(label, bool) else str(label) for label in weights]
+        known = set(labels)
         for name in names:
-            _check_choice(f"{where}: a label", name, tuple(labels))
+            if name not in known:
+                _check_choice(f"{where}: a label", name, tuple(labels))
         by_name = dict(zip(names, weights.values(), strict=True))
         missing = [label for label in labels if label not in by_name]
         if missing:
@@ -357,6 +360,32 @@ def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
             )
         completed["score_range"] = [float(score) for score in score_range]
     return completed
+
+
+def extend_labels(name: str, task: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    """
+    A classification task's completed settings with further labels after its own.
+
+    What stands there for each label follows: a new label has the threshold 0.5, and counts 1 in the loss.
+
+    Raises:
+        ValueError: the task has no labels, or one of them already, or none is given.
+    """
+    where = f"tasks.{name}"
+    if "labels" not in task:
+        raise ValueError(f"{where} ({task['problem_type']}) has no labels, so none can be added.")
+    labels = _complete_labels(f"{where}: the labels to add", labels, least=1)
+    known = [label for label in labels if label in set(task["labels"])]
+    if known:
+        raise ValueError(f"{where} has the labels {', '.join(map(repr, known))} already. Add others only.")
+    extended = {**task, "labels": [*task["labels"], *labels]}
+    if "thresholds" in task:
+        extended["thresholds"] = [*task["thresholds"], *[0.5] * len(labels)]
+    extended["loss_options"] = {
+        key: [*value, *[1.0] * len(labels)] if isinstance(value, list) else value
+        for key, value in task.get("loss_options", {}).items()
+    }
+    return complete_task(name, extended)
 
 
 @strict

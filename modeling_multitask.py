@@ -34,6 +34,7 @@ from .configuration_multitask import (
     MultiTaskConfig,
     check_encoder,
     complete_task,
+    extend_labels,
     new_task,
     suggest,
     target_scale,
@@ -425,6 +426,32 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
         if name in self.heads:
             del self.heads[name]
+
+    def add_labels(self, name: str, labels: list[str]) -> None:
+        """
+        Append labels to those of a classification task.
+
+        The ones it has keep their ids and their weights, bit for bit, with thresholds and weights in the loss; the new
+        rows of the last layer are random, so that the task has to be trained on. Every other task stays as it is.
+
+        Args:
+            name: the task's name.
+            labels: names that the task does not have yet.
+
+        Raises:
+            ValueError: there is no such task, it has no labels, or has one of these already.
+        """
+        self._check_tasks([name])
+        settings = extend_labels(name, self.config.tasks[name], labels)
+        layers = self.heads[name].layers
+        old = layers[-1]
+        wider = nn.Linear(old.in_features, len(settings["labels"]), device=old.weight.device, dtype=old.weight.dtype)
+        self._init_weights(wider)
+        with torch.no_grad():
+            wider.weight[: old.out_features] = old.weight
+            wider.bias[: old.out_features] = old.bias
+        layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
+        self.config.tasks = {**self.config.tasks, name: settings}
 
     def _check_tasks(self, names: Iterable[str]) -> None:
         for name in names:

@@ -297,8 +297,9 @@ def test_trained_model_is_continued_with_an_adapter_that_names_it_as_base(first:
         (
             ("tasks", "mood", "labels"),
             ["positive", "negative"],
-            r"tasks\.mood\.labels is \['positive', 'negative'\], but the task of that name in .* has \['negative', '",
+            r"mood\.labels is \['positive', 'negative'\], but .* has \['negative', 'positive'\]\. List these first",
         ),
+        (("tasks", "mood", "labels"), ["negative", "angry"], r"List these first, in this order, and new ones after"),
         (("tasks", "mood", "head"), {"hidden_dims": [12]}, r"mood\.head is \{'hidden_dims': \[12\].* has \{.*\[11\]"),
         (
             ("tasks", "mood"),
@@ -329,6 +330,36 @@ def test_head_that_is_written_out_as_it_was_is_no_contradiction(first: SimpleNam
     job = write_job(tmp_path / "job", ["mood"], continue_from=str(first.folder), projection={"out_features": 24})
     change(job, "tasks", "mood", "labels", value=["negative", "positive"])
     assert finish(job, "--max_steps", "1").results["tasks"]["mood"]["head"]["hidden_dims"] == [11]
+
+
+def test_labels_after_the_old_ones_are_learnt_and_the_old_rows_of_the_head_stay(
+    first: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = write_job(tmp_path / "job", ["mood", "tags"], continue_from=str(first.folder))
+    for path in job.parent.glob("texts_*.csv"):
+        path.write_text(path.read_text().replace("fine today,positive", "fine today,calm").replace("|time", "|hour"))
+    assert "'calm' is not a label of task 'mood'" in error_of(monkeypatch, job)
+    change(job, "tasks", "mood", "labels", value=["negative", "positive", "calm"])
+    old = MultiTaskModel.from_pretrained(first.folder)
+    tags = old.config.tasks["tags"]
+    change(job, "tasks", "tags", "labels", value=[*tags["labels"], "hour"])
+
+    recipe = load_recipe(job)
+    start = check_start(recipe, job.parent / "result")
+    model = start_model(start, recipe, SimpleNamespace(labels={}, score_ranges={}))
+    for task in ("mood", "tags"):
+        for ours, theirs in zip(model.heads[task].parameters(), old.heads[task].parameters(), strict=True):
+            assert torch.equal(ours[: len(theirs)], theirs)
+    assert model.config.tasks["tags"]["thresholds"] == [*tags["thresholds"], 0.5]
+
+    continued = finish(job)
+    assert "new labels of mood" in continued.printed
+    settings = continued.results["tasks"]
+    assert settings["mood"]["labels"] == ["negative", "positive", "calm"]
+    assert len(settings["tags"]["thresholds"]) == len(tags["labels"]) + 1
+    assert continued.results["confusion"]["mood"]["labelled"][2] > 0
+    model = AutoModel.from_pretrained(continued.folder, trust_remote_code=True)
+    assert model.predict(SENTENCES)["mood"]["probabilities"].shape == (3, 3)
 
 
 def test_new_task_whose_scores_would_have_the_name_of_an_old_ones_is_refused(

@@ -23,6 +23,7 @@ from ..configuration_multitask import (
     check_encoder,
     complete_projection,
     complete_task,
+    extend_labels,
 )
 from ..data.loading import LoadedTasks
 from ..data.sources import TaskSource
@@ -46,12 +47,14 @@ class Start:
     Attributes:
         path: folder or Hub id to load from.
         sources: where each task's rows come from, with the labels of tasks that the model has already.
-        tasks: settings of those tasks, by name; empty for a new model.
+        tasks: settings of those tasks, by name, with new labels; empty for a new model.
+        new_labels: by task, the labels that the model does not have yet.
     """
 
     path: str
     sources: list[TaskSource]
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    new_labels: dict[str, list[str]] = field(default_factory=dict)
 
 
 def _trained_config(name_or_path: str) -> MultiTaskConfig:
@@ -81,6 +84,18 @@ def _check_same_embedding(recipe: Recipe, config: MultiTaskConfig) -> None:
             )
 
 
+def _with_new_labels(recipe: Recipe, name: str, saved: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    """Saved settings with the labels that the recipe lists after the saved ones."""
+    own = saved["labels"]
+    if labels[: len(own)] != own:
+        raise ValueError(
+            f"{recipe.path}: tasks.{name}.labels is {labels!r}, but the task of that name in {recipe.continue_from} "
+            f"has {own!r}. List these first, in this order, and new ones after them; or give the new task another "
+            "name."
+        )
+    return extend_labels(name, saved, labels[len(own) :])
+
+
 def _continued_settings(recipe: Recipe, name: str, saved: dict[str, Any]) -> dict[str, Any]:
     """Settings of a task that the model has already: its own, but for what the recipe says of loss and metrics."""
     given = recipe.settings[name]
@@ -88,7 +103,9 @@ def _continued_settings(recipe: Recipe, name: str, saved: dict[str, Any]) -> dic
         wanted = given.get(key)
         if key == "head" and key in given:  # with the defaults of what it leaves out
             wanted = complete_task(name, {**saved, "head": given["head"]})["head"]
-        if key in given and wanted != saved.get(key):
+        if key == "labels" and key in given and wanted != saved["labels"]:
+            saved = _with_new_labels(recipe, name, saved, wanted)
+        elif key in given and wanted != saved.get(key):
             raise ValueError(
                 f"{recipe.path}: tasks.{name}.{key} is {wanted!r}, but the task of that name in "
                 f"{recipe.continue_from} has {saved.get(key)!r}. Keep to that, or give the new task another name."
@@ -112,7 +129,10 @@ def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
         replace(source, labels=tasks[source.name].get("labels")) if source.name in tasks else source
         for source in recipe.sources
     ]
-    return Start(recipe.continue_from, sources, tasks)
+    new_labels = {
+        name: task["labels"][len(config.tasks[name]["labels"]) :] for name, task in tasks.items() if "labels" in task
+    }
+    return Start(recipe.continue_from, sources, tasks, {name: new for name, new in new_labels.items() if new})
 
 
 def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start:
@@ -228,6 +248,8 @@ def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskM
         model = MultiTaskModel.from_pretrained(start.path, dtype=torch.float32)
         if model.config.base_name_or_path:
             model.merge_adapter()
+        for name, labels in start.new_labels.items():
+            model.add_labels(name, labels)
         model.config.tasks = {name: dict(task) for name, task in start.tasks.items()}
         for name in settings:
             if name not in start.tasks:
@@ -253,6 +275,7 @@ def describe_start(start: Start, recipe: Recipe, model: MultiTaskModel) -> list[
             "projection changes their answers)"
         }
         lines += [(title, ", ".join(names) + remarks.get(title, "")) for title, names in groups.items() if names]
+        lines += [(f"new labels of {name}", ", ".join(labels)) for name, labels in start.new_labels.items()]
     if recipe.peft is not None:
         lines.append(("peft", describe_adapter(model, recipe.peft)))
     return lines
