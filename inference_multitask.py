@@ -10,7 +10,7 @@ results come back in the caller's order, and memory does not grow with the input
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,17 @@ from tqdm.auto import tqdm
 
 from .padding_free_multitask import pack, pool_row, row_states
 from .prepacked_multitask import prepacked
+from .rows_multitask import (
+    check_batch_size,
+    check_container,
+    check_rows,
+    check_sentences,
+    count_rows,
+    plain_answers,
+    windows_of,
+    without_lone_surrogates,
+)
+from .tokenizer_multitask import own_tokenizer, token_ids
 
 # Tokens of one backbone pass in `encode`, by device. On a CPU enough to fill the matrix products and little enough to
 # stay in the caches, as measured. A GPU takes many more to be busy; what is best there was not measured.
@@ -53,27 +64,6 @@ def length_sorted_batches(
         yield batch
 
 
-def check_sentences(sentences: Sequence[Any], start: int = 0) -> None:
-    """Raise a TypeError that gives the place (counted from `start`) of the first thing that is not a string."""
-    for index, sentence in enumerate(sentences, start):
-        if not isinstance(sentence, str):
-            raise TypeError(f"Sentence {index} is {sentence!r} ({type(sentence).__name__}), but should be a string.")
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Raise a ValueError for what is no number of sentences."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
-
-
-def windows_of(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
-    """Rows in lists of at most `SENTENCES_PER_WINDOW`, each with the place of its first row."""
-    start, iterator = 0, iter(rows)
-    while window := list(islice(iterator, SENTENCES_PER_WINDOW)):
-        yield start, window
-        start += len(window)
-
-
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Eval mode inside, each module's own mode restored afterwards, also after an error; gives all modules."""
@@ -88,17 +78,6 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
     finally:
         for module in training:
             module.training = True
-
-
-def check_rows(rows: Sequence[Any], is_pair: bool, start: int = 0) -> None:
-    """As `check_sentences`, also for pairs of strings."""
-    if not is_pair:
-        check_sentences(rows, start)
-        return
-    for index, row in enumerate(rows, start):
-        is_good = isinstance(row, (tuple, list)) and len(row) == 2
-        if not is_good or not all(isinstance(sentence, str) for sentence in row):
-            raise TypeError(f"Row {index} is {row!r}, but should be a pair of strings.")
 
 
 class SentenceInference:
@@ -132,60 +111,64 @@ class SentenceInference:
             normalize: whether to scale them to length 1.
         """
         check_batch_size(batch_size)
+        check_container(sentences)
         if isinstance(sentences, (list, tuple)):
             check_sentences(sentences)  # all of them before the first is computed
 
         def checked() -> Iterator[tuple[list[str], int]]:
-            for start, window in windows_of(sentences):
+            for start, window in windows_of(sentences, SENTENCES_PER_WINDOW):
                 check_sentences(window, start)
-                yield window, start
+                yield without_lone_surrogates(window, start), start
 
-        total = len(sentences) if hasattr(sentences, "__len__") else None
-        embeddings = torch.empty(total or 0, self.config.embedding_dim)
+        total = count_rows(sentences)
+        embeddings = self._no_embeddings(total or 0)
         grown = []  # where the length is not known beforehand
         with evaluating(self) as modules, prepacked(modules), self._progress(total, show_progress) as bar:
-            for token_ids, start in self._tokenize_ahead(checked()):
+            for window, start in self._tokenize_ahead(checked()):
                 if total is None:
-                    place = torch.empty(len(token_ids), self.config.embedding_dim)
+                    place = self._no_embeddings(len(window))
                     grown.append(place)
                 else:
-                    place = embeddings[start : start + len(token_ids)]
-                self._embed_tokens(token_ids, batch_size, bar, place, normalize)
+                    place = embeddings[start : start + len(window)]
+                self._embed_tokens(window, batch_size, bar, place, normalize)
         return torch.cat([embeddings, *grown]) if total is None else embeddings
 
+    def _no_embeddings(self, sentences: int, sides: int | None = None) -> torch.Tensor:
+        """Room for embeddings, `(sentences, embedding_dim)` or `(sentences, sides, embedding_dim)`."""
+        shape = (sentences, *([] if sides is None else [sides]), self.config.embedding_dim)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+
     @staticmethod
-    def _progress(total: int | None, show: bool | None) -> tqdm:
+    @contextlib.contextmanager
+    def _progress(total: int | None, show: bool | None) -> Iterator[tqdm | None]:
+        """A bar, where one is shown: making one takes a lock, which a process forked meanwhile would wait for."""
         show = show if show is not None else (total or 0) >= SENTENCES_FOR_PROGRESS
-        return tqdm(total=total, unit="sentence", desc="Encoding", disable=not show)
+        if not show:
+            yield None
+            return
+        with tqdm(total=total, unit="sentence", desc="Encoding") as bar:
+            yield bar
 
     def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
         """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
         sentences, companion = next(windows, ([], None))
-        token_ids = self._tokenize(sentences)
+        tokenized = self._tokenize(sentences)
         with ThreadPoolExecutor(max_workers=1) as thread:
             for sentences, next_companion in windows:
                 following = thread.submit(self._tokenize, sentences)
-                yield token_ids, companion
-                token_ids, companion = following.result(), next_companion
-        if token_ids:
-            yield token_ids, companion
+                yield tokenized, companion
+                tokenized, companion = following.result(), next_companion
+        if tokenized:
+            yield tokenized, companion
 
     def _tokenize(self, sentences: list[str]) -> list[list[int]]:
-        if not sentences:
-            return []
-        return self.tokenizer(
-            sentences,
-            truncation=True,
-            max_length=self.config.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        return token_ids(own_tokenizer(self), sentences, self.config.max_length) if sentences else []
 
     def _embed_tokens(
         self,
         token_ids: list[list[int]],
         batch_size: int | None,
-        bar: tqdm,
+        bar: tqdm | None,
         place: torch.Tensor,
         normalize: bool = False,
     ) -> None:
@@ -195,7 +178,8 @@ class SentenceInference:
             pooled = self.pooled_batch([token_ids[index] for index in batch])  # (batch, hidden)
             embedding = self.project(pooled).float()  # (batch, embedding_dim)
             place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
-            bar.update(len(batch))
+            if bar is not None:
+                bar.update(len(batch))
 
     def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
         """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
@@ -254,7 +238,8 @@ class SentenceInference:
         tasks: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
-    ) -> dict[str, dict[str, Any]]:
+        as_list: bool = False,
+    ) -> dict[str, dict[str, Any]] | list[dict[str, Any]]:
         """
         Every task's answer from one pass of the backbone.
 
@@ -264,19 +249,26 @@ class SentenceInference:
             tasks: names of the tasks to answer; `None` answers every task of the given kind (single or pair).
             batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
             show_progress: whether to show a bar; `None` shows one for long input.
+            as_list: whether to answer row by row in Python's own types, which `json.dumps` takes, instead of arrays.
 
         Returns:
             By task: `labels` and `probabilities (rows, num_labels)` for classification (`labels` is a list per row for
             multi-label tasks, by the thresholds of the configuration), `values (rows,)` for regression, and `scores
             (rows,)`, cosines, for similarity and contrastive tasks. One string or pair gives single values.
 
+            With `as_list`, a list of dictionaries as `pipeline("multitask")` gives them (see `plain_answers`), or one
+            for one string or pair: `[{"sentiment": {"label": ..., "score": ..., "scores": {...}}, ...}, ...]`.
+
         Raises:
-            TypeError: something is neither a string nor a pair of strings.
-            ValueError: a task is unknown, or reads the other kind of input.
+            TypeError: this is no list of texts, or something in it is neither a string nor a pair of strings.
+            ValueError: a task is unknown, or reads the other kind of input, or no task reads this kind.
         """
         is_single = isinstance(sentences, (str, tuple))
         rows = [sentences] if is_single else sentences
-        _, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=False)
+        count, _, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=False)
+        if as_list:
+            listed = plain_answers(self.config.tasks, answers, count)
+            return listed[0] if is_single else listed
         if is_single:
             answers = {name: {key: value[0] for key, value in answer.items()} for name, answer in answers.items()}
         return answers
@@ -295,7 +287,7 @@ class SentenceInference:
         Arguments and answers are those of `predict` for a list; the embeddings are those of `encode`: `(rows,
         embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
         """
-        embeddings, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=True)
+        _, embeddings, answers = self._answer_rows(rows, tasks, batch_size, show_progress, keep_embeddings=True)
         if self.config.normalize:
             embeddings = F.normalize(embeddings, dim=-1)
         return embeddings.numpy(), answers
@@ -307,14 +299,21 @@ class SentenceInference:
         batch_size: int | None,
         show_progress: bool | None,
         keep_embeddings: bool,
-    ) -> tuple[torch.Tensor | None, dict[str, dict[str, Any]]]:
-        """Embeddings, not normalised, where they are to be kept, and answers of rows."""
+    ) -> tuple[int, torch.Tensor | None, dict[str, dict[str, Any]]]:
+        """How many rows there were, their embeddings, not normalised, where they are to be kept, and their answers."""
         check_batch_size(batch_size)
-        total = len(rows) if hasattr(rows, "__len__") else None
-        windows = windows_of(rows)
+        check_container(rows)
+        total, count = count_rows(rows), 0
+        windows = windows_of(rows, SENTENCES_PER_WINDOW)
         start, first = next(windows, (0, []))
         is_pair = bool(first) and isinstance(first[0], (tuple, list))
         names = self._tasks_for(tasks, is_pair, check_kind=bool(first))
+        if not names and first and tasks is None and self.config.tasks and not keep_embeddings:
+            found, others = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
+            raise ValueError(
+                f"No task reads {found}. The tasks {', '.join(self.config.tasks)} read {others}. "
+                f"{'Give several sentences as a list; ' if is_pair else ''}embeddings come from model.encode."
+            )
         if isinstance(rows, (list, tuple)):
             check_rows(rows, is_pair)  # all of them before the first is computed
 
@@ -323,36 +322,44 @@ class SentenceInference:
             for start, window in windows:
                 check_rows(window, is_pair, start)
                 flat = list(chain.from_iterable(window)) if is_pair else window
+                flat = without_lone_surrogates(flat, start, 1 + is_pair)
                 places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
-                index = torch.tensor([places[sentence] for sentence in flat], dtype=torch.long)
+                index = torch.tensor([places[sentence] for sentence in flat], dtype=torch.long, device="cpu")
                 yield list(places), index.view(-1, 2) if is_pair else index
 
-        embeddings = [torch.empty(0, *([2] if is_pair else []), self.config.embedding_dim)]
+        embeddings = [self._no_embeddings(0, 2 if is_pair else None)]
         logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
         steps = total and total * (1 + is_pair)
         with evaluating(self) as modules, prepacked(modules), self._progress(steps, show_progress) as bar:
-            for token_ids, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
-                window = torch.empty(len(token_ids), self.config.embedding_dim)
-                self._embed_tokens(token_ids, batch_size, bar, window)
+            for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
+                window = self._no_embeddings(len(sentences))
+                self._embed_tokens(sentences, batch_size, bar, window)
+                count += len(index)
                 if keep_embeddings:
                     embeddings.append(window[index])
                 window, index = window.to(self._input_device, self.dtype), index.to(self._input_device)
                 for name, found in self.task_logits(window, task_rows=dict.fromkeys(names, index)).items():
                     logits[name].append(found.float().cpu())
-                bar.update(index.numel() - len(token_ids))  # sentences that stood there twice
+                if bar is not None:
+                    bar.update(index.numel() - len(sentences))  # some stood there twice
         answers = {name: self._answer(name, torch.cat(chunks)) for name, chunks in logits.items()}
-        return torch.cat(embeddings) if keep_embeddings else None, answers
+        return count, torch.cat(embeddings) if keep_embeddings else None, answers
 
     def _no_logits(self, name: str) -> torch.Tensor:
         """Logits of no row: `(0, num_labels)` or `(0,)`."""
         labels = self.config.tasks[name].get("labels")
-        return torch.empty(0, len(labels)) if labels else torch.empty(0)
+        return torch.empty((0, len(labels)) if labels else (0,), dtype=torch.float32, device="cpu")
 
     def _tasks_for(self, tasks: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True) -> list[str]:
         """The named tasks, or all that read this kind of input; a ValueError for one that does not."""
         if tasks is None:
             return [name for name, settings in self.config.tasks.items() if settings["pair"] == is_pair]
-        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else [tasks]
+        if not all(isinstance(name, str) for name in names):
+            known = ", ".join(self.config.tasks) or "none"
+            raise TypeError(
+                f"tasks is {tasks!r}, but should be a task's name or a list of them. Known tasks: {known}."
+            )
         self._check_tasks(names)
         for name in names:
             if check_kind and self.config.tasks[name]["pair"] != is_pair:
@@ -370,7 +377,7 @@ class SentenceInference:
         labels = settings["labels"]
         if settings["problem_type"] == "multi_label_classification":
             probabilities = logits.sigmoid()
-            chosen = probabilities >= torch.tensor(settings["thresholds"])
+            chosen = probabilities >= torch.tensor(settings["thresholds"], dtype=torch.float32, device="cpu")
             names = [
                 [label for label, is_chosen in zip(labels, row, strict=True) if is_chosen] for row in chosen.tolist()
             ]
@@ -386,19 +393,30 @@ class SentenceInference:
 
         Args:
             a, b: sentences, or their embeddings of shape `(n, embedding_dim)`.
+
+        Raises:
+            TypeError: a side holds neither only sentences nor only embeddings.
+            ValueError: embeddings have another size.
         """
-        sides = []
-        for side in (a, b):
-            if not isinstance(side, (str, np.ndarray, torch.Tensor)):
-                side = list(side)
-            if isinstance(side, str) or (len(side) and isinstance(side[0], str)):
-                side = self.encode([side] if isinstance(side, str) else side)
-            side = torch.as_tensor(side, dtype=torch.float32, device="cpu")
-            if side.numel() and side.shape[-1] != self.config.embedding_dim:
-                raise ValueError(
-                    f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "
-                    f"embedding_dim, {self.config.embedding_dim}."
-                )
-            side = side.reshape(-1, self.config.embedding_dim)
-            sides.append(F.normalize(side, dim=-1))
+        sides = [F.normalize(self._embeddings_of(side), dim=-1) for side in (a, b)]
         return (sides[0] @ sides[1].T).numpy()
+
+    def _embeddings_of(self, side: Any) -> torch.Tensor:
+        """Embeddings `(n, embedding_dim)` of one side of `similarity`."""
+        options = {"dtype": torch.float32, "device": "cpu"}
+        if isinstance(side, torch.Tensor) or (isinstance(side, np.ndarray) and side.dtype.kind in "fiub"):
+            side = torch.as_tensor(side, **options)
+        else:
+            if not isinstance(side, str):
+                check_container(side)
+                side = list(chain.from_iterable(window for _, window in windows_of(side, SENTENCES_PER_WINDOW)))
+            if isinstance(side, str) or not all(isinstance(row, (np.ndarray, torch.Tensor, list)) for row in side):
+                side = self.encode([side] if isinstance(side, str) else side, convert_to="tensor")
+            else:
+                side = torch.stack([torch.as_tensor(row, **options) for row in side]) if side else torch.empty(0)
+        if side.numel() and side.shape[-1] != self.config.embedding_dim:
+            raise ValueError(
+                f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "
+                f"embedding_dim, {self.config.embedding_dim}."
+            )
+        return side.reshape(-1, self.config.embedding_dim)

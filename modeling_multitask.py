@@ -43,7 +43,9 @@ from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
+from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .sentence_transformers_multitask import sentence_transformers_files
+from .tokenizer_multitask import is_gone, open_tokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
 
 logger = logging.get_logger(__name__)
@@ -201,13 +203,15 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
                 f"{name_or_path}: weights are missing for {', '.join(sorted(report['missing_keys'])[:4])}. Save the "
                 "model again, or start a new one with MultiTaskModel.from_backbone."
             )
-        # The tokenizer is read when it is first needed: from the commit of the weights, and with the same token.
-        options = {name: kwargs[name] for name in ("token", "cache_dir", "subfolder") if name in kwargs}
+        # The tokenizer comes from the commit of the weights, with the same token, and before the folder can change.
+        reached = ("token", "cache_dir", "subfolder", "local_files_only", "proxies")
+        options = {name: kwargs[name] for name in reached if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         model.base_model._hub_options = options
-        # Absolute, wherever the process goes before the tokenizer is read.
+        # Absolute, wherever the process goes before something else is read from there.
         if name_or_path is not None and os.path.isdir(name_or_path):
             model.config.name_or_path = os.path.abspath(name_or_path)
+        model.base_model._find_tokenizer(bool(kwargs.get("trust_remote_code")))
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
@@ -219,9 +223,8 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
-        # These two are named only here, and so travel with the model: the saver follows relative imports.
+        # Named only here, it travels with the model all the same: the saver follows relative imports.
         from .classification_multitask import MultiTaskForSequenceClassification
-        from .pipeline_multitask import MultiTaskPipeline
 
         self.config.auto_map = {
             "AutoConfig": _reference(type(self.config)),
@@ -232,6 +235,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
         }
         if is_main_process:
+            self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
             self._save_adapter(save_directory, kwargs.get("state_dict"))
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
@@ -242,8 +246,9 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
 
     def _save_companions(self, save_directory: str | os.PathLike) -> None:
         """Save what stands beside weights, configuration and code."""
-        if self.base_model.has_tokenizer:
-            self.base_model.tokenizer.save_pretrained(save_directory)
+        tokenizer = self.base_model._find_tokenizer()
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
         for filename, content in sentence_transformers_files(self.config).items():
             path = os.path.join(save_directory, filename)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -255,7 +260,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
 
     def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
         """Copy a file that stands beside the weights, where the model was opened; whether there is one."""
-        if not self.config.name_or_path:
+        if not self.config.name_or_path or is_gone(self.config.name_or_path):
             return False
         options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
         source = cached_file(self.config.name_or_path, filename, **options)
@@ -380,19 +385,24 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer, or a place to read it from."""
-        return self._tokenizer is not None or bool(self.config.name_or_path)
+        """Whether there is a tokenizer."""
+        return self._tokenizer is not None
+
+    def _find_tokenizer(self, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, read from where the model was opened unless there is one already; `None` without any."""
+        if self._tokenizer is None and self.config.name_or_path:
+            found = open_tokenizer(self.config.name_or_path, self.config, self._hub_options, trust_remote_code)
+            if found is not None:
+                self.tokenizer = found
+        return self._tokenizer
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that belongs to the model, read from where the model was opened when it is first needed."""
-        if self._tokenizer is None:
-            if not self.config.name_or_path:
-                raise ValueError(
-                    "The model has no tokenizer yet. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
-                )
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                self.config.name_or_path, trust_remote_code=True, **self._hub_options
+        """The tokenizer that belongs to the model. One that was missing when it was opened is looked for again."""
+        if self._find_tokenizer() is None:
+            where = f", and there is none in {self.config.name_or_path}" if self.config.name_or_path else ""
+            raise ValueError(
+                f"The model has no tokenizer yet{where}. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
             )
         return self._tokenizer
 

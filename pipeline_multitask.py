@@ -1,13 +1,16 @@
 """A pipeline that answers every task at once: `pipeline("multitask", model=repo, trust_remote_code=True)`.
 
-It is registered in a saved model's config.json (`custom_pipelines`), so this file travels with the model.
+It is registered in a saved model's config.json (`custom_pipelines`), so this file travels with the model, and with
+transformers, so that `pipeline("multitask", model=model)` takes a model that is open already.
 """
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from transformers import Pipeline
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .rows_multitask import check_container, count_rows, plain_answers, windows_of
 
 ROWS_PER_WINDOW = 4096  # rows of a generator that are read, answered and handed out together
 
@@ -20,35 +23,47 @@ class MultiTaskPipeline(Pipeline):
         inputs: a string; a pair `(str, str)` or `{"text": str, "text_pair": str}`; or any iterable of one of these.
         tasks: names of the tasks to answer; `None` answers every task of the given kind (single or pair).
         batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
+        num_workers: part of every pipeline's signature, without effect on the result. Sentences are tokenized in one
+            thread beside the computation, whatever it says.
 
-    Returns a dictionary per input (a generator of them for a generator): `embedding` (`(embedding_dim,)`, or
-    `(2, embedding_dim)` for a pair), and by task `label` and `score`, the list of `labels` (multi-label), or `score`
-    (regression: `value`), with `scores` by label for classification.
+    Returns a dictionary per input (a generator of them for a generator), all in Python's own types, so that
+    `json.dumps` takes it: `embedding` (a list of `embedding_dim` numbers, or two of them for a pair), and by task
+    `label` and `score`, the list of `labels` (multi-label), or `score` (regression: `value`), with `scores` by label
+    for classification.
     """
 
-    _load_tokenizer = True
+    _load_tokenizer = None  # the model has one of its own; there is none to load where a model is given that is open
 
     def _sanitize_parameters(self, tasks: Any = None, batch_size: int | None = None, **kwargs) -> tuple:
         if kwargs:
-            raise TypeError(f"Unknown arguments {sorted(kwargs)}. Known: tasks, batch_size.")
+            raise TypeError(f"Unknown arguments {sorted(kwargs)}. Known: tasks, batch_size, num_workers.")
         return {}, {"tasks": tasks, "batch_size": batch_size}, {}
 
-    def __call__(self, inputs: Any, tasks: Any = None, batch_size: int | None = None) -> Any:
+    def __call__(
+        self, inputs: Any, tasks: Any = None, batch_size: int | None = None, num_workers: int | None = None
+    ) -> Any:
         tasks = self._forward_params.get("tasks") if tasks is None else tasks
         batch_size = self._batch_size if batch_size is None else batch_size
-        if isinstance(inputs, (str, tuple, dict)):
+        if isinstance(inputs, (str, tuple, Mapping)):
             return next(self._answer_rows([inputs], tasks, batch_size))
+        check_container(inputs)
         answers = self._answer_rows(inputs, tasks, batch_size)
-        return answers if isinstance(inputs, Iterator) else list(answers)
+        return list(answers) if count_rows(inputs) is not None else answers
 
     def _answer_rows(self, inputs: Iterable[Any], tasks: Any, batch_size: int | None) -> Iterator[dict[str, Any]]:
-        rows = map(self.preprocess, inputs)
-        while window := list(itertools.islice(rows, ROWS_PER_WINDOW)):
-            yield from self.postprocess(self.forward(window, tasks=tasks, batch_size=batch_size))
+        for start, window in windows_of(inputs, ROWS_PER_WINDOW):
+            rows = [self.preprocess(row, place=place) for place, row in enumerate(window, start)]
+            yield from self.postprocess(self.forward(rows, tasks=tasks, batch_size=batch_size))
 
-    def preprocess(self, input_: Any, **kwargs) -> str | tuple[str, str]:
+    def preprocess(self, input_: Any, place: int = 0) -> str | tuple[str, str]:
         """One input as a string or a pair of strings."""
-        if isinstance(input_, dict):
+        if isinstance(input_, Mapping):
+            is_text = all(isinstance(text, str) for text in input_.values())
+            if not is_text or not {"text"} <= set(input_) <= {"text", "text_pair"}:
+                raise TypeError(
+                    f"Row {place} is {dict(input_)!r}, but should be {{'text': str}} or "
+                    "{'text': str, 'text_pair': str}. Give several texts as a list."
+                )
             return (input_["text"], input_["text_pair"]) if "text_pair" in input_ else input_["text"]
         return tuple(input_) if isinstance(input_, list) else input_
 
@@ -61,19 +76,13 @@ class MultiTaskPipeline(Pipeline):
 
     def postprocess(self, model_outputs: dict[str, Any], **kwargs) -> list[dict[str, Any]]:
         """Columns to rows."""
-        rows = []
-        for row, embedding in enumerate(model_outputs["embeddings"]):
-            answer: dict[str, Any] = {"embedding": embedding}
-            for task, columns in model_outputs["answers"].items():
-                answer[task] = self._one_answer(task, {key: values[row] for key, values in columns.items()})
-            rows.append(answer)
-        return rows
+        embeddings = model_outputs["embeddings"].tolist()
+        answers = plain_answers(self.model.config.tasks, model_outputs["answers"], len(embeddings))
+        return [{"embedding": embedding, **answer} for embedding, answer in zip(embeddings, answers, strict=True)]
 
-    def _one_answer(self, task: str, values: dict[str, Any]) -> dict[str, Any]:
-        if "labels" not in values:
-            return {"value" if "values" in values else "score": float(next(iter(values.values())))}
-        labels = self.model.config.tasks[task]["labels"]
-        scores = dict(zip(labels, values["probabilities"].tolist(), strict=True))
-        if isinstance(values["labels"], list):
-            return {"labels": values["labels"], "scores": scores}
-        return {"label": values["labels"], "score": scores[values["labels"]], "scores": scores}
+
+# The copy of this file that was read last answers for models that are open; a folder brings its own.
+PIPELINE_REGISTRY.supported_tasks.pop("multitask", None)
+PIPELINE_REGISTRY.register_pipeline("multitask", MultiTaskPipeline, pt_model=AutoModel, type="text")
+
+__all__ = ["MultiTaskPipeline"]

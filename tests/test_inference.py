@@ -143,7 +143,7 @@ def test_a_stream_names_the_place_of_what_is_no_string(tiny_model: MultiTaskMode
     with pytest.raises(TypeError, match=r"Row 2 is 'cat', but should be a pair"):
         tiny_model.predict(iter([*PAIRS[:2], "cat"]))
     with pytest.raises(TypeError, match=r"Sentence 0 is \{'text': 'good'\} \(dict\)"):
-        tiny_model.encode(Dataset.from_dict({"text": ["good"]}))
+        tiny_model.encode(iter(Dataset.from_dict({"text": ["good"]})))
 
 
 def test_nothing_is_computed_where_a_list_holds_what_is_no_string(tiny_model: MultiTaskModel, monkeypatch) -> None:

@@ -324,17 +324,23 @@ def test_saving_twice_gives_the_same_weights(tiny_model: MultiTaskModel, tmp_pat
 def test_tokenizer_comes_from_the_revision_that_the_model_was_opened_at(tmp_path: Path, monkeypatch) -> None:
     """A pinned revision pins the code that the tokenizer's own look at the configuration would run, too."""
     build("bert").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     asked: list[dict[str, Any]] = []
 
     def from_pretrained(name: str, **kwargs: Any) -> Any:
         asked.append({"name": name, **kwargs})
         raise RuntimeError("asked")
 
-    model = MultiTaskModel.from_pretrained(tmp_path, revision="a" * 40)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
-    with pytest.raises(RuntimeError, match="asked"):
-        _ = model.tokenizer
-    assert asked == [{"name": str(tmp_path), "revision": "a" * 40, "trust_remote_code": True}]
+    with pytest.raises(OSError, match="the tokenizer cannot be read \\(asked\\)"):
+        MultiTaskModel.from_pretrained(tmp_path, revision="a" * 40)
+    with pytest.raises(OSError, match="asked"):
+        MultiTaskModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert [kwargs.pop("config").model_type for kwargs in asked] == ["multitask"] * 2
+    assert asked == [
+        {"name": str(tmp_path), "revision": "a" * 40, "trust_remote_code": False},
+        {"name": str(tmp_path), "revision": None, "trust_remote_code": True},
+    ]
 
 
 def test_model_opened_by_a_relative_path_finds_its_tokenizer_from_elsewhere(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
 from multitask_sentence import MultiTaskModel
 
@@ -61,7 +61,7 @@ def test_pairs_are_answered_by_the_pair_tasks(opened: tuple) -> None:
     for row, similarity in zip(answer(PAIRS), expected["similarity"]["scores"], strict=True):
         assert set(row) == {"embedding", "entails", "similarity"}
         assert row["similarity"]["score"] == pytest.approx(similarity, abs=1e-6)
-        assert row["embedding"].shape == (2, 32)
+        assert np.shape(row["embedding"]) == (2, 32)
     as_dictionary = answer({"text": PAIRS[0][0], "text_pair": PAIRS[0][1]})
     assert as_dictionary["entails"] == answer(PAIRS[0])["entails"]
 
@@ -98,3 +98,26 @@ def test_feature_extraction_pipeline_gives_token_states(opened: tuple) -> None:
     extract = pipeline("feature-extraction", model=answer.model, tokenizer=model.tokenizer)
     states = np.array(extract(SENTENCES[0]))[0]
     assert states.shape == (len(model.tokenizer(SENTENCES[0])["input_ids"]), 32)
+
+
+def test_model_that_is_open_already_is_taken(saved: tuple[MultiTaskModel, str]) -> None:
+    model, folder = saved
+    expected = model.predict(SENTENCES, as_list=True)
+    for opened_model in (model, AutoModel.from_pretrained(folder, trust_remote_code=True)):
+        answer = pipeline("multitask", model=opened_model)
+        assert answer.model is opened_model
+        assert [row["mood"] for row in answer(SENTENCES)] == [row["mood"] for row in expected]
+
+
+def test_num_workers_are_taken_and_change_nothing(opened: tuple) -> None:
+    _, answer = opened
+    assert answer(SENTENCES, num_workers=2) == answer(SENTENCES, num_workers=0) == answer(SENTENCES)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'top_k'"):
+        answer(SENTENCES, top_k=2)
+
+
+def test_pipeline_saves_what_opens_as_a_pipeline(saved: tuple[MultiTaskModel, str], tmp_path: Path) -> None:
+    answer = pipeline("multitask", model=saved[0])
+    answer.save_pretrained(tmp_path / "again")
+    again = pipeline("multitask", model=str(tmp_path / "again"), trust_remote_code=True)
+    assert again(SENTENCES) == answer(SENTENCES)

@@ -1,0 +1,183 @@
+"""Rows in, rows out: sentences and pairs as people hand them over, and answers as plain Python types.
+
+check_container                       refuses what is no list of texts: a table, a mapping, a set, an open file
+check_sentences, check_rows           name the first thing that is no string, or no pair of strings
+windows_of                            rows in windows, counted: an input that is not as long as it says is refused
+without_lone_surrogates               half characters become U+FFFD, counted
+plain_answers                         a dictionary per row that passes `json.dumps`
+"""
+
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any
+
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+MOST_NAMES = 8  # of a table's columns or a mapping's keys in an error
+
+
+def _named(names: Iterable[Any]) -> str:
+    shown = [repr(name) for name in islice(names, MOST_NAMES + 1)]
+    return ", ".join([*shown[:MOST_NAMES], *(["..."] if len(shown) > MOST_NAMES else [])]) or "none"
+
+
+def _remedy(rows: Any) -> str | None:
+    """What to hand over in place of something that is no list of texts; `None` for what may be one."""
+    if isinstance(rows, str):
+        return "a single text. Put it into a list"
+    if isinstance(rows, (bytes, bytearray, memoryview)):
+        return "bytes. Decode them, and put the text into a list"
+    for attribute in ("column_names", "columns"):  # of datasets and pyarrow; of pandas and polars
+        if hasattr(type(rows), attribute):  # the type's: a Series has its rows as attributes
+            columns = getattr(rows, attribute)
+            columns = "" if columns is None else f". Its columns: {_named(columns)}"
+            return f"a table. Give one column of it, as in table['text'] or df['text']{columns}"
+    if isinstance(rows, Mapping):
+        return f"a mapping. Give its texts, as in mapping['text'] or list(mapping.values()). Its keys: {_named(rows)}"
+    if isinstance(rows, Set) and not isinstance(rows, KeysView):
+        return "a set, which has no order. Give a list, as in sorted(texts)"
+    if callable(getattr(rows, "readline", None)):
+        return "an open file. Give its lines, as in file.read().splitlines()"
+    if getattr(rows, "ndim", 1) != 1:
+        return f"an array of {rows.ndim} dimensions. Give one column of it, as in array[:, 0]; pairs as array.tolist()"
+    try:
+        iter(rows)
+    except TypeError:
+        return "nothing that could be read row by row. Give a list of strings"
+    return None
+
+
+def check_container(rows: Any) -> None:
+    """
+    Raise a TypeError, with the remedy, for what is no list of texts, whatever iterating over it would give.
+
+    Lists, tuples, arrays of one dimension, `pandas` Series, `datasets` columns and generators pass.
+    """
+    remedy = _remedy(rows)
+    if remedy:
+        raise TypeError(f"The sentences are a {type(rows).__name__}, but should be a list of texts. This is {remedy}.")
+
+
+def count_rows(rows: Any) -> int | None:
+    """How many rows an input says it has; `None` where it does not say."""
+    try:
+        return len(rows)
+    except TypeError:  # a generator, or a loader around one
+        return None
+
+
+def check_sentences(sentences: Sequence[Any], start: int = 0) -> None:
+    """Raise a TypeError that gives the place (counted from `start`) of the first thing that is not a string."""
+    for index, sentence in enumerate(sentences, start):
+        if not isinstance(sentence, str):
+            raise TypeError(f"Sentence {index} is {sentence!r} ({type(sentence).__name__}), but should be a string.")
+
+
+def check_rows(rows: Sequence[Any], is_pair: bool, start: int = 0) -> None:
+    """As `check_sentences`, also for pairs of strings."""
+    if not is_pair:
+        check_sentences(rows, start)
+        return
+    for index, row in enumerate(rows, start):
+        is_good = isinstance(row, (tuple, list)) and len(row) == 2
+        if not is_good or not all(isinstance(sentence, str) for sentence in row):
+            raise TypeError(f"Row {index} is {row!r}, but should be a pair of strings.")
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise a TypeError or ValueError for what is no number of sentences."""
+    if batch_size is None:
+        return
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"batch_size is {batch_size!r}, but should be a whole number, or None for a token budget.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
+
+
+def windows_of(rows: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    """
+    Rows in lists of at most `size`, each with the place of its first row.
+
+    Raises:
+        ValueError: there are more or fewer rows than `len(rows)` says.
+    """
+    start, iterator, total = 0, iter(rows), count_rows(rows)
+    while window := list(islice(iterator, size)):
+        if total is not None and start + len(window) > total:
+            break
+        yield start, window
+        start += len(window)
+    if total is not None and (window or start != total):
+        raise ValueError(
+            f"The sentences are a {type(rows).__name__} whose length is {total}, but iterating over it gives "
+            f"{'more' if window else start} rows. Give a list of texts, as in list(sentences)."
+        )
+
+
+def without_lone_surrogates(sentences: list[str], start: int = 0, sentences_per_row: int = 1) -> list[str]:
+    """
+    Sentences that UTF-8 can hold: half a character becomes U+FFFD, and two halves that belong together one character.
+
+    Such halves ("lone surrogates") are what is left of an emoji where text was cut in the middle of it, and no
+    tokenizer reads them. U+FFFD is what browsers put in their place (https://webidl.spec.whatwg.org/#idl-USVString).
+
+    Args:
+        sentences: strings.
+        start: place of the first row, for the warning that counts the changed ones.
+        sentences_per_row: 2 for the sentences of pairs.
+    """
+    try:
+        "".join(sentences).encode()
+    except UnicodeEncodeError:
+        whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in sentences]
+    else:
+        return sentences
+    changed = [index for index, (text, found) in enumerate(zip(sentences, whole, strict=True)) if text != found]
+    logger.warning(
+        f"Row {start + changed[0] // sentences_per_row} is {sentences[changed[0]]!r}, which has half of a character "
+        f"(a lone surrogate), as text has that was cut within an emoji. Such halves are read as U+FFFD, in "
+        f"{len(changed)} sentences here."
+    )
+    return whole
+
+
+def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task's answers, a dictionary per row."""
+    if "labels" not in answer:
+        singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
+        return [{singular: value} for value in values.tolist()]
+    by_label = [dict(zip(settings["labels"], row, strict=True)) for row in answer["probabilities"].tolist()]
+    found = zip(answer["labels"], by_label, strict=True)
+    if settings["problem_type"] == "multi_label_classification":
+        return [{"labels": labels, "scores": scores} for labels, scores in found]
+    return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
+
+
+def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], rows: int) -> list[dict[str, Any]]:
+    """
+    Answers row by row, in Python's own types, so that `json.dumps` takes them.
+
+    Args:
+        tasks: `config.tasks`.
+        answers: what `predict` gives for a list.
+        rows: how many.
+
+    Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
+    `scores`; regression: `value`; similarity and contrastive: `score`.
+    """
+    columns = {name: _plain_column(tasks[name], answer) for name, answer in answers.items()}
+    return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
+
+
+__all__ = [
+    "check_batch_size",
+    "check_container",
+    "check_rows",
+    "check_sentences",
+    "count_rows",
+    "plain_answers",
+    "windows_of",
+    "without_lone_surrogates",
+]
