@@ -1,17 +1,39 @@
-"""Label cells as they stand in a file, turned into what a loss reads.
+"""Label names, and what a loss reads of them: class ids, 0/1 lists, scores.
 
-A reader (`class_reader`, `multi_label_reader`, `flags_reader`, `score_reader`) is a function from one cell to a label,
-or to None for an empty cell (not labelled). What it cannot read it raises as a ValueError without a position;
-`read_cells` adds file and row. Cells of CSV files are text, so "1" and "1.0" count as the number 1 wherever they are
-no label's name.
+A reader (`class_reader`, `multi_label_reader`, `flags_reader`, `score_reader`) is a function from what one cell holds
+to a label, or to None for a row that is not labelled. What it cannot read it raises as a CellError, without a
+position; `read_cells` notes file and row. What a cell holds is told by cells.py.
 """
 
 import difflib
+import json
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from .problems import CellError, Problems
 
 Reader = Callable[[Any], Any]
+ClassOf = Callable[[str], str | None]  # from a name in the data to the class that the recipe says it means
+
+MOST_NAMES = 20
+# Zero-width space, word joiner, byte order mark, direction marks, soft hyphen. Zero-width joiners are kept within a
+# name, where Persian, Indic scripts and emoji need them.
+INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u200e\u200f\u00ad"))
+JOINERS = "\u200c\u200d"
+# A whole number as it is usually written, also as pandas writes it beside empty cells; "007" and "1E2" are codes.
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,99}))(?:\.0+)?", re.ASCII)
+FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
+
+
+class Marks(NamedTuple):
+    """The names that a cell gives, and those that it names as not applying (a mapping's zeros)."""
+
+    on: tuple[str, ...]
+    off: tuple[str, ...] = ()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -19,6 +41,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_folded = {other.casefold(): other for other in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return f" Did you mean {by_folded[close[0]]!r}?" if close else ""
+
+
+def show_names(names: Sequence[str]) -> str:
+    """The names as a list in a message, cut short where there are many."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{list(names[:MOST_NAMES])}{more}"
+
+
+def quoted(text: str) -> str:
+    """A text as a recipe may hold it: in single quotes where YAML reads it so."""
+    return repr(text) if text.isprintable() and "\\" not in text else json.dumps(text)
+
+
+def clean(text: str) -> str:
+    """A label's spelling: Unicode form NFC, without white space around it and without invisible characters."""
+    if text.isascii():
+        return text.strip()
+    return unicodedata.normalize("NFC", text.translate(INVISIBLE)).strip().strip(JOINERS).strip()
+
+
+def spell(item: Any) -> str:
+    """The name of a text, number or bool: 1 and 1.0 are "1", True is "true"; text keeps its digits."""
+    if isinstance(item, str):
+        return clean(item)
+    if isinstance(item, bool):
+        return str(item).lower()
+    return str(int(item)) if isinstance(item, float) and item.is_integer() else str(item)
 
 
 def is_empty(cell: Any) -> bool:
@@ -38,87 +87,50 @@ def number(cell: Any) -> float | None:
     return None
 
 
-def whole_number(cell: Any) -> int | None:
-    """`number` where it is whole: 1, 1.0, "1" and "1.0" give 1, as pandas writes class ids beside empty cells."""
-    value = number(cell)
-    return int(value) if value is not None and value.is_integer() else None
+def whole_number(name: str) -> str | None:
+    """The plain form of a whole number in text: "1" for "1" and "1.0"; None for other text, codes like "01" too."""
+    match = WHOLE.fullmatch(name)
+    return match[1] if match else None
 
 
-def read_cells(where: str, cells: Iterable[Any], read: Reader) -> list[Any]:
-    """Apply a reader to a column; its ValueError comes out with `where` and the 1-based row before it."""
+def read_cells(where: str, cells: Iterable[Any], read: Reader, problems: Problems) -> list[Any]:
+    """Apply a reader to a column. Where it raises a CellError, the row is noted in `problems` and its label None."""
+    known: dict[Any, Any] = {}  # what text and marks were read as: a column has few distinct ones
     labels = []
-    for row, cell in enumerate(cells, start=1):
-        try:
-            labels.append(read(cell))
-        except ValueError as error:
-            raise ValueError(f"{where}, row {row}: {error}") from None
+    for row, cell in enumerate(cells):
+        hashable = isinstance(cell, str | Marks)
+        if hashable and cell in known:
+            found = known[cell]
+        else:
+            try:
+                found = read(cell)
+            except CellError as error:
+                found = error
+            if hashable:
+                known[cell] = found
+        if isinstance(found, CellError):
+            problems.add(where, row, found)
+            found = None
+        labels.append(found)
     return labels
 
 
-def class_cell(task: str, cell: Any, names: Iterable[str] = ()) -> str | int | None:
-    """One class as a name or a whole number, None if empty; a fraction which is no label's name is an error."""
-    if is_empty(cell):
-        return None
-    if isinstance(cell, bool):
-        return str(cell).lower()
-    if isinstance(cell, str):
-        cell = cell.strip()
-    elif not isinstance(cell, int | float):
-        raise ValueError(
-            f"found {type(cell).__name__} {cell!r} where task {task!r} needs one label, a name or a number. Correct "
-            f"the row, or write tasks.{task}.problem_type: multi_label_classification if a row has several labels."
-        )
-    if str(cell) in names:
-        return str(cell)
-    value = number(cell)
-    if isinstance(cell, float) and not math.isfinite(cell):
-        raise ValueError(f"{cell} is no label of task {task!r}. Leave the cell empty if the row is not labelled.")
-    if value is not None and math.isfinite(value) and not value.is_integer():
-        raise ValueError(
-            f"found {cell!r}: a score column for a classification task. Write tasks.{task}.problem_type: regression, "
-            f"or list the classes under tasks.{task}.labels."
-        )
-    return cell if isinstance(cell, str) else int(cell)
-
-
-def multi_label_cell(task: str, cell: Any, names: Iterable[str] = ()) -> list[str | int] | None:
-    """The labels of one row: a list of names or ids, or text with `|` between them (`|` alone: none applies)."""
-    if is_empty(cell):
-        return None
-    if isinstance(cell, str):
-        cell = [part for part in cell.split("|") if part.strip()]
-    if not isinstance(cell, list | tuple):
-        raise ValueError(
-            f"found {type(cell).__name__} {cell!r} where multi-label task {task!r} needs a list of labels, or text "
-            f"with '|' between the labels. Correct the row, or name several 0/1 columns as tasks.{task}.columns.label."
-        )
-    found = [None if isinstance(item, bool) else class_cell(task, item, names) for item in cell]
-    if None in found:
-        raise ValueError(f"the labels {cell!r} of task {task!r} hold an empty or true/false entry. List names or ids.")
-    if len(set(found)) < len(found):
-        raise ValueError(
-            f"the labels {cell!r} of task {task!r} hold one twice. List each label that applies once, as a name or an "
-            f"id; a row of zeros and ones is read from separate columns, named under tasks.{task}.columns.label."
-        )
-    return found
-
-
-def infer_names(cells: Iterable[str | int]) -> list[str]:
-    """Label names in id order: the distinct cells, by number if all are whole numbers, else by alphabet."""
-    distinct = set(cells)
-    if distinct and all(whole_number(cell) is not None for cell in distinct):
-        return [str(value) for value in sorted({whole_number(cell) for cell in distinct})]
-    return sorted({str(cell) for cell in distinct})
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Names in id order: by number if all are whole numbers, else by alphabet."""
+    names = sorted(names)
+    if all(re.fullmatch(r"-?\d{1,100}(\.0+)?", name, re.ASCII) for name in names):
+        names.sort(key=lambda name: int(name.partition(".")[0]))
+    return names
 
 
 def check_names(task: str, names: list[Any], least: int) -> list[str]:
     """The label list as text, refused if it has duplicates or fewer than `least` labels."""
     names = [str(name).lower() if isinstance(name, bool) else str(name).strip() for name in names]
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double or "" in names:
+    double = sorted(name for name, count in Counter(map(clean, names)).items() if count > 1)
+    if double or "" in map(clean, names):
         raise ValueError(
-            f"Task {task!r}: the labels {names} hold {double or 'an empty name'}{' twice' if double else ''}. "
-            f"Give each class its own name under tasks.{task}.labels."
+            f"Task {task!r}: the labels {show_names(names)} hold {double or 'an empty name'}"
+            f"{' twice' if double else ''}. Give each class its own name under tasks.{task}.labels."
         )
     if len(names) < least:
         raise ValueError(
@@ -128,90 +140,145 @@ def check_names(task: str, names: list[Any], least: int) -> list[str]:
     return names
 
 
-def _finder(task: str, names: list[str]) -> Callable[[str | int], int]:
-    """A function from a cell to its class id: by name, else by position in the list."""
-    ids = {name: index for index, name in enumerate(names)}
-    # A list with a number among its names is never indexed: in ["1", "2", "3"] the cell 0 is a mistake, not "1".
-    by_position = all(whole_number(name) is None for name in names)
+def _joined_by(name: str, known: Iterable[str]) -> str | None:
+    """The separator that takes a name apart into known ones."""
+    known = set(known)
+    for separator in (", ", ",", "; ", ";", "|", "#", "/", "+", "&", "\t", "\n", " "):
+        parts = [clean(part) for part in name.split(separator)]
+        if len(parts) > 1 and known.issuperset(parts):
+            return separator
+    return None
 
-    def find(cell: str | int) -> int:
-        value = whole_number(cell)
-        if str(cell) in ids:
-            return ids[str(cell)]
-        if value is not None and str(value) in ids:
-            return ids[str(value)]
-        if value is not None and by_position and 0 <= value < len(names):
-            return value
-        if cell in ("true", "false") and by_position and len(names) == 2:
-            return int(cell == "true")
-        quoted = str(cell).lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(names)
-        yaml = " YAML reads an unquoted yes or no as true or false: quote it." if quoted else ""
-        raise ValueError(
-            f"label {cell!r} is not a label of task {task!r}.{nearest(str(cell), names)} Known labels: {names}.{yaml} "
-            f"Correct the row, or list the label under tasks.{task}.labels."
+
+def _unknown(task: str, name: str, names: list[str], multi_label: bool) -> str:
+    """What is told of a name that is no label."""
+    text = f"label {name if whole_number(name) == name else repr(name)} is not a label of task {task!r}."
+    if separator := _joined_by(name, names):
+        text += f" It holds labels with {separator!r} between them: write tasks.{task}.label_separator: "
+        text += quoted(separator)
+        return text + ("." if multi_label else f" and tasks.{task}.problem_type: multi_label_classification.")
+    if name.lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(names):
+        return f"{text} YAML reads an unquoted yes or no as true or false: quote it."
+    return text + nearest(name, names)
+
+
+def _finder(task: str, names: list[str], multi_label: bool) -> Callable[[str], int]:
+    """A function from a name to its class id: by name, else as a number by number, else by position in the list."""
+    ids = {clean(name): index for index, name in enumerate(names)}
+    plain = Counter(map(whole_number, ids))
+    by_number = {value: index for name, index in ids.items() if plain[value := whole_number(name)] == 1}
+    # A list with a number among its names is never indexed: in ["1", "2", "3"] the cell 0 is a mistake, not "1".
+    by_position = all(value is None or not math.isfinite(value) for value in map(number, ids))
+
+    def find(name: str) -> int:
+        if name in ids:
+            return ids[name]
+        value = whole_number(name)
+        if value is not None and value in by_number:
+            return by_number[value]
+        if value is not None and by_position and 0 <= int(value) < len(names):
+            return int(value)
+        if name in ("true", "false") and by_position and len(names) == 2 and not multi_label:
+            return int(name == "true")
+        raise CellError(
+            lambda: _unknown(task, name, names, multi_label),
+            f"Known labels: {show_names(names)}. Correct the row, say with tasks.{task}.label_map which label it "
+            f"means, or list the label under tasks.{task}.labels.",
         )
 
     return find
 
 
-def class_reader(task: str, names: list[str]) -> Reader:
-    """Cell to class id. Whole numbers index into `names` unless these hold numbers themselves."""
-    find, known = _finder(task, names), set(names)
+def class_reader(task: str, names: list[str], class_of: ClassOf) -> Reader:
+    """Marks to class id. Whole numbers index into `names` unless these hold numbers themselves."""
+    find = _finder(task, names, multi_label=False)
 
-    def read(cell: Any) -> int | None:
-        label = class_cell(task, cell, known)
-        return None if label is None else find(label)
+    def read(marks: Marks | None) -> int | None:
+        name = None if marks is None else class_of(marks.on[0])
+        return None if name is None else find(name)
 
     return read
 
 
-def multi_label_reader(task: str, names: list[str]) -> Reader:
-    """Cell to a 0/1 list as long as `names`; an empty list is all zeros (labelled, none applies)."""
-    find, known = _finder(task, names), set(names)
+def vector(on: Sequence[str], length: int) -> list[float] | None:
+    """The 0/1 list that a cell's entries are, if they are one of that length."""
+    if len(on) != length or not all(name in FLAGS for name in on):
+        return None
+    return [FLAGS[name] for name in on]
 
-    def read(cell: Any) -> list[float] | None:
-        labels = multi_label_cell(task, cell, known)
-        if labels is None:
+
+def multi_label_reader(task: str, names: list[str], class_of: ClassOf, vectors: bool | None) -> Reader:
+    """Marks to a 0/1 list as long as `names`; without any name all zeros (labelled, none applies).
+
+    `vectors`: the cells of this column are 0/1 lists (True), ids or names (False), or some could be either (None).
+    """
+    find = _finder(task, names, multi_label=True)
+
+    def read(marks: Marks | None) -> list[float] | None:
+        if marks is None:
             return None
-        ids = {find(label) for label in labels}
+        on = marks.on
+        if vectors is not False and (flags := vector(on, len(names))) is not None:
+            if vectors:
+                return flags
+            raise CellError(
+                f"the labels {list(on)} of task {task!r} can be read in two ways: as a row of zeros and ones, one for "
+                f"each of the {len(names)} labels, or as ids of labels. Other rows cannot be zeros and ones.",
+                f"Correct the rows of another length. If all are ids, say what they mean: tasks.{task}.label_map: "
+                f"{{0: {names[0]}, ...}}.",
+            )
+        if len(set(on)) < len(on):
+            raise CellError(
+                f"the labels {list(on)} of task {task!r} hold one twice.",
+                "List each label that applies once, as a name or an id; a row of zeros and ones is read from separate "
+                f"columns, named under tasks.{task}.columns.label, or where every row has one for each of the "
+                f"{len(names)} labels.",
+            )
+        found = [name for name in map(class_of, on) if name is not None]
+        if on and not found and not marks.off:
+            return None
+        ids = {find(name) for name in found}
         return [float(index in ids) for index in range(len(names))]
 
     return read
 
 
-def flags_reader(task: str, columns: list[str]) -> Reader:
+def flags_reader(task: str, columns: list[str], missing_labels: Iterable[str]) -> Reader:
     """The cells of several 0/1 columns to a 0/1 list; all empty means not labelled."""
-    flags = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+    missing = set(missing_labels)
 
     def read(cells: tuple[Any, ...]) -> list[float] | None:
-        if all(is_empty(cell) for cell in cells):
+        empty = [is_empty(cell) or spell(cell) in missing for cell in cells]
+        if all(empty):
             return None
         row = []
         for column, cell in zip(columns, cells, strict=True):
-            value = whole_number(cell)
-            text = str(cell).strip().lower() if value is None else str(value)
-            if text not in flags:
-                raise ValueError(
-                    f"column {column!r} holds {cell!r} where multi-label task {task!r} needs 0 or 1. Correct the row; "
-                    "if it is not labelled, leave all of its label columns empty."
+            value = number(cell)
+            text = spell(cell).lower() if value is None or not value.is_integer() else str(int(value))
+            if text not in FLAGS:
+                raise CellError(
+                    f"column {column!r} holds {cell!r} where multi-label task {task!r} needs 0 or 1.",
+                    "Correct the row; if it is not labelled, leave all of its label columns empty.",
                 )
-            row.append(flags[text])
+            row.append(FLAGS[text])
         return row
 
     return read
 
 
-def score_reader(task: str) -> Reader:
-    """Cell to a finite float."""
+def score_reader(task: str, missing_labels: Iterable[str], score_cell: Callable[[Any], Any]) -> Reader:
+    """Cell to a finite float; `score_cell` gives a number as Python writes it."""
+    missing = set(missing_labels)
 
     def read(cell: Any) -> float | None:
-        if is_empty(cell):
+        if is_empty(cell) or (missing and spell(cell) in missing):
             return None
-        value = number(cell)
+        value = number(score_cell(cell))
         if value is None or not math.isfinite(value):
-            raise ValueError(
-                f"found {cell!r} where task {task!r} needs a number as its score. Correct the row, leave the cell "
-                f"empty if the row is not labelled, or name another column under tasks.{task}.columns.label."
+            raise CellError(
+                f"found {cell!r} where task {task!r} needs a number as its score.",
+                f"Correct the row, leave the cell empty if the row is not labelled, write tasks.{task}.missing_labels "
+                f"for what means so, or name another column under tasks.{task}.columns.label.",
             )
         return value
 

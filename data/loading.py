@@ -1,37 +1,26 @@
 """From the tasks of a recipe to checked data sets in canonical columns.
 
 `load_tasks` groups the tasks that read the same sentences of the same data (a sentence with labels for two tasks is
-one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (labels.py), leaves out rows
-that no task has a label for, and sets validation and test rows aside where the recipe asks for them (splitting.py).
-What a person should know is collected as announcements; what they must mend is an error that names task, file and
-row.
+one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (label_columns.py), settles
+texts with several labels (contradictions.py), leaves out rows that no task has a label for, and sets validation and
+test rows aside where the recipe asks for them (splitting.py). What a person should know is collected as
+announcements; what they must mend is an error that names task, file and row.
 """
 
 import json
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value
 
-from .labels import (
-    check_names,
-    class_cell,
-    class_reader,
-    flags_reader,
-    infer_names,
-    is_empty,
-    multi_label_cell,
-    multi_label_reader,
-    nearest,
-    number,
-    read_cells,
-    score_reader,
-)
+from .contradictions import settle_contradictions
+from .label_columns import read_labels
+from .labels import is_empty, nearest, number
+from .problems import CellError, Problems
 from .row_hashes import RowHashes
+from .rules import reading_rules
 from .sources import SPLIT_NAMES, Part, TaskSource, load_parts
 from .splitting import check_splits, set_aside
 
@@ -114,122 +103,97 @@ def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
     return sorted(pairs, key=lambda pair: order.index(pair[0]))
 
 
-def _label_names(source: TaskSource, parts: dict[str, list[Part]], announcements: list[str]) -> list[str]:
-    """Label names in id order: from the recipe, from a ClassLabel feature, or from the train split."""
-    task, column = source.name, source.columns["label"]
-    multi = source.problem_type == "multi_label_classification"
-    least = 1 if multi else 2
-    if isinstance(column, list):
-        names = check_names(task, source.labels or column, least)
-        if len(names) != len(column):
-            raise ValueError(
-                f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for "
-                f"each column under tasks.{task}.labels, or leave the labels out."
-            )
-        return names
-    if source.labels:
-        return check_names(task, source.labels, least)
-    if names := _feature_names(parts, column):
-        return check_names(task, names, least)
-    if "train" not in parts:
-        raise ValueError(f"Task {task!r}: without a train split the labels must stand under tasks.{task}.labels.")
-    cells: set[str | int] = set()
-    for part in parts["train"]:
-        read = partial(multi_label_cell if multi else class_cell, task)
-        found = [cell for cell in read_cells(part.where, part.column(task, "label", column), read) if cell is not None]
-        cells.update(chain.from_iterable(found) if multi else found)
-    names = check_names(task, infer_names(cells), least)
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    announcements.append(f"{task}: {len(names)} labels, from the train split: {shown}")
-    return names
+def _read_sentences(
+    source: TaskSource, part: Part, keep: list[int], drop_empty: bool, problems: Problems
+) -> tuple[list[int], list[list[str]]]:
+    """Of the rows to keep, those with text and their sentences; anything else than text is noted as a problem.
 
-
-def _feature_names(parts: dict[str, list[Part]], column: str) -> list[str] | None:
-    """The names of a ClassLabel column, or of a list of them."""
-    for part in chain.from_iterable(parts.values()):
-        feature = part.rows.features.get(column)
-        feature = getattr(feature, "feature", feature)
-        if isinstance(feature, ClassLabel):
-            return feature.names
-    return None
-
-
-def _read_labels(source: TaskSource, part: Part, names: list[str] | None) -> list[Any]:
-    """One label per row of a part, None where the row is not labelled for this task."""
-    task, column = source.name, source.columns.get("label")
-    if source.problem_type == "contrastive":
-        columns = [part.column(task, key, name) for key, name in _sentence_columns(source)]
-        return [None if all(is_empty(cell) for cell in row) else 1.0 for row in zip(*columns, strict=True)]
-    if isinstance(column, list):
-        columns = [part.column(task, "label", name) for name in column]
-        return read_cells(part.where, zip(*columns, strict=True), flags_reader(task, column))
-    cells = part.column(task, "label", column)
-    if names is None:
-        read = score_reader(task)
-        return read_cells(part.where, cells, lambda cell: read(part.score_cell(cell)))
-    if own := _feature_names({"": [part]}, column):
-        # The ids count in the feature's own order. Where the recipe uses other names throughout, it renames them.
-        own = own if set(own) & set(names) else names
-        cells = [_class_names(cell, own) for cell in cells]
-    reader = class_reader if source.problem_type == "single_label_classification" else multi_label_reader
-    return read_cells(part.where, cells, reader(task, names))
-
-
-def _class_names(cell: Any, names: list[str]) -> Any:
-    """ClassLabel ids as names; -1 is how the Hub writes a hidden label."""
-    if isinstance(cell, list):
-        return [_class_names(item, names) for item in cell]
-    if cell == -1:
-        return None
-    return names[cell] if isinstance(cell, int) and cell < len(names) else cell
-
-
-def _read_sentences(source: TaskSource, part: Part, keep: list[int]) -> list[list[str]]:
-    """The sentences of the rows to keep; anything but text with something in it is an error."""
+    With `drop_empty`, a row in which a text is empty is left out.
+    """
     task, columns = source.name, []
+    bad: set[int] = set()
     for key, name in _sentence_columns(source):
         cells = part.column(task, key, name)
-        if part.all_text and keep and all(number(cells[row]) is not None for row in keep):
+        filled = [row for row in keep if not is_empty(cells[row])]
+        if part.all_text and filled and all(number(cells[row]) is not None for row in filled):
             raise ValueError(
-                f"{part.where}, row {keep[0] + 1}: column {name!r} of task {task!r} holds only numbers, like "
-                f"{cells[keep[0]]!r}, where sentences should be. Name the text column in tasks.{task}.columns.{key}."
+                f"{part.where}, row {filled[0] + 1}: column {name!r} of task {task!r} holds only numbers, like "
+                f"{cells[filled[0]]!r}, where sentences should be. Name the text column in "
+                f"tasks.{task}.columns.{key}."
             )
         for row in keep:
-            if not isinstance(cells[row], str) or is_empty(cells[row]):
-                raise ValueError(
-                    f"{part.where}, row {row + 1}: column {name!r} of task {task!r} holds {cells[row]!r} where a "
-                    "sentence should be (text, not empty). Correct or remove the row."
-                )
-        columns.append([cells[row] for row in keep])
-    return [list(row) for row in zip(*columns, strict=True)]
+            empty = is_empty(cells[row])
+            if isinstance(cells[row], str) and not empty:
+                continue
+            bad.add(row)
+            if not (empty and drop_empty):
+                found = f"column {name!r} of task {task!r} holds {cells[row]!r} where a sentence should be"
+                remedy = "Correct or remove the row"
+                if empty:
+                    remedy += f", or leave all rows without text out with tasks.{task}.empty_text: drop"
+                problems.add(part.where, row, CellError(f"{found} (text, not empty).", f"{remedy}."))
+        columns.append(cells)
+    kept = [row for row in keep if row not in bad]
+    return kept, [[cells[row] for cells in columns] for row in kept]
 
 
-def _read_split(
+def _contrastive_labels(source: TaskSource, part: Part) -> list[Any]:
+    """1.0 for every row that holds any text."""
+    columns = [part.column(source.name, key, name) for key, name in _sentence_columns(source)]
+    return [None if all(is_empty(cell) for cell in row) else 1.0 for row in zip(*columns, strict=True)]
+
+
+def _read_rows(
     sources: list[TaskSource],
-    names: dict[str, list[str]],
+    labels: dict[str, list[list[Any]]],
+    parts: list[Part],
+    problems: Problems,
+    group: str | None,
+) -> tuple[dict[str, list[Any]], int]:
+    """The canonical columns of one split, of rows with a label for some task, and how many had an empty text.
+
+    `labels` holds by task, of each part, one label for each row. `group` names a column that is kept as `group`.
+    """
+    columns: dict[str, list[Any]] = {"sentences": []} | {f"label_{source.name}": [] for source in sources}
+    drop_empty, no_text = reading_rules(sources[0]).empty_text == "drop", 0
+    for place, part in enumerate(parts):
+        found = [labels[source.name][place] for source in sources]
+        keep = [row for row, given in enumerate(zip(*found, strict=True)) if any(label is not None for label in given)]
+        kept, sentences = _read_sentences(sources[0], part, keep, drop_empty, problems)
+        columns["sentences"] += sentences
+        for source, given in zip(sources, found, strict=True):
+            columns[f"label_{source.name}"] += [given[row] for row in kept]
+        if group is not None:
+            cells = part.group_cells(sources[0].name, group)
+            columns.setdefault("group", []).extend(cells[row] for row in kept)
+        no_text += len(keep) - len(kept)
+    return columns, no_text
+
+
+def _finish_split(
+    sources: list[TaskSource],
+    columns: dict[str, list[Any]],
+    no_text: int,
     split: str,
     parts: list[Part],
     announcements: list[str],
 ) -> dict[str, list[Any]]:
-    """The canonical columns of one split; rows without any label are left out."""
-    columns: dict[str, list[Any]] = {"sentences": []} | {f"label_{source.name}": [] for source in sources}
-    left_out = 0
-    for part in parts:
-        labels = [_read_labels(source, part, names.get(source.name)) for source in sources]
-        keep = [
-            row for row, found in enumerate(zip(*labels, strict=True)) if any(label is not None for label in found)
-        ]
-        columns["sentences"] += _read_sentences(sources[0], part, keep)
-        for source, found in zip(sources, labels, strict=True):
-            columns[f"label_{source.name}"] += [found[row] for row in keep]
-        if split == "train" and sources[0].group is not None:
-            cells = part.group_cells(sources[0].name, sources[0].group)
-            columns.setdefault("group", []).extend(cells[row] for row in keep)
-        left_out += len(part.rows) - part.left_out - len(keep)
-    total = len(columns["sentences"]) + left_out
-    if left_out:
-        tasks = ", ".join(source.name for source in sources)
-        announcements.append(f"{tasks}: {left_out} of {total} {split} rows carry no label and are left out")
+    """The columns of a split after contradictions are settled, without rows that no task has a label for."""
+    tasks, total = ", ".join(source.name for source in sources), sum(len(part.rows) - part.left_out for part in parts)
+    if no_text:
+        announcements.append(f"{tasks}: {no_text} of {total} {split} rows have an empty text and are left out")
+    unlabelled = total - no_text - len(columns["sentences"])
+    for source in sources:
+        if source.problem_type != "contrastive":
+            columns[f"label_{source.name}"] = settle_contradictions(
+                reading_rules(source), split, columns["sentences"], columns[f"label_{source.name}"], announcements
+            )
+    given = zip(*(columns[f"label_{source.name}"] for source in sources), strict=True)
+    keep = [row for row, found in enumerate(given) if any(label is not None for label in found)]
+    if len(keep) < len(columns["sentences"]):
+        columns = {name: [values[row] for row in keep] for name, values in columns.items()}
+    if unlabelled:
+        announcements.append(f"{tasks}: {unlabelled} of {total} {split} rows carry no label and are left out")
     for source in sources:
         if all(label is None for label in columns[f"label_{source.name}"]):
             raise ValueError(
@@ -253,12 +217,30 @@ def _load_set(
     """
     parts = load_parts(sources, data_root, loaded.announcements)
     check_splits(sources, parts, require_train)
+    problems, labels = Problems(), {}
     for source in sources:
         loaded.problem_types[source.name] = source.problem_type
-        if source.problem_type.endswith("_classification"):
-            loaded.labels[source.name] = _label_names(source, parts, loaded.announcements)
+        if source.problem_type == "contrastive":
+            labels[source.name] = {
+                split: [_contrastive_labels(source, part) for part in found] for split, found in parts.items()
+            }
+            continue
+        names, labels[source.name] = read_labels(source, parts, loaded.announcements, problems)
+        if names is not None:
+            loaded.labels[source.name] = names
+    read = {
+        split: _read_rows(
+            sources,
+            {task: splits[split] for task, splits in labels.items()},
+            found,
+            problems,
+            group=sources[0].group if split == "train" else None,
+        )
+        for split, found in parts.items()
+    }
+    problems.raise_all()
     columns = {
-        split: _read_split(sources, loaded.labels, split, found, loaded.announcements)
+        split: _finish_split(sources, *read[split], split, found, loaded.announcements)
         for split, found in parts.items()
     }
     if "train" in columns:
@@ -298,6 +280,12 @@ def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
                     f"Tasks {group[0].name!r} and {source.name!r} read the same sentences but differ in {key} "
                     f"({found[0]} and {found[1]}). Give both the same."
                 )
+        rules = [reading_rules(one).empty_text for one in (*group[:1], source)]
+        if rules[0] != rules[-1]:
+            raise ValueError(
+                f"Tasks {group[0].name!r} and {source.name!r} read the same sentences but differ in empty_text "
+                f"({rules[0]} and {rules[-1]}). Give both the same."
+            )
         group.append(source)
     return list(groups.values())
 

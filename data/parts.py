@@ -13,6 +13,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 
 from .labels import is_empty, nearest
+from .problems import CellError
 
 MAX_SHOWN = 10  # values or columns that a message lists
 
@@ -145,9 +146,9 @@ class Part:
             return cell
         text = cell.strip().replace(self.thousands or "", "")
         if self.decimal != "." and "." in text:
-            raise ValueError(
-                f"found {cell!r}, which has a point, where numbers are written with `decimal: {self.decimal!r}`. "
-                "Correct the row, or say what the point means with `thousands: '.'`."
+            raise CellError(
+                f"found {cell!r}, which has a point, where numbers are written with `decimal: {self.decimal!r}`.",
+                "Correct the row, or say what the point means with `thousands: '.'`.",
             )
         return text.replace(self.decimal, ".")
 

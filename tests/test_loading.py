@@ -194,7 +194,7 @@ def test_shared_rows_with_two_validation_splits_name_both_tasks(tmp_path: Path) 
     [
         (["b", " a ", "b"], None, ["a", "b"], [1, 0, 1]),
         ([10, 9, 10], None, ["9", "10"], [1, 0, 1]),
-        (["10", "9.0", "10"], None, ["9", "10"], [1, 0, 1]),
+        (["10", "9.0", "10"], None, ["9.0", "10"], [1, 0, 1]),
         ([1.0, None, 0.0], None, ["0", "1"], [1, 0]),
         ([True, False, None], None, ["false", "true"], [1, 0]),
         ([1, 0, 1], ["no", "maybe"], ["no", "maybe"], [1, 0, 1]),
@@ -245,7 +245,7 @@ def test_label_without_training_row_is_announced(tmp_path: Path) -> None:
         ([1, 2.5], None, "row 2: found 2.5: a score column for a classification task.*problem_type: regression"),
         (["1", "2.5"], None, "row 2: found '2.5': a score column"),
         ([0.0, float("nan")], ["a", "b"], "row 2: nan is no label"),
-        (["a", ["b"]], ["a", "b"], r"row 2: found list \['b'\] where task 'mood' needs one label"),
+        (["a", ["b", "a"]], ["a", "b"], r"row 2: found list \['b', 'a'\] where task 'mood' needs one label"),
         (["a", "a"], None, r"found 1 label\(s\) \['a'\]"),
         (["a", "b"], ["a", "b", "a"], r"hold \['a'\] twice"),
         (["a", "b"], ["a"], "nothing to tell apart"),

@@ -319,3 +319,76 @@ def test_file_with_a_byte_order_mark_is_read(tmp_path: Path):
     text = yaml.safe_dump({"tasks": {"topic": TASK}})
     (tmp_path / "mine.yaml").write_text("\ufeff" + text, encoding="utf-8")
     assert list(load_recipe(tmp_path / "mine.yaml").settings) == ["topic"]
+
+
+# ---- how label cells and texts are read ----
+
+READING = {
+    "labels": ["bad", "good"],
+    "label_map": {"NEG": "bad", 1: "bad", "2": "good"},
+    "missing_labels": ["N/A", -1],
+    "empty_text": "drop",
+    "contradictions": "majority",
+}
+
+
+def test_reading_rules_are_kept_as_they_are_written(tmp_path: Path):
+    source = load_task(tmp_path, **READING).sources[0]
+    assert {key: getattr(source, key) for key in READING} == READING
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_separator": ", "}, r"tasks\.topic\.label_separator has no effect on a task of type single_label"),
+        ({"problem_type": "multi_label_classification", "label_separator": ""}, r"label_separator is '', but should"),
+        ({"problem_type": "multi_label_classification", "label_separator": 1}, r"label_separator is 1, but should"),
+        (
+            {
+                "problem_type": "multi_label_classification",
+                "columns": {"sentence": "text", "label": ["a", "b"]},
+                "label_separator": ";",
+            },
+            r"tasks\.topic\.label_separator has no effect where tasks\.topic\.columns\.label lists 0/1 columns",
+        ),
+        ({"label_map": ["NEG"]}, r"tasks\.topic\.label_map is \['NEG'\], but should be a mapping"),
+        ({"label_map": {}}, r"tasks\.topic\.label_map is \{\}, but should be a mapping"),
+        ({"label_map": {"NEG": ["a"]}}, r"tasks\.topic\.label_map\.NEG holds \['a'\] where the name of a label"),
+        ({"label_map": {"NEG": None}}, r"label_map: 'NEG' has no label.*missing_labels: \[NEG\]"),
+        ({"label_map": {"x": "a", "x ": "b"}}, r"label_map: 'x' stands twice, for 'a' and 'b'"),
+        ({"label_map": {"a": "b", "b": "c"}}, r"label_map: 'a' becomes 'b', which becomes 'c'.*such as a: c"),
+        ({"label_map": {"a": "b", "b": "a"}}, r"label_map: 'a' becomes 'b', which becomes 'a'"),
+        ({"label_map": {"NEG": "bda"}, "labels": ["bad", "good"]}, r"'bda', which is not a label.*Did you mean 'bad'"),
+        (
+            {"label_map": {"bad": "good"}, "labels": ["bad", "good"]},
+            r"'bad' becomes 'good', but is a label of the task",
+        ),
+        ({"label_map": {"a": "b"}, "missing_labels": ["a"]}, r"missing_labels says that 'a' is no label"),
+        ({"label_map": {"a": "b"}, "missing_labels": ["b"]}, r"missing_labels says that 'b' is no label"),
+        ({"missing_labels": "N/A"}, r"tasks\.topic\.missing_labels is 'N/A', but should be a list of names"),
+        ({"missing_labels": [None]}, r"tasks\.topic\.missing_labels holds nothing.*Put it into quotes"),
+        ({"missing_labels": ["bad"], "labels": ["bad", "good"]}, r"missing_labels holds 'bad', which is a label of"),
+        (
+            {"empty_text": "dorp"},
+            r"tasks\.topic\.empty_text is 'dorp', but should be one of error, drop\. Did you mean",
+        ),
+        ({"empty_text": True}, r"tasks\.topic\.empty_text is True"),
+        ({"contradictions": "mean"}, r"tasks\.topic\.contradictions is 'mean', .* keep, drop, majority"),
+        ({"problem_type": "regression", "contradictions": "majority"}, r"is 'majority', .* keep, drop, mean"),
+        (
+            {"problem_type": "regression", "label_map": {"a": "b"}},
+            r"label_map has no effect on a task of type regression",
+        ),
+        (
+            {
+                "problem_type": "contrastive",
+                "columns": {"anchor": "a", "positive": "b"},
+                "missing_labels": ["-"],
+            },
+            r"tasks\.topic\.missing_labels has no effect on a task of type contrastive",
+        ),
+    ],
+)
+def test_wrong_reading_rule_is_an_error_before_data_is_loaded(tmp_path: Path, changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        load_task(tmp_path, **changes)

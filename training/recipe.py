@@ -18,6 +18,7 @@ from ..configuration_multitask import (
 )
 from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
+from ..data.rules import reading_rules
 from ..data.sources import TaskSource
 from ..data.splitting import check_split_settings
 from .arguments import MultiTaskTrainingArguments
@@ -172,6 +173,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         augmentation=complete_augmentation(f"{where}.augmentation", task.get("augmentation")),
     )
     check_split_settings(source)
+    reading_rules(source)
     return source, settings
 
 

@@ -1,0 +1,103 @@
+"""Label names that the data gives, and what looks wrong about them.
+
+announce_doubtful_names    names that look like missing values, or that differ in hardly anything
+check_joined               names that are several labels with a separator between them
+"""
+
+import unicodedata
+from collections import Counter
+from decimal import Decimal, InvalidOperation
+
+from .labels import Marks, clean, quoted
+
+MISSING_WORDS = {
+    *("", "na", "n/a", "n.a.", "n.a", "nan", "nat", "none", "null", "nil", "nul", "missing", "undefined", "empty"),
+    *("#n/a", "#na", "<na>", "<none>", "<nan>", "(null)", "[null]", "\\n", "?", "-", "--", "---", ".", "..", "_"),
+}
+MOST_GROUPS = 10
+SEPARATORS = (",", ";", "#", "/", "+", "&", "\t", "\n", " ")
+# What alone may tell two names apart ("C", "C++", "C#") is left in the form that names are compared in.
+TELLING = set("#%&@*")
+
+
+def _looks_missing(name: str) -> bool:
+    return unicodedata.normalize("NFKC", name).casefold().replace(" ", "") in MISSING_WORDS
+
+
+def _form(name: str) -> str:
+    """What two names that differ only in case, space, punctuation, Unicode form or as numbers have in common."""
+    try:
+        value = Decimal(name)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if value.is_finite() and "_" not in name:
+        return f"number {value.normalize()}"
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    bare = "".join(sign for sign in folded if sign in TELLING or unicodedata.category(sign)[0] not in ("P", "Z", "C"))
+    return bare or "".join(folded.split())
+
+
+def announce_doubtful_names(task: str, counts: Counter[str], announcements: list[str]) -> None:
+    """Tell of names that look like missing values, and of such that differ in hardly anything, with their rows."""
+
+    def show(name: str) -> str:
+        return f"{name!r} ({counts[name]} {'row' if counts[name] == 1 else 'rows'})"
+
+    missing = [name for name in counts if _looks_missing(name)]
+    if missing:
+        announcements.append(
+            f"{task}: labels that look like missing values are classes: {', '.join(map(show, sorted(missing)))}. "
+            f"Where they mean that a row is not labelled, write tasks.{task}.missing_labels: "
+            f"[{', '.join(map(quoted, sorted(missing)))}]; where not, list all labels under tasks.{task}.labels."
+        )
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        if name not in missing:
+            groups.setdefault(_form(name), []).append(name)
+    alike = [sorted(group, key=lambda name: (-counts[name], name)) for group in groups.values() if len(group) > 1]
+    if alike:
+        shown = "; ".join(", ".join(map(show, group)) for group in alike[:MOST_GROUPS])
+        more = f"; and {len(alike) - MOST_GROUPS} more groups" if len(alike) > MOST_GROUPS else ""
+        pairs = [f"{quoted(name)}: {quoted(group[0])}" for group in alike[:MOST_GROUPS] for name in group[1:]]
+        announcements.append(
+            f"{task}: labels are separate classes that differ only in case, space, punctuation, Unicode form or the "
+            f"way a number is written: {shown}{more}. Where they mean the same, write tasks.{task}.label_map: "
+            f"{{{', '.join(pairs)}}}; where not, list all labels under tasks.{task}.labels."
+        )
+
+
+def check_joined(task: str, rows: Counter[Marks], announcements: list[str]) -> None:
+    """
+    Look whether the names of a multi-label task are several labels with a separator between them.
+
+    `rows` counts the cells. Where most of them give one label and taking the names apart at a separator leaves fewer
+    names, the labels are joined; where many names merely hold one, this is announced.
+
+    Raises:
+        ValueError: the labels are joined.
+    """
+    labelled = sum(count for marks, count in rows.items() if marks.on)
+    if 2 * sum(count for marks, count in rows.items() if len(marks.on) == 1) <= labelled:
+        return
+    names = {name for marks in rows for name in marks.on}
+    for separator in SEPARATORS:
+        taken_apart = {name: [part for part in map(clean, name.split(separator)) if part] for name in names}
+        joined = sorted(name for name, parts in taken_apart.items() if len(parts) > 1)
+        spaced = separator.strip() and all(name.count(separator) == name.count(separator + " ") for name in joined)
+        written = quoted(separator + " " * bool(spaced))
+        parts = {part for found in taken_apart.values() for part in found}
+        if joined and len(parts) < len(names):
+            raise ValueError(
+                f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
+                f"{joined[0]!r}: {len(names)} different cells are made of {len(parts)} labels. Write tasks.{task}."
+                f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
+                f"list them under tasks.{task}.labels."
+            )
+        if separator.strip() and len(joined) > 1 and 2 * len(joined) > len(names):
+            announcements.append(
+                f"{task}: {len(joined)} of {len(names)} label names hold {written}, such as {joined[0]!r}. If it "
+                f"stands between labels, write tasks.{task}.label_separator: {written}."
+            )
+
+
+__all__ = ["announce_doubtful_names", "check_joined"]

@@ -1,0 +1,57 @@
+"""Rows that cannot be read, gathered so that one error tells of all of them.
+
+A reader of cells raises `CellError`; who reads a column adds it to the `Problems` of its data set with file and row,
+goes on, and raises once at the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+MOST_SHOWN = 10
+
+
+class CellError(ValueError):
+    """What was found in a cell, and how to mend it. A text that takes time to make is given as a function."""
+
+    def __init__(self, found: str | Callable[[], str], remedy: str):
+        self._found, self.remedy = found, remedy
+
+    @property
+    def found(self) -> str:
+        return self._found if isinstance(self._found, str) else self._found()
+
+    def __str__(self) -> str:
+        return f"{self.found} {self.remedy}"
+
+
+@dataclass
+class Problems:
+    """The rows of a data set that cannot be read: the first of them with their errors, and all of them to count."""
+
+    shown: list[tuple[str, CellError]] = field(default_factory=list)
+    known: set[tuple[str, int, str]] = field(default_factory=set)
+
+    def add(self, where: str, row: int, error: CellError) -> None:
+        """Note the error of a 0-based row; a file that two splits read tells it once."""
+        key = (where, row, error.remedy)
+        if key not in self.known and len(self.shown) < MOST_SHOWN:
+            self.shown.append((f"{where}, row {row + 1}", error))
+        self.known.add(key)
+
+    def raise_all(self) -> None:
+        """
+        Raises:
+            ValueError: there are problems; the message has their count, the first ten, and how to mend them.
+        """
+        if len(self.shown) == 1:
+            place, error = self.shown[0]
+            raise ValueError(f"{place}: {error}")
+        if self.shown:
+            lines = [f"{len(self.known)} cells cannot be read:"]
+            lines += [f"  {place}: {error.found}" for place, error in self.shown]
+            if len(self.known) > len(self.shown):
+                lines.append(f"  and {len(self.known) - len(self.shown)} more")
+            raise ValueError("\n".join([*lines, *dict.fromkeys(error.remedy for _, error in self.shown)]))
+
+
+__all__ = ["CellError", "Problems"]
