@@ -41,17 +41,20 @@ class Problems:
     def raise_all(self) -> None:
         """
         Raises:
-            ValueError: there are problems; the message has their count, the first ten, and how to mend them.
+            ValueError: there are problems; the message has the first, their count, the first ten, and how to mend
+                them.
         """
-        if len(self.shown) == 1:
-            place, error = self.shown[0]
-            raise ValueError(f"{place}: {error}")
-        if self.shown:
-            lines = [f"{len(self.known)} cells cannot be read:"]
-            lines += [f"  {place}: {error.found}" for place, error in self.shown]
+        if not self.shown:
+            return
+        (place, first), *others = self.shown
+        lines = [f"{place}: {first}"]
+        if others:
+            lines.append(f"{len(self.known)} cells cannot be read; the others are:")
+            lines += [f"  {place}: {error.found}" for place, error in others]
             if len(self.known) > len(self.shown):
                 lines.append(f"  and {len(self.known) - len(self.shown)} more")
-            raise ValueError("\n".join([*lines, *dict.fromkeys(error.remedy for _, error in self.shown)]))
+            lines += dict.fromkeys(error.remedy for _, error in others if error.remedy != first.remedy)
+        raise ValueError("\n".join(lines))
 
 
 __all__ = ["CellError", "Problems"]

@@ -406,18 +406,19 @@ def test_all_wrong_rows_are_told_in_one_error_across_files_and_tasks(tmp_path: P
     score = task("regression", name="rating", dataset=dataset, columns={"sentence": "text", "label": "score"})
     with pytest.raises(ValueError, match="cells cannot be read") as caught:
         load_tasks([task(dataset=dataset, labels=["x", "y"]), score], tmp_path, seed=42)
-    lines = str(caught.value).splitlines()
+    first, count, *lines = str(caught.value).splitlines()
     bad_texts = len([row for row in range(20) if row % 3 == 0 and row % 4])  # of rows that keep some label
-    assert lines[0] == f"{5 + 1 + 20 + bad_texts} cells cannot be read:"
-    assert len([line for line in lines if line.startswith("  ") and ", row " in line]) == 10
-    assert lines[1].endswith("one.jsonl, row 2: label 'w' is not a label of task 'mood'.")
+    assert "one.jsonl, row 2: label 'w' is not a label of task 'mood'. Known labels: ['x', 'y']. Correct" in first
+    assert count == f"{5 + 1 + 20 + bad_texts} cells cannot be read; the others are:"
+    assert len([line for line in lines if line.startswith("  ") and ", row " in line]) == 9
     assert any("two.jsonl, row 1: label 'v'" in line for line in lines)
-    assert lines[11] == f"  and {26 + bad_texts - 10} more"
+    assert lines[9] == f"  and {26 + bad_texts - 10} more"
+    assert any(line.startswith("Correct the row, leave the cell empty") for line in lines[10:])
 
 
 def test_rows_without_text_are_all_told_or_dropped_and_counted(tmp_path: Path) -> None:
     texts, values = ["a", "", "b", " \t", None], ["x", "y", "y", "x", "y"]
-    with pytest.raises(ValueError, match=r"(?s)3 cells cannot be read.*row 2.*row 4.*row 5.*mood.empty_text: drop"):
+    with pytest.raises(ValueError, match=r"(?s)row 2.*mood.empty_text: drop.*3 cells cannot be read.*row 4.*row 5"):
         load_values(tmp_path, values, texts=texts)
     loaded = load_values(tmp_path, values, texts=texts, empty_text="drop")
     assert loaded.sets[0].splits["train"]["sentences"][:] == [["a"], ["b"]]
