@@ -13,7 +13,11 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    AdaptiveLayerLoss,
+    CoSENTLoss,
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import AutoModel
@@ -228,6 +232,19 @@ def test_token_embeddings_are_those_of_the_model(tiny_backbone: str, tmp_path: P
         with torch.no_grad():
             expected = model(**model.tokenizer(sentence, return_tensors="pt", truncation=True)).last_hidden_state[0]
         torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
+
+
+def test_losses_that_look_at_the_layers_find_them(tiny_backbone: str, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone)
+    model.save_pretrained(tmp_path)
+    opened = open_folder(tmp_path)
+    features = [dict(opened.preprocess(PAIRS[name])) for name in ("sentence1", "sentence2")]
+    loss = AdaptiveLayerLoss(opened, CoSENTLoss(opened))
+    loss(features, torch.tensor(PAIRS["score"])).backward()
+    gradients = [layer.output.dense.weight.grad for layer in opened.transformers_model.backbone.encoder.layer]
+    assert len(gradients) == model.config.backbone_config.num_hidden_layers and all(
+        gradient.abs().sum() > 0 for gradient in gradients
+    )
 
 
 def test_prompt_can_be_left_out_of_pooling(tiny_backbone: str, tmp_path: Path) -> None:
