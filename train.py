@@ -31,9 +31,10 @@ from transformers.utils import logging
 
 from multitask_sentence.configuration_multitask import suggest
 from multitask_sentence.data.augmentation import Augmentation, augment_sets, describe_augmentations, open_augmentations
-from multitask_sentence.data.held_out import announce_held_out, drop_held_out
+from multitask_sentence.data.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.data.row_hashes import collect_row_hashes
 from multitask_sentence.training.argument_checks import check_packages
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import make_balancer
@@ -41,6 +42,7 @@ from multitask_sentence.training.best_checkpoints import check_best_metric, chec
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines
 from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
+from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.predictions import write_predictions
 from multitask_sentence.training.publish import check_can_push, push_folder
@@ -239,11 +241,13 @@ def run(argv: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
 
     with state.main_process_first():
-        loaded = load_tasks(start.sources, options.data_root or recipe.path.parent, arguments.seed)
+        data_root = options.data_root or recipe.path.parent
+        loaded = load_tasks(start.sources, data_root, arguments.seed, earlier=start.earlier)
     if recipe.drop_held_out:
         drop_held_out(loaded)
     else:
         announce_held_out(loaded)
+    announce_trained_on(loaded)
     if augmentations and not options.check:
         augment_sets(loaded, augmentations, arguments.seed)
         set_seed(arguments.seed)  # whether texts were made or read, the model starts from the same numbers
@@ -265,6 +269,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     if options.compare_single:
         check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
+    row_hashes = None
+    if arguments.keep_row_hashes and not options.check:
+        row_hashes = collect_row_hashes(str(output_dir), loaded.sets, trainer.trained_tasks.keys(), loaded.earlier)
+        trainer.add_callback(KeepRowHashes(row_hashes))
     replaces = checked.starts_anew and options.overwrite and not options.check
     if replaces and state.is_main_process and output_dir.is_dir():
         shutil.rmtree(output_dir)  # an earlier run, given up only now that all is in order
@@ -308,7 +316,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         write_model_card(output_dir, repo_id=repo_id, data_root=options.data_root or recipe.path.parent, **recipe.card)
 
     if state.is_main_process:
-        save_result(recipe, model, trainer, loaded, scores, seconds=time.time() - started)
+        save_result(recipe, model, trainer, loaded, scores, time.time() - started, row_hashes)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if kept_card is not None:
             (output_dir / CARD_FILE).write_text(kept_card, encoding="utf-8")

@@ -2,6 +2,7 @@
 
     held_out_sentences  every sentence of the validation and test splits, as keys
     announce_held_out   tells which tasks' training rows another task is measured on
+    announce_trained_on tells which rows a model is measured on that it was trained on in a run before
     drop_held_out       takes such rows out of the training splits
 
 Data sets borrow from each other: a pair of one task's test split may be a training pair of another, with a label that
@@ -17,34 +18,34 @@ from datasets import Dataset
 
 from .collation import LABEL_PREFIX
 from .loading import LabelledSet, LoadedTasks
-from .texts import text_key
+from .row_hashes import ROW_HASHES_FILE
+from .texts import row_hash, row_key, text_key
 
 RowKey = tuple[str, ...]
 
 
 def _row_keys(rows: Dataset) -> Iterator[RowKey]:
-    """Of each row the sentence, or both of a pair in either order; of a contrastive row, anchor and positive."""
-    return (tuple(sorted(map(text_key, sentences[:2]))) for sentences in rows["sentences"])
+    return map(row_key, rows["sentences"])
 
 
-def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, Dataset]]:
+def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, str, Dataset]]:
     for labelled_set in loaded.sets:
         for split, rows in labelled_set.splits.items():
             if split != "train":
-                yield labelled_set, rows
+                yield labelled_set, split, rows
 
 
 def held_out_sentences(loaded: LoadedTasks) -> set[str]:
     """The keys of all sentences that a model is measured on."""
     return {
-        text_key(sentence) for _, rows in _held_out_splits(loaded) for row in rows["sentences"] for sentence in row
+        text_key(sentence) for _, _, rows in _held_out_splits(loaded) for row in rows["sentences"] for sentence in row
     }
 
 
 def _found_in(loaded: LoadedTasks) -> dict[RowKey, list[str]]:
     """By row of the validation and test splits, the tasks that are measured on it."""
     found: dict[RowKey, list[str]] = {}
-    for labelled_set, rows in _held_out_splits(loaded):
+    for labelled_set, _, rows in _held_out_splits(loaded):
         for key in _row_keys(rows):
             tasks = found.setdefault(key, [])
             tasks.extend(task for task in labelled_set.tasks if task not in tasks)
@@ -64,6 +65,26 @@ def announce_held_out(loaded: LoadedTasks) -> None:
                 f"{', '.join(labelled_set.tasks)}: {count} of {len(train)} training rows stand in the validation or "
                 f"test split of {task}, whose scores may be flattering. `drop_held_out: true` in the recipe leaves "
                 "such rows out."
+            )
+
+
+def announce_trained_on(loaded: LoadedTasks) -> None:
+    """Note in `loaded` which validation and test rows are training rows of the model that the run goes on from."""
+    earlier = loaded.earlier
+    if earlier is None:
+        return
+    if not earlier.is_complete:
+        loaded.announcements.append(
+            f"{earlier.name} does not say (all of) what it was trained on, because there is no {ROW_HASHES_FILE} with "
+            "it or with a model before it. Validation and test rows may be among its training rows."
+        )
+    trained = earlier.of_split("train")
+    for labelled_set, split, rows in _held_out_splits(loaded):
+        count = sum(row_hash(sentences) in trained for sentences in rows["sentences"]) if trained else 0
+        if count:
+            loaded.announcements.append(
+                f"{', '.join(labelled_set.tasks)}: {count} of {len(rows)} {split} rows were training rows of "
+                f"{earlier.name}, whose scores there are flattering. Measure it on other rows, or take these out."
             )
 
 
@@ -98,4 +119,4 @@ def drop_held_out(loaded: LoadedTasks) -> None:
         )
 
 
-__all__ = ["announce_held_out", "drop_held_out", "held_out_sentences"]
+__all__ = ["announce_held_out", "announce_trained_on", "drop_held_out", "held_out_sentences"]

@@ -10,7 +10,7 @@ of rows that it measures although the model was trained on them. The file has a 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ class RowHashes:
     Attributes:
         name: of the model, as it is called in messages.
         rows: by task and split (`("topic", "train")`) the `row_hash` of each distinct row that is labelled for it.
+        is_complete: whether no model before it saw rows that nothing is known of.
     """
 
     name: str
     rows: dict[tuple[str, str], set[int]]
+    is_complete: bool = True
 
     def of_split(self, split: str) -> set[int]:
         """Those of all tasks."""
@@ -48,11 +50,19 @@ class RowHashes:
         return {found: split for split in ("test", "validation", "train") for found in self.of_split(split)}
 
 
-def collect_row_hashes(name: str, sets: Iterable[Any], earlier: RowHashes | None = None) -> RowHashes:
+def collect_row_hashes(
+    name: str, sets: Iterable[Any], trained_tasks: Collection[str], earlier: RowHashes | None = None
+) -> RowHashes:
     """
-    The rows of some labelled sets, and those that an earlier model had seen.
+    The rows of a run, and those that the model it goes on from had seen.
 
-    A row that was trained on once counts as trained on, so that it is in no other split.
+    A row that was trained on once counts as trained on, and is in no other split.
+
+    Args:
+        name: what the model is called in messages.
+        sets: labelled sets.
+        trained_tasks: the tasks whose training rows are trained on.
+        earlier: the rows of the model that the run goes on from.
     """
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
     for key, hashes in earlier.rows.items() if earlier else ():
@@ -61,10 +71,13 @@ def collect_row_hashes(name: str, sets: Iterable[Any], earlier: RowHashes | None
         for split, dataset in labelled_set.splits.items():
             hashes = [row_hash(sentences) for sentences in dataset["sentences"]]
             for task in labelled_set.tasks:
+                if split == "train" and task not in trained_tasks:
+                    continue
                 labels = dataset[LABEL_PREFIX + task][:]
                 rows[task, split].update(own for own, label in zip(hashes, labels, strict=True) if label is not None)
     trained = RowHashes(name, rows).of_split("train")
-    return RowHashes(name, {key: found if key[1] == "train" else found - trained for key, found in rows.items()})
+    rows = {key: found if key[1] == "train" else found - trained for key, found in rows.items()}
+    return RowHashes(name, rows, is_complete=earlier is None or earlier.is_complete)
 
 
 def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
@@ -77,20 +90,23 @@ def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
         "hash": np.array([found for key in keys for found in sorted(hashes.rows[key])], dtype=np.int64),
     }
     unfinished = folder / (ROW_HASHES_FILE + ".part")
-    parquet.write_table(pa.table(columns), unfinished, use_dictionary=["task", "split"])
+    table = pa.table(columns).replace_schema_metadata({"is_complete": str(hashes.is_complete)})
+    parquet.write_table(table, unfinished, use_dictionary=["task", "split"])
     unfinished.replace(folder / ROW_HASHES_FILE)
 
 
-def read_row_hashes(name_or_path: str) -> RowHashes | None:
+def read_row_hashes(name_or_path: str) -> RowHashes:
     """
-    The rows of a model in a folder or on the Hub; `None` where it has no such file.
+    The rows of a model in a folder or on the Hub; none, and not complete, where there is no such file.
 
     Raises:
         ValueError: the file is damaged.
     """
-    file = cached_file(name_or_path, ROW_HASHES_FILE, _raise_exceptions_for_missing_entries=False)
+    name = str(name_or_path)
+    may_be_missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(name, ROW_HASHES_FILE, **may_be_missing)
     if file is None:
-        return None
+        return RowHashes(name, {}, is_complete=False)
     try:
         table = parquet.read_table(file, columns=["task", "split", "hash"])
         columns = (table[name].to_pylist() for name in ("task", "split", "hash"))
@@ -102,7 +118,7 @@ def read_row_hashes(name_or_path: str) -> RowHashes | None:
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
     for task, split, found in zip(*columns, strict=True):
         rows[task, split].add(found)
-    return RowHashes(str(name_or_path), rows)
+    return RowHashes(name, rows, is_complete=(table.schema.metadata or {}).get(b"is_complete") != b"False")
 
 
 __all__ = ["ROW_HASHES_FILE", "RowHashes", "collect_row_hashes", "read_row_hashes", "write_row_hashes"]

@@ -137,6 +137,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Keep the best model of every task in output_dir/best, unless save_strategy is no."},
     )
+    keep_row_hashes: bool = field(
+        default=True,
+        metadata={"help": "Keep hashes of the rows with the model, so that a later run knows its training rows."},
+    )
     feature_cache: bool = field(
         default=True,
         metadata={"help": "With a frozen backbone, keep its pooled vectors on disk and train on them."},

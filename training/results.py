@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..data.loading import LoadedTasks
+from ..data.row_hashes import RowHashes, write_row_hashes
 from ..modeling_multitask import MultiTaskModel
 from .arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from .balancing.settings import format_balancing
@@ -184,11 +185,14 @@ def save_result(
     loaded: LoadedTasks,
     scores: dict[str, dict[str, dict[str, float]]],
     seconds: float,
+    row_hashes: RowHashes | None = None,
 ) -> Path:
-    """Save the finished model with its recipe and results.json; returns the folder."""
+    """Save the finished model with its recipe, results.json and, where given, its rows' hashes; returns the folder."""
     folder = Path(trainer.args.output_dir)
     model.save_pretrained(folder)
     (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
+    if row_hashes is not None:
+        write_row_hashes(folder, row_hashes)
     rows = {
         task: {
             split: sum(label is not None for label in rows[f"label_{task}"]) for split, rows in entry.splits.items()

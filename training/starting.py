@@ -26,6 +26,7 @@ from ..configuration_multitask import (
     extend_labels,
 )
 from ..data.loading import LoadedTasks
+from ..data.row_hashes import RowHashes, read_row_hashes
 from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
 from .adapters import adapter_config, check_adapter, describe_adapter
@@ -49,12 +50,14 @@ class Start:
         sources: where each task's rows come from, with the labels of tasks that the model has already.
         tasks: settings of those tasks, by name, with new labels; empty for a new model.
         new_labels: by task, the labels that the model does not have yet.
+        earlier: which rows the model has seen already; `None` for a new model.
     """
 
     path: str
     sources: list[TaskSource]
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     new_labels: dict[str, list[str]] = field(default_factory=dict)
+    earlier: RowHashes | None = None
 
 
 def _trained_config(name_or_path: str) -> MultiTaskConfig:
@@ -132,7 +135,8 @@ def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
     new_labels = {
         name: task["labels"][len(config.tasks[name]["labels"]) :] for name, task in tasks.items() if "labels" in task
     }
-    return Start(recipe.continue_from, sources, tasks, {name: new for name, new in new_labels.items() if new})
+    new_labels = {name: new for name, new in new_labels.items() if new}
+    return Start(recipe.continue_from, sources, tasks, new_labels, read_row_hashes(recipe.continue_from))
 
 
 def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start:
