@@ -26,7 +26,8 @@ CSV_TYPES = (
     *("dtype", "dtype_backend", "converters", "features", "true_values", "false_values", "float_precision"),
     *("parse_dates", "date_format", "date_parser", "dayfirst", "cache_dates", "low_memory"),
 )
-_GONE = ("prefix", "mangle_dupe_cols", "error_bad_lines", "warn_bad_lines", "verbose")  # pandas has them no more
+# pandas has them no more, or not for files that are read in chunks.
+_GONE = ("prefix", "mangle_dupe_cols", "error_bad_lines", "warn_bad_lines", "verbose", "skipfooter")
 CSV_OPTIONS = tuple(
     sorted(
         {option.name for option in fields(CsvConfig)}
@@ -199,6 +200,8 @@ def _delimiter_hint(task: str, names: list[str], parsing: dict[str, Any]) -> str
 def _column_hint(task: str, rows: Dataset, parsing: dict[str, Any], columns: dict[str, Any], missing: str) -> str:
     """What to add to the recipe where a column is missing: another delimiter, or names for a file without a header."""
     names = rows.column_names
+    if any(LINE_BREAK.search(name) for name in names):
+        return f" A quote in the header encloses several lines.{_quoting_hint(task)}"
     if hint := _delimiter_hint(task, names, parsing):
         return hint
     if parsing.get("column_names") or len(names) < 2:
@@ -239,7 +242,7 @@ def _check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, A
             f"{task}: {len(broken)} cells of {file} hold several lines; the longest, row {row + 1}, column "
             f"{rows.column_names[place]!r}, has {len(LINE_BREAK.split(longest))} lines and {len(longest)} characters"
         )
-    if "://" not in file and parsing.get("encoding", "utf-8").lower().replace("_", "-") not in ("utf-16", "utf-32"):
+    if "://" not in file and not (parsing.get("encoding") or "").lower().startswith(("utf-16", "utf_16", "utf-32")):
         header = 0 if parsing.get("header", "infer") is None or parsing.get("column_names") else 1
         if (missing := _count_lines(file) - within - header - len(rows)) > 0:
             notes.append(f"{task}: {missing} lines of {file} give no row ({len(rows)} rows)")

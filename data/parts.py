@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, LargeList, List
 
 from .labels import is_empty, nearest
 from .problems import CellError
@@ -53,16 +53,25 @@ def plain_text(cell: Any) -> str | None:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
-def _step(cell: Any, part: str) -> Any:
-    """One part of a dotted name: a key, a place in a list, or `key=value` for the first such entry of a list."""
-    if isinstance(cell, dict):
-        return cell.get(part)
-    if isinstance(cell, list):
-        if part.isdigit():
-            return cell[int(part)] if int(part) < len(cell) else None
-        key, _, value = part.partition("=")
-        found = (item for item in cell if isinstance(item, dict) and plain_text(item.get(key)) == value)
-        return next(found, None)
+def _follow(cell: Any, parts: list[str]) -> Any:
+    """What stands in a cell below a dotted name; None if nothing does.
+
+    A part is a key, a place in a list, or `key=value` for the first such entry of a list. Keys and values may hold
+    dots themselves.
+    """
+    if not parts:
+        return cell
+    if isinstance(cell, list) and parts[0].isdigit():
+        return _follow(cell[int(parts[0])], parts[1:]) if int(parts[0]) < len(cell) else None
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if isinstance(cell, dict) and name in cell:
+            return _follow(cell[name], parts[length:])
+        if isinstance(cell, list) and "=" in name:
+            key, _, value = name.partition("=")
+            for item in cell:
+                if isinstance(item, dict) and plain_text(item.get(key)) == value:
+                    return _follow(item, parts[length:])
     return None
 
 
@@ -124,6 +133,25 @@ class Part:
         """The cells of the column whose values keep rows together when some are set aside."""
         return self._cells(task, "group", name)
 
+    def check_texts(self, task: str, key: str, name: str) -> None:
+        """Refuse a column of lists or objects where sentences should be, and say how each is read."""
+        feature = self.rows.features.get(name)
+        if not isinstance(feature, dict | List | LargeList):
+            return
+        cell = next((cell for cell in self._cells(task, f"columns.{key}", name) if cell), None)
+        if isinstance(feature, dict):
+            remedy = f"Name what it holds: {', '.join(list(_dotted_names(name, cell))[:MAX_SHOWN])}."
+        else:
+            remedy = (
+                f"If each text in it is a sentence of its own, add `explode: {name}` to tasks.{task}.dataset; if it "
+                "holds the words of one sentence, join them in the file."
+            )
+        kind = "objects" if isinstance(feature, dict) else "lists"
+        raise ValueError(
+            f"{self.where}: column {name!r} of task {task!r} holds {kind}, like {str(cell)[:60]}, where "
+            f"sentences should be. {remedy}"
+        )
+
     def keep_where(self, task: str, conditions: dict[str, Any]) -> None:
         """Leave out the rows whose columns hold none of the wanted values; both are compared as text."""
         kept = [True] * len(self.rows) if self.kept is None else self.kept
@@ -173,9 +201,7 @@ class Part:
         # The longest beginning that is a column: names may hold dots themselves.
         for length in range(len(parts) - 1, 0, -1):
             if (root := ".".join(parts[:length])) in self.rows.column_names:
-                cells = self.rows[root][:]
-                for part in parts[length:]:
-                    cells = [_step(cell, part) for cell in cells]
+                cells = [_follow(cell, parts[length:]) for cell in self.rows[root][:]]
                 if any(cell is not None for cell in cells) or not len(cells):
                     return cells
         names = self._names()

@@ -289,7 +289,9 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
             "Log in with `hf auth login`, or set HF_TOKEN."
         )
     source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})
-    load = _load_files if dataset["path"] in FORMATS else _load_repository
+    # A folder may have the name of a format.
+    named = {"data_files", "data_dir", "con"} & dataset.keys() or not (data_root / dataset["path"]).is_dir()
+    load = _load_files if dataset["path"] in FORMATS and named else _load_repository
     parts = load(source, scores, data_root, announcements)
     if not parts:
         raise ValueError(
@@ -297,6 +299,10 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
         )
     if "explode" in dataset:
         _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())), announcements)
+    for key, names in source.columns.items():
+        for name in names if isinstance(names, list) else [names]:
+            for part in chain.from_iterable(parts.values()) if key != "label" else []:
+                part.check_texts(task, key, name)
     if source.where is not None:
         _keep_where(sources, parts, announcements)
     return parts

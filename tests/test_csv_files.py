@@ -2,11 +2,14 @@
 
 import gzip
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
+from datasets.packaged_modules.csv.csv import CsvConfig
 
+from multitask_sentence.data import sources
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE = "single_label_classification"
@@ -144,6 +147,37 @@ def test_folder_of_csv_files_is_read_as_text_and_looked_into(tmp_path: Path) -> 
     (tmp_path / "set/test.csv").write_text('text,label\n"swallowed,c\nfine,a b\n5",c\n')
     with pytest.raises(ValueError, match=r"test\.csv, row 1: .*`quoting: 3`"):
         load_tasks([task], tmp_path, seed=42, require_train=False)
+
+
+def test_quote_that_swallows_the_header_names_quoting(tmp_path: Path) -> None:
+    content = 'text,"label\ngood,yes\nbad",no\nfine,no\n'
+    with pytest.raises(ValueError, match=r"A quote in the header encloses several lines\..*`quoting: 3`"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_hub_csv_files_are_read_as_text_unless_their_types_are_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    (tmp_path / "train.csv").write_text("text;label\na;007\nb;7\n")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [7, 8]}, features)
+    config = CsvConfig(sep=";")
+    config.data_files = {"train": [str(tmp_path / "train.csv")]}
+    info = datasets.DatasetInfo(features=features if declared else None)
+    monkeypatch.setattr(sources, "load_dataset_builder", lambda **_: SimpleNamespace(config=config, info=info))
+    monkeypatch.setattr(sources, "load_dataset", lambda **_: datasets.DatasetDict({"train": rows}))
+    columns = {"sentence": "text", "label": "label"}
+    notes: list[str] = []
+    parts = sources.load_parts([TaskSource("t", SINGLE, {"path": "someone/set"}, columns)], tmp_path, notes)
+    assert parts["train"][0].rows["label"][:] == ([7, 8] if declared else ["007", "7"])
+
+
+def test_folder_named_like_a_format_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/train.csv").write_text("text,label\na,x\nb,y\n")
+    task = TaskSource("t", SINGLE, {"path": "folder"}, {"sentence": "text", "label": "label"})
+    assert texts(load_tasks([task], tmp_path, seed=42, require_train=False)) == ["a", "b"]
 
 
 # Options

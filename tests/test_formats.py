@@ -263,8 +263,13 @@ def test_dotted_columns_lead_into_nested_cells(tmp_path: Path) -> None:
     dataset = {"path": "jsonl", "data_files": "x.jsonl"}
     assert rows(load(tmp_path, dataset, "data.text", "data.more.0.x")) == [("a", "p"), ("b", "q")]
     assert rows(load(tmp_path, dataset, "text.en", "data.more.0.x")) == [("A", "p"), ("B", "q")]
+    assert rows(load(tmp_path, dataset, "text.en", "n.k.l")) == [("A", "1"), ("B", "2")]
     with pytest.raises(ValueError, match=r"column 'text', which is missing\. Did you mean 'data\.text'\?"):
         load(tmp_path, dataset, "text", "data.more.0.x")
+    with pytest.raises(
+        ValueError, match=r"column 'data' .* holds objects, .* Name what it holds: data\.text, data\.more\.0\.x"
+    ):
+        load(tmp_path, dataset, "data", "data.more.0.x")
     with pytest.raises(ValueError, match=r"column 'data\.txt', which is missing\. Did you mean 'data\.text'\?"):
         load(tmp_path, dataset, "data.txt", "data.more.0.x")
 
@@ -273,7 +278,9 @@ def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(tmp_path: Pat
     intents = [{"tag": "hello", "patterns": ["hi", "hey"]}, {"tag": "bye", "patterns": ["see you"]}]
     write_json(tmp_path / "x.json", {"intents": [*intents, {"tag": "none", "patterns": []}]})
     dataset = {"path": "json", "data_files": "x.json", "field": "intents"}
-    with pytest.raises(ValueError, match=r"row 1: column 'patterns' .*holds \['hi', 'hey'\]"):
+    with pytest.raises(
+        ValueError, match=r"column 'patterns' .*holds lists, like \['hi', 'hey'\].*`explode: patterns`"
+    ):
         load(tmp_path, dataset, "patterns", "tag")
     loaded = load(tmp_path, dataset | {"explode": "patterns"}, "patterns", "tag")
     assert rows(loaded) == [("hi", "hello"), ("hey", "hello"), ("see you", "bye")]
