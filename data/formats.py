@@ -172,7 +172,7 @@ FORMATS = {
 UNREAD = {
     "text": "a line of text has no label. Write `path: fasttext` for lines such as `__label__name text`, `path: tsv` "
     "with `column_names: [label, text]` for lines with a tab, `path: folder` for a folder of files for each class.",
-    "yaml": "Write the examples as rows with a text and a label (csv, tsv, jsonl); Rasa's `intent` and `examples` are "
+    "yaml": "write the examples as rows with a text and a label (csv, tsv, jsonl); Rasa's `intent` and `examples` are "
     "such labels and, one line each, such texts.",
     "xls": "save the workbook as .xlsx and write `path: xlsx`.",
     "xml": "write its texts and labels as rows (csv, tsv, jsonl).",

@@ -18,10 +18,13 @@ from .parts import Part, attempt
 
 def read_excel(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
     """Load one sheet of an Excel file: the first, or `sheet_name`. A reader as formats.py describes it."""
-    options = {"sheet_name": 0} | options
-    read = partial(pd.read_excel, file, keep_default_na=False, na_values=[""], dtype=object, **options)
+    sheet = options.get("sheet_name", 0)
+    settings = {"keep_default_na": False, "na_values": [""], "dtype": object} | options
+    read = partial(pd.read_excel, file, **settings)
     frame = attempt(task, {"path": file} | options, read, _frame_hint)
-    where = file if options["sheet_name"] == 0 else f"{file}, sheet {options['sheet_name']!r}"
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"tasks.{task}.dataset.sheet_name should name one sheet. Found {sheet!r}.")
+    where = file if sheet == 0 else f"{file}, sheet {sheet!r}"
     return Part(where, _from_frame(where, frame))
 
 

@@ -132,8 +132,8 @@ def test_fasttext_lines_give_texts_with_one_or_several_labels(tmp_path: Path) ->
         "__label__a the red  box\n__label__b , a cat\n\n__label__a no label__x\nbare\n"
     )
     dataset = {"path": "fasttext", "data_files": "lines.txt"}
-    loaded = load(tmp_path, dataset, problem_type=MULTI)
-    assert rows(loaded) == [("the red  box", ["a"]), (", a cat", ["b"]), ("no label__x", ["a"])]
+    loaded = load(tmp_path, dataset)
+    assert rows(loaded) == [("the red  box", "a"), (", a cat", "b"), ("no label__x", "a")]
     assert "t: 2 of 5 train rows carry no label and are left out" in loaded.announcements
     (tmp_path / "lines.txt").write_text("#a #b the red box\n#c|d,e a cat\n")
     loaded = load(tmp_path, dataset | {"label_prefix": "#"}, problem_type=MULTI)
@@ -177,7 +177,7 @@ def test_folder_of_save_to_disk_is_read_with_its_features(tmp_path: Path, splits
     ("dataset", "message"),
     [
         ({"path": "text", "data_files": "x.txt"}, r"`path: fasttext` for lines .*column_names: \[label, text\]`"),
-        ({"path": "yaml", "data_files": "nlu.yml"}, "Write the examples as rows with a text and a label"),
+        ({"path": "yaml", "data_files": "nlu.yml"}, "write the examples as rows with a text and a label"),
         ({"path": "excel", "data_files": "x.xlsx"}, "write `path: xlsx`"),
         ({"path": "xls", "data_files": "x.xls"}, r"save the workbook as \.xlsx and write `path: xlsx`"),
         ({"path": "rows.jsonl"}, r"rows\.jsonl is a file.*path: jsonl, data_files: \{train: rows\.jsonl\}"),
@@ -381,3 +381,34 @@ def test_argilla_export_is_read_from_its_fields_and_responses(tmp_path: Path) ->
     old = [("a", "up", "Validated"), ("b", "down", "Validated"), ("c", None, "Default")]
     content = [{"text": text, "annotation": label, "status": status} for text, label, status in old]
     assert rows(load_export(tmp_path, "Argilla 1", content)) == [("a", "up"), ("b", "down")]
+
+
+def test_doccano_lists_of_one_label_are_read_as_one(tmp_path: Path) -> None:
+    content = [
+        {"id": n, "text": text, "label": [label], "Comments": []} for n, text, label in [(1, "a", "x"), (2, "b", "y")]
+    ]
+    assert rows(load_export(tmp_path, "doccano, JSONL", content)) == [("a", "x"), ("b", "y")]
+    loaded = load_export(tmp_path, "doccano, JSONL", content, problem_type=MULTI)
+    assert rows(loaded) == [("a", ["x"]), ("b", ["y"])]
+
+
+def test_argilla_data_set_has_lists_of_responses(tmp_path: Path) -> None:
+    content = [{"text": "a", "topic.responses": ["up"], "status": "completed"}]
+    content += [{"text": "b", "topic.responses": ["down"], "status": "completed"}]
+    content += [{"text": "c", "topic.responses": None, "status": "pending"}]
+    assert rows(load_export(tmp_path, "Argilla 2, as a data set", content)) == [("a", "up"), ("b", "down")]
+
+
+def test_spacy_cats_are_read_as_one_or_several_labels(tmp_path: Path) -> None:
+    content = [{"text": "a", "cats": {"x": 1.0, "y": 0.0}}, {"text": "b", "cats": {"x": 0.0, "y": 1.0}}]
+    loaded = load_export(tmp_path, "spaCy, categories", content, problem_type=MULTI)
+    assert rows(loaded) == [("a", ["x"]), ("b", ["y"])]
+    assert rows(load_export(tmp_path, "spaCy, categories", content)) == [("a", "x"), ("b", "y")]
+    content = [{"text": "a", "cats": {"x": 1.0}}, {"text": "b", "cats": {"y": 1}}, {"text": "c", "cats": {}}]
+    loaded = load_export(tmp_path, "spaCy, categories", content, problem_type=MULTI)
+    assert rows(loaded)[:2] == [("a", ["x"]), ("b", ["y"])]
+
+
+def test_label_studio_choices_of_one_label_are_read_as_one(tmp_path: Path) -> None:
+    content = [annotation(1, "a", ["up"]), annotation(2, "b", ["down"], first=False)]
+    assert rows(load_export(tmp_path, "Label Studio, JSON", content)) == [("a", "up"), ("b", "down")]
