@@ -20,10 +20,10 @@ def dropout(states: torch.Tensor, probability: float) -> torch.Tensor:
     Set elements to 0 with a probability, scale the others so that the expected value stays.
 
     On a CPU the probability is rounded to a multiple of 1/65536; the numbers come from torch's own generator. On other
-    devices, and where everything or nothing is dropped, this is `torch.nn.functional.dropout`.
+    devices, where everything or nothing is dropped, and in compiled graphs, this is `torch.nn.functional.dropout`.
     """
     dropped = round(probability * LEVELS)  # of 65536 levels
-    if states.device.type != "cpu" or not 0 < dropped < LEVELS:
+    if states.device.type != "cpu" or not 0 < dropped < LEVELS or torch.compiler.is_compiling():
         return F.dropout(states, probability)
     count = states.numel()
     drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
