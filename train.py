@@ -13,7 +13,6 @@ Flags win over the recipe's `training` block. The finished folder opens with
 import argparse
 import copy
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, set_seed
 from transformers.hf_argparser import string_to_bool
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from multitask_sentence.configuration_multitask import suggest
@@ -44,21 +44,23 @@ from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
+from multitask_sentence.training.output_folder import check_output_dir, claim_output_dir
 from multitask_sentence.training.predictions import write_predictions
 from multitask_sentence.training.publish import check_can_push, push_folder
 from multitask_sentence.training.recipe import Recipe, load_recipe
 from multitask_sentence.training.results import (
     add_result,
-    check_output_dir,
     format_scores,
     format_settings,
     save_result,
     scores_by_task,
 )
+from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint
 from multitask_sentence.training.starting import (
     Start,
     check_start,
     check_strategy,
+    describe_origin,
     describe_start,
     scores_before,
     start_model,
@@ -152,22 +154,17 @@ def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
     wanted = arguments.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
         return None
-    if str(wanted).lower() not in ("last", "true"):
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise ValueError(f"resume_from_checkpoint: {wanted} is no checkpoint of a Trainer.")
-        return Path(wanted)
-    # The state is written last, so that a checkpoint whose saving was interrupted has none.
-    steps = {
-        int(path.parent.name.removeprefix("checkpoint-")): path.parent
-        for path in Path(arguments.output_dir).glob("checkpoint-*/trainer_state.json")
-        if path.parent.name.removeprefix("checkpoint-").isdigit()
-    }
-    if not steps:
-        raise ValueError(
-            f"{arguments.output_dir} holds no checkpoint to resume from. Leave --resume_from_checkpoint out, or name "
-            "the folder of a checkpoint."
-        )
-    return steps[max(steps)]
+    if str(wanted).lower() in ("last", "true"):
+        if (last := last_checkpoint(Path(arguments.output_dir))) is None:
+            raise ValueError(
+                f"{arguments.output_dir} holds no checkpoint to resume from. Leave --resume_from_checkpoint out (and "
+                "replace with --overwrite what a run has left that did not come as far), or name the folder of a "
+                "checkpoint."
+            )
+        return last
+    if not any((Path(wanted) / name).is_file() for name in (RUN_FILE, TRAINER_STATE_NAME)):
+        raise ValueError(f"resume_from_checkpoint: {wanted} is no checkpoint of a Trainer.")
+    return Path(wanted)
 
 
 @dataclass
@@ -212,6 +209,8 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
         check_comparison(start, recipe, arguments)
+    if checkpoint:
+        check_files(checkpoint, arguments.world_size)
     augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
     return Checked(checkpoint, starts_anew, start, trains, augmentations)
 
@@ -264,8 +263,11 @@ def run(argv: Sequence[str] | None = None) -> None:
             tasks=list(recipe.settings),
             strategy=recipe.strategy,
             balancing=recipe.balancing,
+            origin=describe_origin(recipe),
         )
         arguments.output_dir = str(output_dir)
+    if checkpoint and not (options.check and augmentations):  # whose rows a check does not make
+        trainer.check_resume(checkpoint)
     if options.compare_single:
         check_single_runs(trainer)
         trainer.add_callback(GradientCosines(trainer))
@@ -273,10 +275,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     if arguments.keep_row_hashes and not options.check:
         row_hashes = collect_row_hashes(str(output_dir), loaded.sets, trainer.trained_tasks.keys(), loaded.earlier)
         trainer.add_callback(KeepRowHashes(row_hashes))
-    replaces = checked.starts_anew and options.overwrite and not options.check
-    if replaces and state.is_main_process and output_dir.is_dir():
-        shutil.rmtree(output_dir)  # an earlier run, given up only now that all is in order
-        output_dir.mkdir()
+    if state.is_main_process and not options.check:
+        # An earlier run is given up only now that all is in order.
+        claim_output_dir(output_dir, empty=checked.starts_anew and options.overwrite)
     state.wait_for_everyone()
     notes = [*describe_start(start, recipe, model), *describe_augmentations(loaded)]
     say(format_settings(recipe, model, trainer, notes))

@@ -33,7 +33,7 @@ from multitask_sentence.training.comparison.single_runs import (
     scale_steps,
     single_set,
 )
-from multitask_sentence.training.results import check_output_dir
+from multitask_sentence.training.output_folder import check_output_dir
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

@@ -15,8 +15,8 @@ from multitask_sentence.training.confusion import (
     read_confusion,
     worst_classes,
 )
+from multitask_sentence.training.output_folder import write_json
 from multitask_sentence.training.plots import draw_confusion
-from multitask_sentence.training.results import write_json
 
 
 def random_classes(rows: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
+from multitask_sentence.training.output_folder import check_output_dir
 from multitask_sentence.training.results import (
     changed_arguments,
-    check_output_dir,
     format_scores,
     scores_by_task,
 )

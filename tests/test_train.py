@@ -626,7 +626,7 @@ def test_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
             run([str(job)])
     result = job.parent / "result"
     (checkpoint,) = result.glob("checkpoint-*")
-    assert {path.name for path in result.iterdir()} == {checkpoint.name, "best"}
+    assert {path.name for path in result.iterdir()} == {checkpoint.name, "best", "unfinished_run.json"}
     assert "holds an earlier run" in error_of(monkeypatch, job)
 
     capsys.readouterr()

@@ -20,6 +20,7 @@ from ..configuration_multitask import METRICS, suggest
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
+UNFINISHED, OLDER = ".unfinished", ".older"  # what is being written, and what it replaces
 
 
 def score_key(task: str, settings: dict[str, Any]) -> str:
@@ -62,7 +63,7 @@ def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str,
     """
     if not found:
         return
-    unfinished, older = folder / ".unfinished", folder / ".older"
+    unfinished, older = folder / UNFINISHED, folder / OLDER
     for leftover in (unfinished, older):
         shutil.rmtree(leftover, ignore_errors=True)
     model.save_pretrained(unfinished / ".model")
@@ -77,8 +78,9 @@ def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str,
 
 
 def is_best_folder(folder: Path) -> bool:
-    """Whether it is what `BestOfTasks` leaves in an output folder."""
-    return folder.name == BEST_FOLDER and any(folder.glob(f"*/{STEP_FILE}"))
+    """Whether it is what `BestOfTasks` leaves in an output folder, also where it was stopped."""
+    inside = list(folder.iterdir()) if folder.name == BEST_FOLDER and folder.is_dir() else []
+    return bool(inside) and all(path.name in (UNFINISHED, OLDER) or (path / STEP_FILE).is_file() for path in inside)
 
 
 class BestOfTasks(TrainerCallback):

@@ -15,70 +15,13 @@ from ..data.row_hashes import RowHashes, write_row_hashes
 from ..modeling_multitask import MultiTaskModel
 from .arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from .balancing.settings import format_balancing
-from .best_checkpoints import BEST_FOLDER, is_best_folder
 from .mixture import describe_epoch
+from .output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
 from .recipe import Recipe
 from .trainer import MultiTaskTrainer
 
-RESULTS_FILE = "results.json"
-RECIPE_FILE = "recipe.yaml"
 ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
-
-
-def _layout(value: Any, indent: str = "") -> str:
-    """JSON with a line for each key and each mapping of a list, and lists of anything else on one line."""
-    inner = indent + "  "
-    if isinstance(value, dict) and value:
-        lines = [f"{json.dumps(key)}: {_layout(item, inner)}" for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        lines = [_layout(item, inner) for item in value]
-    else:
-        return json.dumps(value)
-    left, right = "{}" if isinstance(value, dict) else "[]"
-    return f"{left}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{right}"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is either there as a whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    content = json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
-    unfinished.write_text(_layout(content), encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether the folder holds a finished run, or nothing but what a run that did not finish leaves behind."""
-    if (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file():
-        return True
-    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
-    return bool(checkpoints) and set(folder.iterdir()) <= {*checkpoints, folder / "runs"}
-
-
-def check_output_dir(folder: Path, overwrite: bool) -> None:
-    """
-    Make sure that nothing of value is written over; nothing is removed here.
-
-    Args:
-        folder: where the run will save.
-        overwrite: whether an earlier run in it may be replaced.
-
-    Raises:
-        ValueError: the folder is a file, holds something that is no run, or a run that may not be replaced.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"output_dir {folder} is a file. Give a folder.")
-    found = sorted(path.name for path in folder.iterdir())
-    if found and not _is_run(folder):
-        names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        raise ValueError(f"output_dir {folder} holds something else than a run ({names}). Give another folder.")
-    if found and not overwrite:
-        raise ValueError(
-            f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with "
-            "--resume_from_checkpoint, or replace it with --overwrite."
-        )
 
 
 def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
@@ -227,6 +170,7 @@ def save_result(
         "history": trainer.state.log_history,
     }
     write_json(folder / RESULTS_FILE, results)
+    release_output_dir(folder)
     return folder
 
 

@@ -5,6 +5,7 @@ plan_before_data what is frozen, what joins when, and learning rates
 check_strategy   whether that fits the model
 start_model      the model to train
 describe_start   what is printed at the start
+describe_origin  what of the recipe makes the run the one it is
 scores_before    what a trained model's tasks score before training goes on
 """
 
@@ -283,6 +284,16 @@ def describe_start(start: Start, recipe: Recipe, model: MultiTaskModel) -> list[
     if recipe.peft is not None:
         lines.append(("peft", describe_adapter(model, recipe.peft)))
     return lines
+
+
+def describe_origin(recipe: Recipe) -> dict[str, Any]:
+    """What a run's checkpoints record beside what its Trainer knows: what it starts from, and how rows are read."""
+    return {
+        "backbone": recipe.backbone,
+        "continue_from": recipe.continue_from,
+        "columns": {source.name: source.columns for source in recipe.sources},
+        "augmentation": {source.name: source.augmentation for source in recipe.sources if source.augmentation},
+    }
 
 
 def scores_before(trainer: MultiTaskTrainer, splits: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -2,20 +2,23 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, stages.py, balanced_step.py, checkpoints.py,
-feature_cache.py, evaluation_loop.py.
+runs. The parts have files of their own: mixture.py, strategy.py, stages.py, evaluation_loop.py, and those in balancing,
+features and resuming.
 """
 
 import math
+import os
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
@@ -31,7 +34,6 @@ from .best_checkpoints import (
     check_best_metric,
     check_early_stopping,
 )
-from .checkpoints import Checkpoints
 from .class_balance import resolve_balanced
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
@@ -40,8 +42,12 @@ from .features.cache import FeatureCache, cache_sentences, can_cache_features, o
 from .loss_scale import LossWatch, measure_targets
 from .losses import task_loss
 from .mixture import complete_mixture, make_sampler, steps_of_epoch, training_sets
+from .resuming.checkpoints import Checkpoints
+from .resuming.files import last_checkpoint
 from .stages import enter_stage, parameter_groups, set_peaks, stage_starts
 from .strategy import make_plan, plan_of_tasks
+
+logger = logging.get_logger(__name__)
 
 
 class _BeginCallback(TrainerCallback):
@@ -99,6 +105,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
             frozen in the model.
         balancing: how the tasks' losses become one: a method's name, or `{"method": ..., **options}`; see
             `complete_balancing`.
+        origin: what else makes the run the one it is, such as names of data columns, for its checkpoints to record.
 
     Attributes:
         tasks: settings of the tasks that take part.
@@ -126,6 +133,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
         balancing: str | dict[str, Any] | None = None,
+        origin: dict[str, Any] | None = None,
     ):
         if args.n_gpu > 1:
             raise ValueError(
@@ -137,6 +145,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         args.accelerator_config.split_batches = False
         self.sets = list(sets)
         self.strategy = strategy or {}
+        self.origin = origin or {}
         self._features: FeatureCache | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
@@ -273,11 +282,17 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         self._check_trainable()
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)
-        if checkpoint and self._end_if_stopped_early(checkpoint):
-            return TrainOutput(self.state.global_step, 0.0, {})
+        if resume_from_checkpoint is True:  # still true where there is none, which the Trainer then says
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir)) or True
+        if self.args.save_strategy != "no":
+            _ = self.identity  # as it is before anything has changed
+        if isinstance(resume_from_checkpoint, (str, os.PathLike)):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
+            for line in self.check_resume(resume_from_checkpoint):
+                if self.is_world_process_zero():
+                    logger.warning(line)
+            if self._end_if_stopped_early(resume_from_checkpoint):
+                return TrainOutput(self.state.global_step, 0.0, {})
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen

@@ -56,7 +56,7 @@ def can_cache_features(model: MultiTaskModel) -> bool:
 # ---- what a cache belongs to ----
 
 
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """Everything that decides which tokens a sentence becomes."""
     if tokenizer.is_fast:
         backend = deepcopy(tokenizer.backend_tokenizer)
@@ -89,7 +89,7 @@ def features_key(model: MultiTaskModel, precision: str = "no") -> str:
     }
     parts = [FORMAT_VERSION, type(model.backbone).__name__, settings, config.pooling, config.max_length, precision]
     hashed = xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode())
-    hashed.update(_tokenizer_state(model.tokenizer))
+    hashed.update(tokenizer_state(model.tokenizer))
     for name, tensor in sorted(model.backbone.state_dict().items()):
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,111 @@
+"""The folder that a run writes to: whose it is, from its first file to its last.
+
+write_json         a file that is there as a whole or not at all
+check_output_dir   refuses a folder that holds something else
+claim_output_dir   marks it as a run's own, before anything else is written, and empties it where that is wanted
+release_output_dir takes the mark away from a finished run
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .best_checkpoints import BEST_FOLDER, is_best_folder
+
+RESULTS_FILE = "results.json"
+RECIPE_FILE = "recipe.yaml"
+MARK_FILE = "unfinished_run.json"
+_MARK = {"unfinished_run_of": "multitask_sentence"}
+
+
+def _layout(value: Any, indent: str = "") -> str:
+    """JSON with a line for each key and each mapping of a list, and lists of anything else on one line."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_layout(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        lines = [_layout(item, inner) for item in value]
+    else:
+        return json.dumps(value)
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{right}"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is either there as a whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    content = json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
+    unfinished.write_text(_layout(content), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _is_marked(folder: Path) -> bool:
+    try:
+        return json.loads((folder / MARK_FILE).read_text(encoding="utf-8")) == _MARK
+    except (OSError, ValueError):
+        return False
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / RESULTS_FILE).is_file() and (folder / RECIPE_FILE).is_file()
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder holds a finished run, or what a run that did not finish leaves behind."""
+    if _is_finished(folder) or _is_marked(folder):
+        return True
+    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
+    begun = {folder / f"{MARK_FILE}.part"} & set(folder.iterdir())
+    return bool(checkpoints or begun) and set(folder.iterdir()) <= {*checkpoints, *begun, folder / "runs"}
+
+
+def check_output_dir(folder: Path, overwrite: bool) -> None:
+    """
+    Make sure that nothing of value is written over; nothing is removed here.
+
+    Args:
+        folder: where the run will save.
+        overwrite: whether an earlier run in it may be replaced.
+
+    Raises:
+        ValueError: the folder is a file, holds something that is no run, or a run that may not be replaced.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file. Give a folder.")
+    found = sorted(path.name for path in folder.iterdir())
+    if found and not _is_run(folder):
+        names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        raise ValueError(f"output_dir {folder} holds something else than a run ({names}). Give another folder.")
+    if found and not overwrite and not any(folder.glob("checkpoint-*")) and not _is_finished(folder):
+        raise ValueError(
+            f"output_dir {folder} holds an earlier run that was stopped before its first checkpoint, so there is "
+            "nothing to go on from. Replace it with --overwrite, or give another --output_dir."
+        )
+    if found and not overwrite:
+        raise ValueError(
+            f"output_dir {folder} holds an earlier run. Give another --output_dir, go on with "
+            "--resume_from_checkpoint, or replace it with --overwrite."
+        )
+
+
+def claim_output_dir(folder: Path, empty: bool) -> None:
+    """
+    Mark a folder as a run's own, so that the run can be replaced wherever it is stopped.
+
+    Args:
+        folder: one that `check_output_dir` lets through; made where there is none.
+        empty: whether to remove what an earlier run has left in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARK_FILE, _MARK)
+    for path in folder.iterdir() if empty else ():
+        if path.name != MARK_FILE:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def release_output_dir(folder: Path) -> None:
+    """Take the mark away: the run is finished, which its results say."""
+    (folder / MARK_FILE).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Going on with a run from a checkpoint: exactly, or not at all."""

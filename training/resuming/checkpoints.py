@@ -1,0 +1,173 @@
+"""How checkpoints are chosen, written and read: mixed into MultiTaskTrainer.
+
+Checkpoints   the best of equal scores, adapters, and a run that was ended early
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import CONFIG_NAME, logging
+
+from ...adapter_multitask import has_adapter, read_weights
+from ...configuration_multitask import MultiTaskConfig
+from ..best_checkpoints import has_stopped_improving
+from .files import check_files, read_record, write_record
+from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
+from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
+
+logger = logging.get_logger(__name__)
+
+# Schedules that make up their rates as they go, so that there is no peak to change.
+_WITHOUT_PEAK = ("reduce_lr_on_plateau", "greedy")
+
+
+class Checkpoints:
+    """Expects a Trainer with all that `MultiTaskTrainer` sets up."""
+
+    # ---- choosing ----
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Of equal scores, the one with the lower loss is better. Both stand in the log, and so survive resuming."""
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        state, name = self.state, self.args.metric_for_best_model
+        if name is None or not state.best_global_step:
+            return False
+        score = metrics[name if name.startswith("eval_") else f"eval_{name}"]
+        losses = [
+            entry["eval_loss"]
+            for entry in state.log_history
+            if entry["step"] == state.best_global_step and "eval_loss" in entry
+        ]
+        if score != state.best_metric or not losses or not metrics.get("eval_loss", float("inf")) < losses[-1]:
+            return False
+        state.best_global_step = state.global_step
+        return True
+
+    # ---- writing ----
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes the run the one it is, as its checkpoints record it; first asked for before anything trains."""
+        return describe_run(self)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # Older checkpoints are removed only once this one is written to its end.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # every process has written its random numbers
+        if not self.args.should_save:
+            return
+        folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        names = [] if self._has_shards else parameter_names(self.optimizer, self.model)
+        write_record(checkpoint, self.identity, names, self.args.save_only_model)
+        rotate_checkpoints(
+            output_dir=str(folder),
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+    @property
+    def _has_shards(self) -> bool:
+        """Whether the optimizer is that of FSDP or DeepSpeed, which save and match its state by themselves."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    # ---- reading ----
+
+    def check_resume(self, checkpoint: str | Path) -> list[str]:
+        """
+        Make sure that a checkpoint is of this run and whole, before anything of it is loaded.
+
+        Returns:
+            What has changed since then and may, and whether anything is left to train: a line for each.
+
+        Raises:
+            ValueError: the checkpoint comes from another run, lacks a file, or is damaged.
+        """
+        checkpoint = Path(checkpoint)
+        check_files(checkpoint, self.args.world_size)
+        record = read_record(checkpoint)
+        if record is None:  # of an earlier version
+            model = describe_model(MultiTaskConfig.from_json_file(checkpoint / CONFIG_NAME))
+            del model["task_order"]  # it was not kept
+            check_same_run(checkpoint, model, self.identity)
+            lines = [
+                f"{checkpoint} comes from an earlier version, which did not record its run. The model fits; tasks in "
+                "another order, other data or other training arguments cannot be told from here."
+            ]
+        else:
+            changes = check_same_run(checkpoint, record["run"], self.identity)
+            rates = [changes[name] for name in LEARNING_RATES if name in changes]
+            if rates and (kind := self.args.lr_scheduler_type.value) in _WITHOUT_PEAK:
+                raise ValueError(
+                    f"resume_from_checkpoint: {rates[0]} But the schedule {kind} makes up its rates as it goes, so "
+                    "that none can be applied. Go on with the learning rates of then."
+                )
+            lines = list(changes.values())
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return lines + check_length(checkpoint, state.global_step, self)
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        trained = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)  # a checkpoint's own would go on, whatever is asked for now
+        return trained
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self._has_shards:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer, folder = self.optimizer.optimizer, Path(checkpoint)
+        peaks = [group["initial_lr"] for group in optimizer.param_groups]
+        record = read_record(folder)
+
+        def match(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+            if record is not None:
+                state = match_state(state, record["optimizer"], parameter_names(optimizer, self.model), folder)
+            check_shapes(state, optimizer, folder)
+            return state
+
+        hook = optimizer.register_load_state_dict_pre_hook(match)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        finally:
+            hook.remove()
+        # With stages, the peaks are those of the stage, which follow when it is entered.
+        set_learning_rates(optimizer, self.lr_scheduler, None if len(self.plan.stages) > 1 else peaks)
+
+    # With an adapter, the Trainer finds heads and projection in a checkpoint's model.safetensors, and no backbone.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if has_adapter(self.model.backbone):
+            read_weights(self.model.backbone, self.state.best_model_checkpoint)
+
+    def _end_if_stopped_early(self, checkpoint: str) -> bool:
+        """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
+        file = Path(checkpoint, TRAINER_STATE_NAME)
+        if not file.is_file():
+            return False
+        state = TrainerState.load_from_json(str(file))
+        if not has_stopped_improving(self.args, state.log_history, self.tasks):
+            return False
+        self.state = state
+        state.is_local_process_zero = self.is_local_process_zero()
+        state.is_world_process_zero = self.is_world_process_zero()
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.best_of_tasks.on_train_end(self.args, state, self.control)
+        return True
