@@ -2,8 +2,8 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, stages.py, evaluation_loop.py, and those in balancing,
-features and resuming.
+runs. The parts have files of their own: mixture.py, strategy.py, stages.py, evaluation_loop.py, and the folders
+balancing, features and resuming.
 """
 
 import math
