@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any
 
 from .labels import Marks, clean, spell
@@ -93,7 +94,7 @@ def _item_name(rules: ReadingRules, item: Any, cell: Any) -> str:
                 f"found {item!r} for task {rules.task!r}, a number too large to have kept all of its digits.",
                 "Store labels with so many digits as text.",
             )
-    if not isinstance(item, str | int | float) or not spell(item):
+    if not isinstance(item, str | int | float | Decimal) or not spell(item):
         raise CellError(
             f"the labels {cell!r} of task {rules.task!r} hold an empty or true/false entry, or one that is no name.",
             "List names or ids.",
@@ -140,7 +141,7 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
             items = _split(rules, text) if rules.multi_label else [text]
     elif cell is None:
         return None
-    elif isinstance(cell, int | float) and (not rules.multi_label or spell(cell) in rules.missing_labels):
+    elif isinstance(cell, int | float | Decimal) and (not rules.multi_label or spell(cell) in rules.missing_labels):
         items = [cell]
     off: tuple[str, ...] = ()
     if isinstance(items, dict):

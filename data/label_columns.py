@@ -135,8 +135,8 @@ def _infer_names(
     if rules.multi_label and not rules.label_map:
         _check_no_vectors(task, rows)
     _check_fractions(source, counts, parts, problems)
-    if rules.multi_label and rules.label_separator is None:
-        check_joined(task, rows, announcements)
+    if rules.multi_label:
+        check_joined(task, rows, rules.label_separator, announcements)
     names = sort_names(counts)
     if not problems.shown:  # else the rows are at fault
         check_names(task, names, 1 if rules.multi_label else 2)

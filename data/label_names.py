@@ -54,7 +54,11 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
     for name in counts:
         if name not in missing:
             groups.setdefault(_form(name), []).append(name)
-    alike = [sorted(group, key=lambda name: (-counts[name], name)) for group in groups.values() if len(group) > 1]
+    alike = [
+        sorted(group, key=lambda name: (-counts[name], not name.islower(), name))
+        for group in groups.values()
+        if len(group) > 1
+    ]
     if alike:
         shown = "; ".join(", ".join(map(show, group)) for group in alike[:MOST_GROUPS])
         more = f"; and {len(alike) - MOST_GROUPS} more groups" if len(alike) > MOST_GROUPS else ""
@@ -66,34 +70,40 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
         )
 
 
-def check_joined(task: str, rows: Counter[Marks], announcements: list[str]) -> None:
+def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, announcements: list[str]) -> None:
     """
     Look whether the names of a multi-label task are several labels with a separator between them.
 
-    `rows` counts the cells. Where most of them give one label and taking the names apart at a separator leaves fewer
-    names, the labels are joined; where many names merely hold one, this is announced.
+    `rows` counts the cells. Where most of them give one label and taking the names apart does not leave more names,
+    the labels are joined. Where many names merely hold a separator, or the recipe gives another one, this is
+    announced. `label_separator: '|'` in the recipe says that all names are whole.
 
     Raises:
-        ValueError: the labels are joined.
+        ValueError: the labels are joined, and the recipe gives no separator.
     """
     labelled = sum(count for marks, count in rows.items() if marks.on)
-    if 2 * sum(count for marks, count in rows.items() if len(marks.on) == 1) <= labelled:
+    if label_separator == "|" or 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
         return
     names = {name for marks in rows for name in marks.on}
     for separator in SEPARATORS:
         taken_apart = {name: [part for part in map(clean, name.split(separator)) if part] for name in names}
         joined = sorted(name for name, parts in taken_apart.items() if len(parts) > 1)
-        spaced = separator.strip() and all(name.count(separator) == name.count(separator + " ") for name in joined)
-        written = quoted(separator + " " * bool(spaced))
         parts = {part for found in taken_apart.values() for part in found}
-        if joined and len(parts) < len(names):
-            raise ValueError(
-                f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
-                f"{joined[0]!r}: {len(names)} different cells are made of {len(parts)} labels. Write tasks.{task}."
-                f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
-                f"list them under tasks.{task}.labels."
-            )
-        if separator.strip() and len(joined) > 1 and 2 * len(joined) > len(names):
+        is_space = separator == " "
+        spaced = separator.strip() and all(name.count(separator) == name.count(separator + " ") for name in joined)
+        written = quoted(f"{separator} " if spaced else separator)
+        # Words recur in names of several words, so that a space has to give fewer names; "a, b" beside "b" is enough.
+        if joined and len(parts) < len(names) + (not is_space):
+            if label_separator is None:
+                raise ValueError(
+                    f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
+                    f"{joined[0]!r}: {len(names)} different names are made of {len(parts)} labels. Write tasks.{task}."
+                    f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
+                    f"list them under tasks.{task}.labels."
+                )
+        elif is_space or len(joined) < 2 or 2 * len(joined) <= len(names):
+            continue
+        if joined:
             announcements.append(
                 f"{task}: {len(joined)} of {len(names)} label names hold {written}, such as {joined[0]!r}. If it "
                 f"stands between labels, write tasks.{task}.label_separator: {written}."

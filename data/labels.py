@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from .problems import CellError, Problems
@@ -67,7 +68,7 @@ def spell(item: Any) -> str:
         return clean(item)
     if isinstance(item, bool):
         return str(item).lower()
-    return str(int(item)) if isinstance(item, float) and item.is_integer() else str(item)
+    return str(int(item)) if isinstance(item, float | Decimal) and item % 1 == 0 else str(item)
 
 
 def is_empty(cell: Any) -> bool:
@@ -77,7 +78,7 @@ def is_empty(cell: Any) -> bool:
 
 def number(cell: Any) -> float | None:
     """The number that a cell holds, which may be NaN or infinite; None for a bool and for other text."""
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
+    if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool):
         return float(cell)
     if isinstance(cell, str) and "_" not in cell:  # float("1_000") is 1000.0 in Python, a typing error in a table
         try:
@@ -238,7 +239,10 @@ def multi_label_reader(task: str, names: list[str], class_of: ClassOf, vectors: 
         if on and not found and not marks.off:
             return None
         ids = {find(name) for name in found}
-        return [float(index in ids) for index in range(len(names))]
+        flags = [0.0] * len(names)
+        for index in ids:
+            flags[index] = 1.0
+        return flags
 
     return read
 

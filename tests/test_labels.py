@@ -2,6 +2,7 @@
 
 import csv
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,16 @@ def test_label_separator_leaves_written_out_lists_as_they_are(tmp_path: Path) ->
 )
 def test_joined_labels_are_an_error_that_names_the_separator(tmp_path: Path, separator: str, written: str) -> None:
     cells = ["a", separator.join("ab"), separator.join("bc"), "c"]
+    if separator != " ":  # words recur in whole names too
+        with pytest.raises(ValueError, match=rf"label_separator: {written}\."):
+            load_cells(tmp_path, [separator.join(pair) for pair in ("ab", "bc", "ca")], MULTI)
     with pytest.raises(ValueError, match=rf"labels with {written} between.*tasks\.mood\.label_separator: {written}\."):
         load_cells(tmp_path, cells, MULTI)
+
+
+def test_separator_beside_the_one_of_the_recipe_is_announced(tmp_path: Path) -> None:
+    loaded = load_cells(tmp_path, ["a, b", "b,c", "c", "b"], MULTI, label_separator=", ")
+    assert "1 of 4 label names hold ',', such as 'b,c'" in announced(loaded, "label_separator: ','")
 
 
 def test_names_that_merely_hold_a_separator_are_whole_and_announced(tmp_path: Path) -> None:
@@ -284,6 +293,9 @@ def test_text_code_is_neither_another_code_nor_a_position(tmp_path: Path) -> Non
 def test_numbers_of_the_file_are_numbers(tmp_path: Path) -> None:
     assert load_values(tmp_path, [10, 9, 10]).labels["mood"] == ["9", "10"]
     assert names_of(load_values(tmp_path, [1.0, None, 2.0])) == ["1", "2"]
+    decimals = [Decimal("1.00"), Decimal("2.00")]
+    assert names_of(load_values(tmp_path, decimals)) == ["1", "2"]
+    assert labels_of(load_values(tmp_path, decimals, "regression")) == [1.0, 2.0]
     large = 2**62
     assert load_values(tmp_path, [large, large + 1]).labels["mood"] == [str(large), str(large + 1)]
     with pytest.raises(ValueError, match=r"row 1: found 1e[+]20 .* too large to have kept all of its digits"):

@@ -392,3 +392,9 @@ def test_reading_rules_are_kept_as_they_are_written(tmp_path: Path):
 def test_wrong_reading_rule_is_an_error_before_data_is_loaded(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         load_task(tmp_path, **changes)
+
+
+def test_codes_with_leading_zeros_and_times_are_text_in_a_recipe(tmp_path: Path):
+    recipe = load_text(tmp_path, "labels: [00501, 501, 007, 12:30]\n    label_map: {05: 00501}")
+    assert recipe.settings["topic"]["labels"] == ["00501", "501", "007", "12:30"]
+    assert recipe.sources[0].label_map == {"05": "00501"}

@@ -1,8 +1,8 @@
 """The YAML of a recipe: one reader for whoever reads one, be it to train or to write the card.
 
 `read_yaml` gives plain mappings, lists, texts, numbers, booleans and nulls, as a tree without cycles. It differs from
-PyYAML's `safe_load` where version 1.1 of YAML surprises: `no` and `on` are words, `1e-4` is a number, a date is text.
-A key stands once, and no other tags are known.
+PyYAML's `safe_load` where version 1.1 of YAML surprises: `no` and `on` are words, `1e-4` is a number, a date, a time
+and `007` are text. A key stands once, and no other tags are known.
 """
 
 import re
@@ -56,6 +56,10 @@ for tag, pattern, first in (
     (f"{_TAG}float", r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$", "-+0123456789"),
 ):
     _RecipeLoader.add_implicit_resolver(tag, re.compile(pattern), list(first))
+# Label codes and times, which version 1.1 reads as octal and sexagesimal numbers: 00501 is not 321, nor is 12:30 750.
+for first in "-+0123456789":
+    resolvers = _RecipeLoader.yaml_implicit_resolvers[first]
+    resolvers.insert(0, (f"{_TAG}str", re.compile(r"^[-+]?(0\d+|\d+(:\d+)+(\.\d*)?)$")))
 
 
 def _shortened(value: Any) -> str:
