@@ -81,18 +81,18 @@ def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Pr
     return read_cells(part.where, cells, partial(open_cell, rules, known=known), problems)
 
 
-def _check_fractions(source: TaskSource, counts: Counter[str], parts: list[Part], problems: Problems) -> None:
+def _check_fractions(
+    source: TaskSource, counts: Counter[str], train: list[list[Marks | None]], parts: list[Part], problems: Problems
+) -> None:
     """Note every row with a fraction where all names are numbers: a score column for a classification task."""
-    values = [number(name) for name in counts]
-    if not all(value is not None and math.isfinite(value) for value in values):
+    values = {name: number(name) for name in counts}
+    if not all(value is not None and math.isfinite(value) for value in values.values()):
         return
-    if all(value.is_integer() for value in values):
-        return
-    task = source.name
-    for part in parts:
-        for row, cell in enumerate(part.column(task, "label", source.columns["label"])):
-            value = number(cell)
-            if value is not None and not value.is_integer():
+    task, fractions = source.name, {name for name, value in values.items() if not value.is_integer()}
+    for part, found in zip(parts, train, strict=True) if fractions else ():
+        cells = part.column(task, "label", source.columns["label"])
+        for row, (cell, marks) in enumerate(zip(cells, found, strict=True)):
+            if marks is not None and not fractions.isdisjoint(marks.on):
                 problems.add(
                     part.where,
                     row,
@@ -134,7 +134,7 @@ def _infer_names(
                 counts[target] += count if name in marks.on else 0
     if rules.multi_label and not rules.label_map:
         _check_no_vectors(task, rows)
-    _check_fractions(source, counts, parts, problems)
+    _check_fractions(source, counts, train, parts, problems)
     if rules.multi_label:
         check_joined(task, rows, rules.label_separator, announcements)
     names = sort_names(counts)

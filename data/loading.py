@@ -183,11 +183,14 @@ def _finish_split(
     if no_text:
         announcements.append(f"{tasks}: {no_text} of {total} {split} rows have an empty text and are left out")
     unlabelled = total - no_text - len(columns["sentences"])
+    contradicting = set()
     for source in sources:
         if source.problem_type != "contrastive":
-            columns[f"label_{source.name}"] = settle_contradictions(
-                reading_rules(source), split, columns["sentences"], columns[f"label_{source.name}"], announcements
-            )
+            labels = columns[f"label_{source.name}"]
+            settled = settle_contradictions(reading_rules(source), split, columns["sentences"], labels, announcements)
+            columns[f"label_{source.name}"] = settled
+            if settled is not labels:
+                contradicting.add(source.name)
     given = zip(*(columns[f"label_{source.name}"] for source in sources), strict=True)
     keep = [row for row, found in enumerate(given) if any(label is not None for label in found)]
     if len(keep) < len(columns["sentences"]):
@@ -196,9 +199,13 @@ def _finish_split(
         announcements.append(f"{tasks}: {unlabelled} of {total} {split} rows carry no label and are left out")
     for source in sources:
         if all(label is None for label in columns[f"label_{source.name}"]):
+            remedy = f"Label some, or choose other splits under tasks.{source.name}.dataset."
+            if source.name in contradicting:
+                rule = f"tasks.{source.name}.contradictions: {source.contradictions}"
+                remedy = f"Every text has different labels, and {rule} leaves none. Correct them, or change the rule."
             raise ValueError(
                 f"Task {source.name!r}: the {split} split ({', '.join(part.where for part in parts)}) has no labelled "
-                f"row (rows: {total}). Label some, or choose other splits under tasks.{source.name}.dataset."
+                f"row (rows: {total}). {remedy}"
             )
     return columns
 

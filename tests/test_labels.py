@@ -260,6 +260,11 @@ def test_vectors_without_a_label_list_are_refused_with_both_readings(tmp_path: P
         load_values(tmp_path, [[1, 0], [0, 1]], MULTI, labels=["0", "1"])
 
 
+def test_lists_of_fractions_are_no_labels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1: found \[0\.7, 0\.3\]: a score column"):
+        load_values(tmp_path, [[0.7, 0.3], [0.1, 0.9]], MULTI)
+
+
 # ---- spelling ----
 
 
@@ -499,3 +504,10 @@ def test_contradictions_are_settled_for_each_task_on_shared_rows(tmp_path: Path)
     loaded = load_tasks([task(contradictions="drop"), topic], tmp_path, seed=42)
     assert labels_of(loaded) == [None, None, 0, 1]
     assert loaded.sets[0].splits["train"]["label_topic"][:] == [0, 0, 1, 0]
+
+
+def test_contradictions_that_leave_no_row_are_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no labelled row \(rows: 2\)\. Every text .*mood\.contradictions: drop leaves"
+    ):
+        load_values(tmp_path, ["x", "y"], texts=["a", "A"], contradictions="drop")
