@@ -26,7 +26,7 @@ def dropout(states: torch.Tensor, probability: float) -> torch.Tensor:
     if states.device.type != "cpu" or not 0 < dropped < LEVELS or torch.compiler.is_compiling():
         return F.dropout(states, probability)
     count = states.numel()
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
     levels = drawn.view(torch.int16)[:count].view(states.shape)  # -32768..32767, each as likely as the others
     noise = (levels >= dropped - LEVELS // 2).to(states.dtype).mul_(LEVELS / (LEVELS - dropped))
     return states * noise

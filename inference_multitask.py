@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .padding_free_multitask import pack, pool_row, row_states
-from .prepacked_multitask import prepacked
+from .prepacked_multitask import can_prepack, computed_rows, prepacked
 from .rows_multitask import (
     check_batch_size,
     check_container,
@@ -184,8 +184,13 @@ class SentenceInference:
     def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
         """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
         if self.packs():
-            row = pack(self.backbone, token_ids)
-            return pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
+            tokens = sum(map(len, token_ids))
+            fills = self.device.type == "cpu" and can_prepack()
+            # One-token sentences fill the row up, here once instead of in every layer.
+            filler = [[0]] * (computed_rows(tokens) - tokens if fills else 0)
+            row = pack(self.backbone, [*token_ids, *filler])
+            pooled = pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
+            return pooled[: len(token_ids)]
         longest = max(map(len, token_ids))
         pad_id = self.tokenizer.pad_token_id or 0
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
@@ -413,7 +418,8 @@ class SentenceInference:
             if isinstance(side, str) or not all(isinstance(row, (np.ndarray, torch.Tensor, list)) for row in side):
                 side = self.encode([side] if isinstance(side, str) else side, convert_to="tensor")
             else:
-                side = torch.stack([torch.as_tensor(row, **options) for row in side]) if side else torch.empty(0)
+                rows = [torch.as_tensor(row, **options) for row in side]
+                side = torch.stack(rows) if rows else torch.empty(0, **options)
         if side.numel() and side.shape[-1] != self.config.embedding_dim:
             raise ValueError(
                 f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "

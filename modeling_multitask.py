@@ -44,6 +44,7 @@ from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
+from .prepacked_multitask import use_one_thread_in_forked_children
 from .sentence_transformers_multitask import sentence_transformers_files
 from .tokenizer_multitask import is_gone, open_tokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
@@ -303,6 +304,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 if task["problem_type"] in HEAD_PROBLEM_TYPES
             }
         )
+        use_one_thread_in_forked_children()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
         if config.base_name_or_path:
@@ -425,7 +427,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
         task = complete_task(name, new_task(task))
         if task["problem_type"] in HEAD_PROBLEM_TYPES:
-            head = MultiTaskHead(self.config.embedding_dim, task)
+            with torch.device("cpu"):  # whatever the default is
+                head = MultiTaskHead(self.config.embedding_dim, task).float()
             head.apply(self._init_weights)
             self.heads[name] = head.to(self.device, self.dtype).train(self.training)
         self.config.tasks = {**self.config.tasks, name: task}

@@ -1,18 +1,25 @@
 """Linear layers whose weights stand in memory as a CPU's matrix products like to read them.
 
-    prepacked       inside, plain linear layers of a module run on such copies of their weights
+    prepacked            inside, plain linear layers of a module run on such copies of their weights
+    computed_rows        to how many rows a product is filled up
+    use_one_thread_in_forked_children   what OpenMP needs where a process forks after it has computed
 
 PyTorch's linear layer brings its weights into that order anew for every product, which for few tokens takes as long as
 the product. oneDNN, which is a part of PyTorch, can keep them so. A copy is made when it is first needed, is as large
 as the weights, and lives as long as the layer. A weight that changed gets a new one: its version counter tells, or, of
 what is written through `weight.data`, a sample of its numbers. Results differ from those of the plain layers in the
-last bits. Threads may compute with one model at once. `torch.backends.mkldnn.flags(enabled=False)` switches it off, as
-all else of oneDNN.
+last bits. Threads may compute with one model at once, and processes may be forked meanwhile.
+`torch.backends.mkldnn.flags(enabled=False)` switches it off, as all else of oneDNN.
+
+oneDNN compiles code for every number of rows that it meets, and keeps it: about half a megabyte for each shape of
+weights. A server would come to hold all of them, so numbers of rows are rounded up to one of few (`computed_rows`).
 """
 
 import contextlib
 import math
+import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from threading import Lock
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,6 +27,9 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 SAMPLED = 512  # at least so many numbers of a weight are compared to see a change that its version counter did not
 
@@ -36,6 +46,75 @@ class PackedWeight(NamedTuple):
 _PACKED: WeakKeyDictionary[nn.Module, PackedWeight] = WeakKeyDictionary()
 _USES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how many threads are inside `prepacked` with a layer
 _LOCK = Lock()
+
+
+def _renew_in_child() -> None:
+    """A forked child has only the thread that forked: what others held or counted is nobody's there."""
+    global _LOCK
+    _LOCK = Lock()
+    for layer in list(_USES):
+        if type(layer) is PrepackedLinear:
+            _become(layer, nn.Linear)
+    _USES.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_in_child)
+
+
+@cache
+def use_one_thread_in_forked_children() -> None:
+    """
+    Processes that are forked from now on compute with one thread, as those of PyTorch's `DataLoader` do.
+
+    GNU OpenMP, which PyTorch computes with, keeps threads that a forked child does not have and yet waits for. The
+    child may choose another number by `torch.set_num_threads` before it computes, at that risk.
+    """
+
+    def use_one_thread() -> None:
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=use_one_thread)
+
+
+@cache
+def _has_operators() -> bool:
+    """Whether this PyTorch has the operators, which are private and may be renamed, and they do what they should."""
+    weight = torch.arange(512, dtype=torch.float32, device="cpu").view(16, 32) / 512
+    states = torch.ones(3, 32, dtype=torch.float32, device="cpu")
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        found = torch.ops.mkldnn._linear_pointwise(states, packed, None, "none", [], "")
+        if torch.allclose(found, F.linear(states, weight), rtol=1e-4):
+            return True
+        reason = "they give other numbers"
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    logger.info(
+        f"Linear layers run as they are: torch {torch.__version__} has no operators to pack weights ({reason})."
+    )
+    return False
+
+
+@cache
+def _has_bfloat16() -> bool:
+    try:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def computed_rows(rows: int) -> int:
+    """
+    To how many rows a product is filled up: up to 32 as they are, above one of eight numbers per doubling, above
+    1,024 one of sixteen. At most an eighth of the rows are added, 3 % on average of a full batch of `encode`.
+    """
+    if rows <= 32:
+        return rows
+    step = 2 ** ((rows - 1).bit_length() - (4 if rows <= 1024 else 5))
+    return -(-rows // step) * step
 
 
 def _identity(weight: torch.Tensor) -> tuple:
@@ -71,6 +150,12 @@ class PrepackedLinear(nn.Linear):
         is_plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
         if kept is None or is_plain or states.dtype is not self.weight.dtype:
             return F.linear(states, self.weight, self.bias)
+        rows = math.prod(states.shape[:-1])
+        missing = computed_rows(rows) - rows
+        if missing:
+            filled = F.pad(states.reshape(rows, -1), (0, 0, 0, missing))
+            computed = torch.ops.mkldnn._linear_pointwise(filled, kept.packed, self.bias, "none", [], "")
+            return computed[:rows].view(*states.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(states, kept.packed, self.bias, "none", [], "")
 
 
@@ -80,9 +165,7 @@ def _can_pack(layer: nn.Module) -> bool:
     weight = layer.weight
     if weight.device.type != "cpu" or not weight.is_contiguous() or not weight.numel():
         return False
-    return weight.dtype is torch.float32 or (
-        weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return weight.dtype is torch.float32 or (weight.dtype is torch.bfloat16 and _has_bfloat16())
 
 
 def _become(layer: nn.Module, kind: type[nn.Linear]) -> None:
@@ -98,6 +181,12 @@ def _pack(layer: nn.Linear) -> None:
         _PACKED[layer] = PackedWeight(packed, _identity(weight), weight.detach().view(-1)[::step].clone(), step)
 
 
+def can_prepack() -> bool:
+    """Whether `prepacked` packs anything here and now."""
+    usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return usable and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and _has_operators()
+
+
 @contextlib.contextmanager
 def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
@@ -106,8 +195,7 @@ def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
     Only without gradients, on a CPU, in float32 and bfloat16 (where the CPU has it), and outside of autocast; all else
     runs as ever. The layers are plain ones again afterwards, also after an error.
     """
-    usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    if not usable or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if not can_prepack():
         yield
         return
     with _LOCK:
@@ -125,6 +213,8 @@ def prepacked(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         with _LOCK:
             for layer in entered:
-                _USES[layer] -= 1
-                if not _USES[layer]:
+                left = _USES.pop(layer, 1) - 1  # not there where the process was forked meanwhile
+                if left:
+                    _USES[layer] = left
+                else:
                     _become(layer, nn.Linear)

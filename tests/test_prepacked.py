@@ -1,7 +1,12 @@
 """Linear layers on prepacked weights: the numbers of the plain ones, and never those of a weight that has changed."""
 
 import copy
+import functools
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -10,7 +15,7 @@ import torch.nn as nn
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import prepacked_multitask as prepacked_module
-from multitask_sentence.prepacked_multitask import PrepackedLinear, prepacked
+from multitask_sentence.prepacked_multitask import PrepackedLinear, _has_operators, computed_rows, prepacked
 
 SENTENCES = ["a cat", "the dog sees a cat and the dog", "dog"]
 
@@ -160,3 +165,175 @@ def test_encode_and_predict_use_it(tiny_model: MultiTaskModel) -> None:
         encoded = forward.call_count
         tiny_model.predict(SENTENCES)
     assert 0 < encoded < forward.call_count
+
+
+# ---- few numbers of rows ----
+
+
+def test_computed_rows_are_few_and_not_far_above() -> None:
+    sizes = [computed_rows(rows) for rows in range(2049)]
+    assert sizes[:34] == [*range(33), 36]
+    assert [sizes[rows] for rows in (64, 65, 100, 500, 1024, 1025, 2000, 2048)] == [
+        64,
+        72,
+        104,
+        512,
+        1024,
+        1088,
+        2048,
+        2048,
+    ]
+    assert len(set(sizes[1:])) == 32 + 8 * 5 + 16
+    assert all(rows <= size <= rows * 9 / 8 for rows, size in enumerate(sizes))
+    assert [computed_rows(size) for size in sizes] == sizes
+
+
+def products(model: MultiTaskModel, sentences: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of rows that packed weights are multiplied with."""
+    rows, multiply = set(), torch.ops.mkldnn._linear_pointwise
+
+    def counted(states: torch.Tensor, *args: object) -> torch.Tensor:
+        rows.add(states.numel() // states.shape[-1])
+        return multiply(states, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.ops.mkldnn._linear_pointwise", counted)
+        for window in sentences:
+            model.encode(window)
+    return rows
+
+
+@pytest.mark.parametrize("padding_free", [None, False], ids=["packed", "padded"])
+def test_requests_of_any_length_meet_few_numbers_of_rows(tiny_model, monkeypatch, padding_free: bool | None) -> None:
+    requests = [["a cat sat " * (1 + number % 5)] * number for number in range(3, 60)]
+    expected = [[tiny_model.encode(sentence) for sentence in request[:1]] for request in requests]
+    tiny_model.padding_free = padding_free
+    rows = products(tiny_model, requests, monkeypatch)
+    assert all(row % (4 if row <= 64 else 8 if row <= 128 else 16) == 0 for row in rows if row > 32)
+    assert len({number for number in rows if number > 64}) > 8, "premise: many lengths"
+    for request, alone in zip(requests, expected, strict=True):
+        torch.testing.assert_close(tiny_model.encode(request, convert_to="tensor")[-1], torch.tensor(alone[0]))
+
+
+@pytest.mark.parametrize("rows", [31, 33, 70, 1025])
+def test_result_of_filled_rows_is_that_of_the_plain_layer(layer: nn.Linear, rows: int) -> None:
+    states = torch.randn(rows, 37)
+    for shape in ((rows, 37), (1, rows, 37)):
+        found = packed_result(layer, states.view(shape))
+        torch.testing.assert_close(found, layer(states.view(shape)).detach(), rtol=1e-5, atol=1e-6)
+
+
+# ---- other versions of PyTorch ----
+
+
+@pytest.mark.parametrize("name", ["_reorder_linear_weight", "_linear_pointwise"])
+@pytest.mark.parametrize("broken", [AttributeError("no such operator"), RuntimeError("other arguments"), None])
+def test_layers_stay_plain_where_torch_has_other_operators(tiny_model, name: str, broken, monkeypatch) -> None:
+    expected = tiny_model.encode(SENTENCES)
+    monkeypatch.setattr(prepacked_module, "_has_operators", functools.cache(_has_operators.__wrapped__))
+    wrong = mock.Mock(side_effect=broken, return_value=torch.zeros(3, 16))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"torch.ops.mkldnn.{name}", wrong)
+        assert (abs(tiny_model.encode(SENTENCES) - expected) < 1e-5).all()
+        assert wrong.call_count == 1, "tried once"
+
+
+# ---- forks ----
+
+
+def run_script(script: str, **environment: str) -> str:
+    """What a script printed; a hang fails after 100 seconds."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+FORK = """
+import os, signal, sys, threading
+import numpy as np
+import torch
+import torch.nn as nn
+from multitask_sentence import MultiTaskModel, prepacked_multitask, tokenizer_multitask
+
+model = MultiTaskModel.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else os.environ["MODEL"])
+sentences = ["a cat", "the dog sees a cat and the dog " * 3, "dog"] * 20
+expected = model.encode(sentences)
+
+def child_encodes():
+    "How a child ends that encodes: 0, or the signal of its alarm."
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        plain = {type(layer) for layer in model.modules() if isinstance(layer, nn.Linear)} == {nn.Linear}
+        same = np.abs(model.encode(sentences) - expected).max() < 1e-6
+        os._exit(0 if same and plain else 1)
+    return os.waitpid(child, 0)[1]
+"""
+
+
+@pytest.fixture
+def saved(tiny_model: MultiTaskModel, tmp_path: Path) -> str:
+    tiny_model.save_pretrained(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+def test_child_forked_while_another_thread_holds_the_locks_encodes(saved: str) -> None:
+    script = """
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad(), prepacked_multitask.prepacked(layers):
+        with prepacked_multitask._LOCK, tokenizer_multitask._LOCK:
+            held.set()
+            done.wait(60)
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+tokenizer_multitask._OWN.clear()
+print("child", child_encodes())
+done.set()
+thread.join()
+assert np.array_equal(model.encode(sentences), expected)
+"""
+    assert run_script(FORK + script, MODEL=saved, OMP_NUM_THREADS="1") == "child 0\n"
+
+
+def test_children_forked_while_threads_encode_encode_too(saved: str) -> None:
+    script = """
+stop = threading.Event()
+
+def encode():
+    while not stop.is_set():
+        model.encode(sentences)
+
+threads = [threading.Thread(target=encode) for _ in range(2)]
+for thread in threads:
+    thread.start()
+print("children", [child_encodes() for _ in range(8)])
+stop.set()
+"""
+    assert run_script(FORK + script, MODEL=saved, OMP_NUM_THREADS="1") == f"children {[0] * 8}\n"
+
+
+def test_child_forked_after_computing_with_several_threads_encodes(saved: str) -> None:
+    script = """
+torch.set_num_threads(2)
+states = torch.ones(600, 600)
+(states @ states).exp().sum()  # large enough that several threads are started
+model.encode(sentences * 10)
+print("child", child_encodes(), torch.get_num_threads())
+"""
+    assert run_script(FORK + script, MODEL=saved) == "child 0 2\n"
+
+
+def test_child_that_is_forked_inside_leaves_plain_layers_behind() -> None:
+    layer = nn.Linear(4, 3)
+    with torch.no_grad(), prepacked([layer]):
+        prepacked_module._renew_in_child()  # as in a child that goes on here
+        assert type(layer) is nn.Linear
+    assert type(layer) is nn.Linear
+    assert packed_result(layer, torch.ones(2, 4)).shape == (2, 3)
