@@ -50,7 +50,7 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
                 f"{where}.{key} has no effect: every column is read as text, and scores are made numbers later. Take "
                 "it out; `decimal` and `thousands` say how scores are written, tasks.NAME.labels which classes exist."
             )
-    options = dict(options)
+    options = {key: value for key, value in options.items() if value is not None or key == "header"}
     for short, long in (("sep", "delimiter"), ("names", "column_names")):
         if short in options:
             if long in options and options[long] != options[short]:
@@ -58,7 +58,7 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
             options[long] = options.pop(short)
     for key in ("decimal", "thousands"):
         mark = options.get(key)
-        if mark is None:
+        if mark is None or (key == "decimal" and mark == "."):
             continue
         if not scores:
             raise ValueError(
@@ -266,7 +266,8 @@ def _check_swallowed(
 ) -> None:
     """Refuse a cell that holds line breaks and the delimiter, unless it is clearly one text in quotes.
 
-    Clearly: the closing quote ends the cell, and no line of the cell holds a value of another column in its place.
+    Clearly: the closing quote ends the cell, and its lines neither hold values of other columns in their places nor,
+    where no column repeats a value, the fields of a row throughout. No prose holds tabs.
     """
     delimiter = parsing["delimiter"]
     suspected = [found for found in broken if delimiter in found[2]]
@@ -274,11 +275,7 @@ def _check_swallowed(
         return
     known = [_Known(rows[name][:]) for name in rows.column_names]
     for (row, place, cell), closed in zip(suspected, _well_closed(file, suspected, parsing, delimiter), strict=True):
-        if (
-            closed
-            and delimiter != "\t"
-            and not any(known[other].has(text) for other, text in _row_cells(cell, place, len(known), delimiter))
-        ):
+        if closed and delimiter != "\t" and not _looks_like_rows(cell, place, known, delimiter):
             continue
         raise ValueError(
             f"{file}, row {row + 1}: the cell of column {rows.column_names[place]!r} holds "
@@ -293,11 +290,25 @@ class _Known:
 
     def __init__(self, cells: list[str | None]) -> None:
         self.values = {cell for cell in cells if cell is not None}
+        self.repeats = len(self.values) < 0.9 * len(cells)
         sample = list(self.values)[:100]
         self.numbers = sum(number(cell) is not None for cell in sample) > len(sample) / 2
 
     def has(self, text: str) -> bool:
         return bool(text.strip()) and (text in self.values or (self.numbers and number(text) is not None))
+
+
+def _looks_like_rows(cell: str, place: int, known: list[_Known], delimiter: str) -> bool:
+    if any(known[other].has(text) for other, text in _row_cells(cell, place, len(known), delimiter)):
+        return True
+    first, *inner, _ = LINE_BREAK.split(cell)
+    # Three lines that fit by chance are few; a shorter text may well have one comma in each line.
+    fits = first.count(delimiter) == len(known) - 1 - place and len(inner) >= 3
+    return (
+        fits
+        and all(line.count(delimiter) == len(known) - 1 for line in inner)
+        and not any(column.repeats for column in known)
+    )
 
 
 def _row_cells(cell: str, place: int, width: int, delimiter: str) -> Iterator[tuple[int, str]]:

@@ -78,6 +78,23 @@ def test_swallowed_rows_are_found_by_scores_that_no_other_row_has(tmp_path: Path
         load(tmp_path, content, problem_type="regression")
 
 
+def test_swallowed_rows_are_found_by_their_shape_where_no_value_repeats(tmp_path: Path) -> None:
+    lines = [f"question {n},answer {n}" for n in range(20)]
+    lines[4], lines[9] = '"what is this,answer 4', 'question 5",answer 9'
+    content = "anchor,positive\n" + "\n".join(lines) + "\n"
+    columns = {"anchor": "anchor", "positive": "positive"}
+    with pytest.raises(ValueError, match=r"row 5: .* holds 6 lines .*quoting: 3"):
+        load(tmp_path, content, columns=columns, problem_type="contrastive")
+    lines[4:10] = ['"Hello,\nplease, send\nit, now\nor, better\nlater, Max\nBye",answer']
+    content = "anchor,positive\n" + "\n".join([line for line in lines for _ in range(2)]) + "\n"
+    assert len(load(tmp_path, content, columns=columns, problem_type="contrastive").sets[0].splits["train"]) == 30
+
+
+def test_missing_values_of_options_mean_the_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "text,label\na,x\nb,y\n", delimiter=None, decimal=".", thousands=None, encoding=None)
+    assert texts(loaded) == ["a", "b"]
+
+
 @pytest.mark.parametrize("path", ["csv", "tsv"])
 def test_quote_that_is_never_closed_names_quoting(tmp_path: Path, path: str) -> None:
     mark = {"csv": ",", "tsv": "\t"}[path]
