@@ -43,6 +43,7 @@ from multitask_sentence.training.comparison.gradient_cosines import GradientCosi
 from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.kept_rows import KeepRowHashes
+from multitask_sentence.training.machine import look_at_machine
 from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.output_folder import check_output_dir, claim_output_dir
 from multitask_sentence.training.predictions import write_predictions
@@ -238,6 +239,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     if push_to and state.is_main_process:
         check_can_push(repo_id, arguments.hub_token)
     set_seed(arguments.seed)
+    if (busy := look_at_machine(arguments.device)) is not None:
+        say(busy)
 
     with state.main_process_first():
         data_root = options.data_root or recipe.path.parent

@@ -1,4 +1,4 @@
-"""The table that is shown before training: rows, labels, lengths and overlaps of every task and split."""
+"""The table that is shown before training: rows, labels, lengths, unknown tokens and overlaps by task and split."""
 
 from typing import Any
 
@@ -6,15 +6,25 @@ import numpy as np
 from tabulate import tabulate
 
 from .loading import LabelledSet, LoadedTasks
+from .texts import row_key, text_key
 
 BATCH_SIZE = 2048
 MOST_LABELS = 6
+MOST_UNKNOWN = 0.1  # of a split's tokens; English text with emojis has up to a few per cent, a foreign script 60
+MULTILINGUAL_BACKBONE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
-def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, int]:
-    """Tokens of each distinct sentence with special tokens, untruncated."""
+def _unknown_id(tokenizer: Any) -> int | None:
+    """The id that stands for what the tokenizer does not know; None if it knows everything, as one of bytes does."""
+    unknown = tokenizer.unk_token_id
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
+    return None if unknown in (*ends, tokenizer.pad_token_id) else unknown
+
+
+def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, tuple[int, int]]:
+    """Of each distinct sentence, untruncated: its tokens with special ones, and how many of them are unknown."""
     distinct = list(dict.fromkeys(sentences))
-    counts = {}
+    counts, unknown = {}, _unknown_id(tokenizer)
     for start in range(0, len(distinct), BATCH_SIZE):
         batch = distinct[start : start + BATCH_SIZE]
         input_ids = tokenizer(
@@ -25,7 +35,7 @@ def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, int]:
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
-        counts.update(zip(batch, map(len, input_ids), strict=True))
+        counts.update((text, (len(ids), ids.count(unknown))) for text, ids in zip(batch, input_ids, strict=True))
     return counts
 
 
@@ -45,18 +55,24 @@ def _label_summary(task: str, labels: list[Any], loaded: LoadedTasks) -> dict[st
 
 
 def _describe_task(
-    task: str, labelled_set: LabelledSet, loaded: LoadedTasks, lengths: dict[str, int], max_length: int
+    task: str,
+    labelled_set: LabelledSet,
+    loaded: LoadedTasks,
+    counts: dict[str, tuple[int, int]],
+    max_length: int,
 ) -> list[dict[str, Any]]:
     rows = []
-    in_train: set[str] = set()
+    special, _ = counts[""]  # tokens that every sentence has
+    in_train: set[tuple[str, ...]] = set()
     for split, dataset in labelled_set.splits.items():
         labels = dataset[f"label_{task}"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None]
         sentences = dataset["sentences"][:]
         sentences = [sentences[row] for row in labelled]
-        tokens = np.array([lengths[sentence] for row in sentences for sentence in row])
+        tokens, unknown = np.array([counts[sentence] for row in sentences for sentence in row]).T
+        keys = [row_key(row) for row in sentences]
         if split == "train":
-            in_train = {sentence for row in sentences for sentence in row}
+            in_train = set(keys)
         rows.append(
             {
                 "task": task,
@@ -67,11 +83,12 @@ def _describe_task(
                 "tokens_p95": int(np.quantile(tokens, 0.95, method="higher")),
                 "tokens_max": int(tokens.max()),
                 "truncated_share": float((tokens > max_length).mean()),
-                "duplicates": len(sentences) - len(set(map(tuple, sentences))),
+                "unknown_share": float(unknown.sum() / max(1, (tokens - special).sum())),
+                "duplicates": len(keys) - len({(*row_key(row), *map(text_key, row[2:])) for row in sentences}),
             }
         )
         if split != "train" and "train" in labelled_set.splits:
-            rows[-1]["in_train"] = sum(not in_train.isdisjoint(row) for row in sentences)
+            rows[-1]["in_train"] = sum(key in in_train for key in keys)
     return rows
 
 
@@ -80,18 +97,20 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
 
     `task`, `split`, `rows` (labelled for this task); `labels` ({name: rows}, for scores {"min", "mean", "max"}, None
     for contrastive); over the sentences of these rows `tokens_mean`, `tokens_p95`, `tokens_max` and `truncated_share`
-    (longer than `max_length`, special tokens included); `duplicates` (rows whose sentences stood in an earlier row of
-    the split); for validation and test also `in_train` (rows with a sentence that stands in the task's train split).
+    (longer than `max_length`, special tokens included), and `unknown_share` (of the tokens but for special ones, those
+    that stand for what the tokenizer does not know); `duplicates` (rows that stood in the split before); for
+    validation and test also `in_train` (rows that stand in the task's train split). Rows are the same whatever the
+    case and white space of their text, pairs in either order, as `row_key` has it.
     """
     datasets = [dataset for labelled_set in loaded.sets for dataset in labelled_set.splits.values()]
-    lengths = token_counts(
-        [sentence for dataset in datasets for row in dataset["sentences"] for sentence in row], tokenizer
+    counts = token_counts(
+        ["", *(sentence for dataset in datasets for row in dataset["sentences"] for sentence in row)], tokenizer
     )
     return [
         row
         for labelled_set in loaded.sets
         for task in labelled_set.tasks
-        for row in _describe_task(task, labelled_set, loaded, lengths, max_length)
+        for row in _describe_task(task, labelled_set, loaded, counts, max_length)
     ]
 
 
@@ -114,8 +133,9 @@ def _label_text(row: dict[str, Any]) -> str:
 
 
 def format_report(rows: list[dict[str, Any]]) -> str:
-    """The rows of `describe` as a table to print, and a warning for each split that shares sentences with train."""
-    header = ["task", "split", "rows", "labels", "tokens mean/95 %/max", "truncated", "duplicates", "in train"]
+    """The rows of `describe` as a table to print, and a warning for what makes scores flattering or learning vain."""
+    header = ["task", "split", "rows", "labels", "tokens mean/95 %/max", "truncated", "unknown"]
+    header += ["duplicates", "in train"]
     table = [
         [
             row["task"],
@@ -124,18 +144,27 @@ def format_report(rows: list[dict[str, Any]]) -> str:
             _label_text(row),
             f"{row['tokens_mean']:.0f} / {row['tokens_p95']} / {row['tokens_max']}",
             _percent(row["truncated_share"]),
+            _percent(row["unknown_share"]),
             row["duplicates"],
             row.get("in_train", ""),
         ]
         for row in rows
     ]
-    text = tabulate(table, header, disable_numparse=True, maxcolwidths=[None, None, None, 44, None, None, None, None])
+    text = tabulate(table, header, disable_numparse=True, maxcolwidths=[None, None, None, 44])
     warnings = [
-        f"{row['in_train']} of {row['rows']} {row['split']} rows of {row['task']} hold a sentence that stands in its "
-        "training split too: scores there are flattering."
+        f"{row['in_train']} of {row['rows']} {row['split']} rows of {row['task']} stand in its training split too: "
+        "scores there are flattering."
         for row in rows
         if row.get("in_train")
     ]
+    unread = [row for row in rows if row["unknown_share"] > MOST_UNKNOWN]
+    for task in dict.fromkeys(row["task"] for row in unread):
+        found = [f"{_percent(row['unknown_share'])} of its {row['split']}" for row in unread if row["task"] == task]
+        warnings.append(
+            f"The backbone cannot read much of {task}: {', '.join(found)} tokens are unknown to its tokenizer, and "
+            "nothing is learnt from them. Start from a backbone of the text's language, or from one of many, such as "
+            f"`backbone: {MULTILINGUAL_BACKBONE}`."
+        )
     return "\n".join([text, *warnings])
 
 
