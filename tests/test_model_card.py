@@ -84,7 +84,7 @@ def finished(tiny_model: MultiTaskModel, tiny_backbone: str, tmp_path: Path) -> 
     files = {"train": str(tmp_path / "data" / "train.csv"), "test": "../rows/test.csv"}
     recipe = {task: {"dataset": {"path": "csv", "data_files": files}} for task in tasks}
     recipe["mood"] = recipe["emotion"] = {"dataset": {"path": "user/moods", "name": "english"}}
-    recipe["rating"] = {"dataset": {"path": "our/folder"}, "validation_split": 0.1}
+    recipe["rating"] = {"dataset": {"path": "our/folder"}, "validation_split": 0.1, "test_split": 0.2}
     (tmp_path / "data" / "our" / "folder").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"tasks": recipe}, sort_keys=False), encoding="utf-8")
     write_results(folder, make_results(tasks, tiny_backbone, folder))
@@ -195,7 +195,8 @@ def test_card_gives_away_no_path_and_no_token(finished: Path, tmp_path: Path):
     assert str(tmp_path) not in text and tmp_path.name not in text
     assert "hf_secret" not in text
     assert "`train.csv` (train), `rows/test.csv` (test)" in text
-    assert "the local folder `our/folder`, 10% of the training rows set aside for validation" in text
+    aside = "10% of the training rows set aside for validation, 20% of the training rows set aside for test"
+    assert f"the local folder `our/folder`, {aside}" in text
 
 
 def test_file_on_the_web_is_shown_without_user_and_query(tmp_path: Path):
@@ -333,3 +334,9 @@ def test_odd_labels_are_drawn_without_a_warning(tmp_path: Path):
 def test_history_without_losses_and_scores_draws_nothing(tmp_path: Path):
     assert not draw_training(tmp_path / "training.png", [{"step": 3, "train_runtime": 1.0}], {})
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_set_aside_for_test_are_measured_in_the_train_split_of_the_hub(tmp_path: Path):
+    dataset = {"path": "user/moods", "splits": {"train": "full", "test": "held"}}
+    assert read_source({"dataset": dataset}, tmp_path).test_split == "held"
+    assert read_source({"dataset": dataset, "test_split": 0.1}, tmp_path).test_split == "full"

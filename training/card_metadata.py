@@ -99,13 +99,16 @@ def read_source(task: dict[str, Any], data_root: Path) -> DataSource:
     """One task of a recipe to where its rows came from, without any path of the machine it was trained on."""
     dataset = task["dataset"]
     path, config, splits = dataset["path"], dataset.get("name"), dataset.get("splits") or {}
-    share = task.get("validation_split")
-    aside = f", {share:.0%} of the training rows set aside for validation" if share else ""
+    shares = {split: task.get(f"{split}_split") for split in ("validation", "test")}
+    aside = "".join(
+        f", {share:.0%} of the training rows set aside for {split}" for split, share in shares.items() if share
+    )
     if path not in FORMATS and is_hub_id(path, data_root):
         description = f"[{path}](https://huggingface.co/datasets/{path})" + (
             f", {code_span(config)}" if config else ""
         )
-        return DataSource(description + aside, path, config, splits.get("test", "test"))
+        measured_on = "train" if shares["test"] else "test"
+        return DataSource(description + aside, path, config, splits.get(measured_on, measured_on))
     if path not in FORMATS:
         return DataSource(f"the local folder {code_span(_without_folders(path))}" + aside)
     if path == "sql":

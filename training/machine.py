@@ -21,8 +21,8 @@ def describe_busy_machine(load: float, cores: int, threads: int) -> str | None:
         return None
     return (
         f"This machine is busy: its load is {load:.1f} on {cores} core{'s' * (cores > 1)}, and this process has "
-        f"{threads} threads, which then wait for each other. `OMP_NUM_THREADS=1` in front of the command is often much "
-        "faster."
+        f"{threads} threads, which then wait for each other. `OMP_NUM_THREADS=1` in front of the command is often "
+        "much faster."
     )
 
 
