@@ -377,6 +377,14 @@ def test_learning_rate_of_a_schedule_without_peak_is_refused(make, tmp_path: Pat
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
 
 
+def test_schedule_without_peak_goes_on_where_it_was(make, tmp_path: Path):
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"}
+    make(tmp_path / "run", **options).train()
+    resumed = make(tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert_same(dict(resumed.model.state_dict()), load_file(tmp_path / "run" / "checkpoint-6" / "model.safetensors"))
+
+
 def test_changed_logging_is_applied(make, whole: Path, tmp_path: Path):
     trainer = make(tmp_path, logging_steps=2)
     trainer.train(resume_from_checkpoint=str(whole / "checkpoint-3"))
@@ -465,6 +473,42 @@ def test_damaged_file_of_an_earlier_version_is_named_too(part: str, damage, make
     with pytest.raises(ValueError, match=rf"checkpoint-6 is damaged: {part} is not what was written") as caught:
         make(tmp_path / "again").train(resume_from_checkpoint=str(copied / "checkpoint-6"))
     assert "No earlier one is whole: start anew" in str(caught.value)
+
+
+# ---- the best checkpoint so far ----
+
+BEST_IS_FIRST = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+
+
+@pytest.fixture
+def best_is_first(make, tmp_path: Path) -> Path:
+    """A run that ends with its checkpoint of step 3, in a folder that has been moved since."""
+    trainer = make(tmp_path / "first", **BEST_IS_FIRST)
+    trainer.train()
+    assert trainer.state.best_global_step == 3, "premise: the loss on validation data rises"
+    (tmp_path / "first").rename(tmp_path / "moved")
+    return tmp_path / "moved"
+
+
+def test_best_checkpoint_is_found_where_the_folder_was_moved(make, best_is_first: Path, tmp_path: Path):
+    resumed = make(best_is_first, **BEST_IS_FIRST)
+    resumed.train(resume_from_checkpoint=str(best_is_first / "checkpoint-6"))
+    best = load_file(best_is_first / "checkpoint-3" / "model.safetensors")
+    assert_same(dict(resumed.model.state_dict()), best)
+
+
+def test_best_checkpoint_that_is_gone_or_damaged_is_refused(make, best_is_first: Path):
+    checkpoint, best = best_is_first / "checkpoint-6", best_is_first / "checkpoint-3"
+    content = (best / "model.safetensors").read_bytes()
+    (best / "model.safetensors").write_bytes(cut(content))
+    with pytest.raises(ValueError, match=r"checkpoint-3 is damaged: model\.safetensors is not what was written"):
+        make(best_is_first, **BEST_IS_FIRST).train(resume_from_checkpoint=str(checkpoint))
+    shutil.rmtree(best)
+    with pytest.raises(ValueError, match=r"the best checkpoint before .*checkpoint-6, checkpoint-3, is gone"):
+        make(best_is_first, **BEST_IS_FIRST).train(resume_from_checkpoint=str(checkpoint))
+    make(best_is_first, **{**BEST_IS_FIRST, "load_best_model_at_end": False}).train(
+        resume_from_checkpoint=str(checkpoint)
+    )
 
 
 # ---- checkpoints of earlier versions ----

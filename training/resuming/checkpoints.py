@@ -26,6 +26,15 @@ logger = logging.get_logger(__name__)
 _WITHOUT_PEAK = ("reduce_lr_on_plateau", "greedy")
 
 
+def _read_state(checkpoint: Path) -> tuple[Path | None, TrainerState]:
+    """The best checkpoint when this one was written, and the Trainer's state; folders may have been moved since."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.best_model_checkpoint is None:
+        return None, state
+    best = Path(state.best_model_checkpoint)
+    return best if best.is_dir() else checkpoint.parent / best.name, state
+
+
 class Checkpoints:
     """Expects a Trainer with all that `MultiTaskTrainer` sets up."""
 
@@ -114,19 +123,32 @@ class Checkpoints:
                     "that none can be applied. Go on with the learning rates of then."
                 )
             lines = list(changes.values())
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        best, state = _read_state(checkpoint)
+        if best is not None and self.args.load_best_model_at_end:
+            if not best.is_dir():
+                raise ValueError(
+                    f"resume_from_checkpoint: the best checkpoint before {checkpoint}, {best.name}, is gone, so that "
+                    "the run could not end with it. Put it back, or set load_best_model_at_end to false."
+                )
+            check_files(best, self.args.world_size)
         return lines + check_length(checkpoint, state.global_step, self)
 
-    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
-        trained = super()._init_training_state(max_steps, *args)
-        self.state.compute_steps(self.args, max_steps)  # a checkpoint's own would go on, whatever is asked for now
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        trained = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None:
+            # What a checkpoint says of logging, evaluation and saving would go on, whatever is asked for now.
+            self.state.compute_steps(self.args, max_steps)
+            best, _ = _read_state(Path(resume_from_checkpoint))
+            self.state.best_model_checkpoint = str(best) if best is not None and best.is_dir() else None
         return trained
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._has_shards:
             return super()._load_optimizer_and_scheduler(checkpoint)
         optimizer, folder = self.optimizer.optimizer, Path(checkpoint)
-        peaks = [group["initial_lr"] for group in optimizer.param_groups]
+        peaks = [group.get("initial_lr") for group in optimizer.param_groups]  # those of a schedule that has any
         record = read_record(folder)
 
         def match(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -157,17 +179,15 @@ class Checkpoints:
 
     def _end_if_stopped_early(self, checkpoint: str) -> bool:
         """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
-        file = Path(checkpoint, TRAINER_STATE_NAME)
-        if not file.is_file():
-            return False
-        state = TrainerState.load_from_json(str(file))
+        best, state = _read_state(Path(checkpoint))
         if not has_stopped_improving(self.args, state.log_history, self.tasks):
             return False
         self.state = state
         state.is_local_process_zero = self.is_local_process_zero()
         state.is_world_process_zero = self.is_world_process_zero()
         self._load_from_checkpoint(checkpoint)
-        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        if self.args.load_best_model_at_end and best is not None:
+            state.best_model_checkpoint = str(best)
             self._load_best_model()
         self.best_of_tasks.on_train_end(self.args, state, self.control)
         return True

@@ -120,6 +120,8 @@ def _problem(checkpoint: Path, num_processes: int) -> str | None:
 
 
 def _problem_without_record(checkpoint: Path, num_processes: int) -> str | None:
+    if any(checkpoint.glob("optimizer_*")) or any(checkpoint.glob("global_step*")):
+        return None  # FSDP and DeepSpeed have files of their own, and look after them
     is_sharded = (checkpoint / SAFE_WEIGHTS_INDEX_NAME).is_file()
     random = ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(num_processes)]
     written = sorted(path.name for path in checkpoint.glob("rng_state*.pth"))
