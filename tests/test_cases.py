@@ -136,13 +136,26 @@ def test_that_line_mends_it(tmp_path: Path, name: str, changes: dict[str, Any]) 
         ("splits", "`field: {train: train, validation: val}`"),
         ("pairs", "`field: {train: train, validation: val}` and `column_names"),
         ("label_studio", "annotations.0.result.from_name=topic.value.choices"),
-        ("intents", r"column 'patterns' of task 't' holds \['hi', 'hey there'\]"),
+        ("intents", "`explode: patterns`"),
         ("rasa", "unknown file format 'yaml'"),
     ],
 )
 def test_nested_json_gets_the_line_that_reads_it(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         load("13-nested-json", tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "rows"),
+    [
+        ("data", {"field": "data"}, 40),
+        ("splits", {"field": "train"}, 40),
+        ("pairs", {"field": "train", "column_names": ["text", "label"]}, 40),
+        ("intents", {"explode": "patterns"}, 4),
+    ],
+)
+def test_that_line_reads_nested_json(tmp_path: Path, name: str, dataset: dict[str, Any], rows: int) -> None:
+    assert len(texts(load("13-nested-json", tmp_path, name, dataset=dataset, validation_split=0.25))) == rows
 
 
 def test_exports_of_annotation_tools_are_read(tmp_path: Path) -> None:
