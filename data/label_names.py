@@ -12,10 +12,26 @@ from .labels import Marks, clean, quoted
 
 MISSING_WORDS = {
     *("", "na", "n/a", "n.a.", "n.a", "nan", "nat", "none", "null", "nil", "nul", "missing", "undefined", "empty"),
-    *("#n/a", "#na", "<na>", "<none>", "<nan>", "(null)", "[null]", "\\n", "?", "-", "--", "---", ".", "..", "_"),
+    *(
+        "#n/a",
+        "#na",
+        "<na>",
+        "<none>",
+        "<nan>",
+        "<null>",
+        "(null)",
+        "[null]",
+        "\\n",
+        "blank",
+        "(blank)",
+        "notavailable",
+    ),
+    *("?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".", "..", "...", "_", "*"),
 }
 MOST_GROUPS = 10
-SEPARATORS = (",", ";", "#", "/", "+", "&", "\t", "\n", " ")
+# Full-width and ideographic commas and semicolons, and the Arabic comma, separate as ours do.
+SEPARATORS = (",", ";", "#", "/", "+", "&", "\t", "\n", "\uff0c", "\u3001", "\uff1b", "\u060c")
+WITHIN_NAMES = (" ", "-", ":", "~", "^", "\\")  # so common in whole names that only names with shared parts tell
 # What alone may tell two names apart ("C", "C++", "C#") is left in the form that names are compared in.
 TELLING = set("#%&@*")
 
@@ -85,15 +101,15 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
     if label_separator == "|" or 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
         return
     names = {name for marks in rows for name in marks.on}
-    for separator in SEPARATORS:
+    for separator in (*SEPARATORS, *WITHIN_NAMES):
         taken_apart = {name: [part for part in map(clean, name.split(separator)) if part] for name in names}
         joined = sorted(name for name, parts in taken_apart.items() if len(parts) > 1)
         parts = {part for found in taken_apart.values() for part in found}
-        is_space = separator == " "
+        within_names = separator in WITHIN_NAMES
         spaced = separator.strip() and all(name.count(separator) == name.count(separator + " ") for name in joined)
         written = quoted(f"{separator} " if spaced else separator)
-        # Words recur in names of several words, so that a space has to give fewer names; "a, b" beside "b" is enough.
-        if joined and len(parts) < len(names) + (not is_space):
+        # "a, b" beside "b" is enough; "not good" beside "good" is not, as words recur in whole names.
+        if joined and len(parts) < len(names) + (not within_names):
             if label_separator is None:
                 raise ValueError(
                     f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
@@ -101,7 +117,7 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
                     f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
                     f"list them under tasks.{task}.labels."
                 )
-        elif is_space or len(joined) < 2 or 2 * len(joined) <= len(names):
+        elif within_names or len(joined) < 2 or 2 * len(joined) <= len(names):
             continue
         if joined:
             announcements.append(

@@ -72,8 +72,11 @@ def spell(item: Any) -> str:
 
 
 def is_empty(cell: Any) -> bool:
-    """None and text of nothing but whitespace."""
-    return cell is None or (isinstance(cell, str) and not cell.strip())
+    """None and text of nothing but white space and invisible characters."""
+    if not isinstance(cell, str):
+        return cell is None
+    text = cell.strip()
+    return not text or (not text[0].isprintable() and not clean(text))  # most texts need no cleaning
 
 
 def number(cell: Any) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.training.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 WORDS = ["a", "b", "c"]
@@ -111,11 +112,21 @@ def test_label_separator_leaves_written_out_lists_as_they_are(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("separator", "written"),
-    [(", ", "', '"), (",", "','"), (";", "';'"), ("#", "'#'"), ("/", "'/'"), (" ", "' '"), ("\t", '"\\\\t"')],
+    [
+        (", ", "', '"),
+        (",", "','"),
+        (";", "';'"),
+        ("#", "'#'"),
+        ("/", "'/'"),
+        (" ", "' '"),
+        ("\t", '"\\\\t"'),
+        ("\u3001", "'\u3001'"),
+        ("-", "'-'"),
+    ],
 )
 def test_joined_labels_are_an_error_that_names_the_separator(tmp_path: Path, separator: str, written: str) -> None:
     cells = ["a", separator.join("ab"), separator.join("bc"), "c"]
-    if separator != " ":  # words recur in whole names too
+    if separator not in " -":  # words recur in whole names too
         with pytest.raises(ValueError, match=rf"label_separator: {written}\."):
             load_cells(tmp_path, [separator.join(pair) for pair in ("ab", "bc", "ca")], MULTI)
     with pytest.raises(ValueError, match=rf"labels with {written} between.*tasks\.mood\.label_separator: {written}\."):
@@ -394,6 +405,25 @@ def test_label_map_merges_and_renames(tmp_path: Path) -> None:
     assert not any("differ" in line for line in loaded.announcements)
 
 
+def test_recipe_mends_names_as_the_announcements_say(tmp_path: Path) -> None:
+    cells = ["neg", "pos", "NEG", "Neg.", "pos ", "N/A", "NaN", "1", "2", "-"]
+    doubts = load_cells(tmp_path, cells).announcements
+    assert len([line for line in doubts if "missing_labels" in line or "label_map" in line]) == 2
+    recipe = """
+    tasks:
+      mood:
+        problem_type: single_label_classification
+        dataset: {path: csv, data_files: {train: train.csv, validation: train.csv}}
+        columns: {sentence: text, label: label}
+        missing_labels: [N/A, NaN, '-']
+        label_map: {NEG: neg, Neg.: neg, "1": neg, 2: pos}
+    """
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    loaded = load_tasks(load_recipe(tmp_path / "recipe.yaml").sources, tmp_path, seed=42)
+    assert names_of(loaded) == ["neg", "pos", "neg", "neg", "pos", "neg", "pos"]
+    assert not any("missing_labels" in line or "label_map" in line for line in loaded.announcements)
+
+
 def test_label_map_holds_for_lists_numbers_and_features(tmp_path: Path) -> None:
     assert names_of(load_cells(tmp_path, ["NEG|neg|x", "x"], MULTI, label_map={"NEG": "neg"})) == [["neg", "x"], ["x"]]
     assert names_of(load_values(tmp_path, [1, 2, 5], label_map={1: "low", 2: "low", 5: "high"})) == [
@@ -434,7 +464,7 @@ def test_all_wrong_rows_are_told_in_one_error_across_files_and_tasks(tmp_path: P
 
 
 def test_rows_without_text_are_all_told_or_dropped_and_counted(tmp_path: Path) -> None:
-    texts, values = ["a", "", "b", " \t", None], ["x", "y", "y", "x", "y"]
+    texts, values = ["a", "", "b", " \t\u200b", None], ["x", "y", "y", "x", "y"]
     with pytest.raises(ValueError, match=r"(?s)row 2.*mood.empty_text: drop.*3 cells cannot be read.*row 4.*row 5"):
         load_values(tmp_path, values, texts=texts)
     loaded = load_values(tmp_path, values, texts=texts, empty_text="drop")
