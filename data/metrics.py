@@ -14,10 +14,12 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
+from scipy.sparse import csr_array
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import (
     accuracy_score,
@@ -151,18 +153,27 @@ def _whole(name: str, values: Sequence, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _classes(predictions: Sequence, references: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def _indicators(predictions: Sequence, references: Sequence) -> tuple[csr_array, csr_array]:
+    """Both as sparse 0/1 indicators `(rows, labels)`: of thousands of labels a row has a few."""
+    lengths = {len(row) for rows in (predictions, references) for row in rows}
+    strangers: set[float] = set()
+    for rows in (predictions, references):
+        values = np.concatenate(rows)
+        strangers.update(np.unique(values[(values != 0) & (values != 1)]).tolist())
+    if len(lengths) > 1 or strangers:
+        raise ValueError(
+            f"Multi-label rows should hold one 0 or 1 for every label. Found rows of {sorted(lengths)[:5]} "
+            f"values, and values other than 0 and 1: {sorted(strangers)[:5]}. "
+            "Compare probabilities with their thresholds, and turn lists of labels into indicators."
+        )
+    sides = [np.asarray(rows, dtype=np.int8) for rows in (predictions, references)]
+    return tuple(sides) if lengths == {1} else tuple(map(csr_array, sides))  # scikit-learn takes no sparse column
+
+
+def _classes(predictions: Sequence, references: Sequence) -> tuple[Any, Any]:
     """Both as class numbers `(rows,)` or as 0/1 indicators `(rows, labels)`."""
     if np.ndim(references[0]) == 1:
-        lengths = {len(row) for rows in (predictions, references) for row in rows}
-        strangers = set().union(*(np.unique(np.concatenate(rows)).tolist() for rows in (predictions, references)))
-        strangers -= {0, 1}
-        if len(lengths) > 1 or strangers:
-            raise ValueError(
-                f"Multi-label rows should hold one 0 or 1 for every label. Found rows of {sorted(lengths)[:5]} "
-                f"values, and values other than 0 and 1: {sorted(strangers)[:5]}. "
-                "Compare probabilities with their thresholds, and turn lists of labels into indicators."
-            )
+        return _indicators(predictions, references)
     return _whole("predictions", predictions, "classes"), _whole("references", references, "classes")
 
 

@@ -4,6 +4,7 @@
     read_confusion   the same from results.json, also where an earlier run has left a full matrix in it
     worst_classes    the classes with the lowest F1
     most_confused    the classes with most errors, in their order
+    most_wrong       the tasks with most errors
     matrix_of        the full matrix of a few classes, to draw
 
 With 10,000 classes a matrix has 100 million cells, of which 10,000 rows fill 10,000 at most.
@@ -95,6 +96,13 @@ def worst_classes(counted: dict[str, Any], most: int) -> list[int]:
     return order[labelled[order] > 0][:most].tolist()
 
 
+def most_wrong(counted: dict[str, dict[str, Any]], most: int) -> list[str]:
+    """The tasks with the smallest share of labels that were found, in their order."""
+    shares = {task: sum(found["right"]) / max(sum(found["labelled"]), 1) for task, found in counted.items()}
+    chosen = sorted(shares, key=shares.__getitem__)[:most]
+    return [task for task in counted if task in chosen]
+
+
 def most_confused(counted: dict[str, Any], most: int) -> list[int]:
     """Numbers of the classes with most errors, missed rows and false alarms together, ascending."""
     labelled, predicted, right = (np.array(counted[name]) for name in ("labelled", "predicted", "right"))
@@ -112,4 +120,4 @@ def matrix_of(counted: dict[str, Any], classes: list[int]) -> np.ndarray:
     return matrix
 
 
-__all__ = ["count_confusion", "matrix_of", "most_confused", "read_confusion", "worst_classes"]
+__all__ = ["count_confusion", "matrix_of", "most_confused", "most_wrong", "read_confusion", "worst_classes"]

@@ -19,6 +19,7 @@ from .confusion import matrix_of, most_confused
 # Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.
 MOST_LABELS = 30
 LABELS_OF_MANY = 25
+MOST_TASKS = 20  # of more, curves stay without a name
 LONGEST_LABEL = 24
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
 
@@ -46,6 +47,7 @@ def _plot_losses(
         weighted = [entries[step].get(key, weight) * value for step, value in zip(steps, values, strict=True)]
         is_balanced = any(key in entry for entry in entries.values())
         label = task if weight == 1 or is_balanced else f"{weight:g} x {task}"
+        label = label if len(tasks) <= MOST_TASKS else None
         axes.plot(steps, weighted, color=colours(number), linewidth=1.4, label=label)
     axes.set(title="Training loss", ylabel="loss times weight")
     axes.set_ylim(bottom=0)
@@ -71,7 +73,7 @@ def _plot_scores(
     for number, (task, settings) in enumerate(tasks.items()):
         metric = settings["metrics"][0]
         steps, values = _series(entries, f"eval_{task}_{metric}")
-        label = f"{task}: {metric.replace('_', ' ')}"
+        label = f"{task}: {metric.replace('_', ' ')}" if len(tasks) <= MOST_TASKS else None
         axes.plot(steps, values, color=colours(number), marker="o", markersize=4, linewidth=1.4, label=label)
     if len(tasks) > 1:
         axes.plot(*_series(entries, "eval_score"), color="black", linewidth=2, linestyle="--", label="mean of these")
@@ -84,7 +86,7 @@ def draw_training(
 ) -> bool:
     """
     Draw the training loss with each task's weighted part of it, and each task's primary validation metric. Where
-    layers join one after the other, bands show how many train.
+    layers join one after the other, bands show how many train. Of more than 20 tasks, only sum and mean are named.
 
     Args:
         path: the PNG file to write.

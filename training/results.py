@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..data.collation import LABEL_PREFIX
 from ..data.loading import LoadedTasks
 from ..data.row_hashes import RowHashes, write_row_hashes
 from ..modeling_multitask import MultiTaskModel
@@ -136,12 +137,14 @@ def save_result(
     (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
     if row_hashes is not None:
         write_row_hashes(folder, row_hashes)
-    rows = {
-        task: {
-            split: sum(label is not None for label in rows[f"label_{task}"]) for split, rows in entry.splits.items()
-        }
+    tables = [
+        (entry.tasks, {split: rows.with_format("arrow")[:] for split, rows in entry.splits.items()})
         for entry in loaded.sets
-        for task in entry.tasks
+    ]
+    rows = {
+        task: {split: len(table) - table[LABEL_PREFIX + task].null_count for split, table in splits.items()}
+        for tasks, splits in tables
+        for task in tasks
     }
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     results = {
