@@ -142,7 +142,7 @@ def _quickstarts(content: CardContent) -> str:
             "from transformers import pipeline",
             "",
             f'answer = pipeline("multitask", model="{place}", trust_remote_code=True)',
-            'answer("A man plays the guitar.")["embedding"].shape  # ' + f"({size},)",
+            f'len(answer("A man plays the guitar.")["embedding"])  # {size}',
         ),
     ]
     parts = [text + "\n\n```python\n" + "\n".join(lines) + "\n```" for text, *lines in blocks]
