@@ -71,7 +71,9 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
             raise ValueError(f"{where}: decimal and thousands are both {mark!r}. Say both, as two characters.")
     if isinstance(options.get("header"), list):
         raise ValueError(f"{where}.header should be one row. Found {options['header']!r}.")
-    if isinstance(options.get("dialect"), str):
+    if "dialect" in options:
+        if options["dialect"] not in csv.list_dialects():
+            raise ValueError(f"{where}.dialect should be one of {csv.list_dialects()}. Found {options['dialect']!r}.")
         dialect = csv.get_dialect(options.pop("dialect"))
         options |= {key: getattr(dialect, key) for key in ("delimiter", "quotechar", "doublequote", "escapechar")}
         options |= {"skipinitialspace": dialect.skipinitialspace, "quoting": dialect.quoting}

@@ -184,12 +184,21 @@ _LOADING = tuple(inspect.signature(load_dataset).parameters)[1:-1]  # arguments 
 
 
 def check_options(task: str, path: str, options: dict[str, Any]) -> None:
-    """Refuse an option that the format's reader does not know.
+    """Refuse an option that the format's reader does not know, and names and marks that are no text.
 
     Raises:
-        ValueError: the option, the nearest known one and all known ones.
+        ValueError: the option, with the nearest known one and all known ones, or with what was found.
     """
     known = FORMATS[path].options
+    for key in ("column_names", "names"):
+        names = options.get(key)
+        if names is not None and (
+            not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError(f"tasks.{task}.dataset.{key} should be a list of names. Found {names!r}.")
+    for key in ("encoding", "label_prefix", "delimiter", "sep"):
+        if not isinstance(options.get(key), str | None):
+            raise ValueError(f"tasks.{task}.dataset.{key} should be text. Found {options[key]!r}.")
     # What load_dataset takes for all builders has no effect on a reader that does not use it.
     packaged = path in ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
     for key in options:

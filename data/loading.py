@@ -21,7 +21,7 @@ from .labels import is_empty, nearest, number
 from .problems import CellError, Problems
 from .row_hashes import RowHashes
 from .rules import reading_rules
-from .sources import SPLIT_NAMES, Part, TaskSource, load_parts
+from .sources import SPLIT_NAMES, Part, TaskSource, check_source, load_parts
 from .splitting import check_splits, set_aside
 
 SENTENCE_COLUMNS = {
@@ -276,6 +276,7 @@ def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
     """The tasks that read the same sentences of the same rows, together: each group becomes one set."""
     groups: dict[str, list[TaskSource]] = {}
     for source in sources:
+        check_source(source)
         sentences = [column for _, column in _sentence_columns(source)]
         group = groups.setdefault(
             json.dumps([source.dataset, sentences, source.where], sort_keys=True, default=str), []

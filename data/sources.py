@@ -62,7 +62,7 @@ def _files(task: str, split: str, spec: Any, data_root: Path, folders: bool) -> 
         if not isinstance(name, str):
             raise ValueError(f"tasks.{task}.dataset.data_files, {split}: found {name!r} where a path should be.")
         path = data_root / Path(name).expanduser()
-        if "://" in name:
+        if "://" in name and not folders:
             files.append(name)
         elif path.is_dir() if folders else path.is_file():
             files.append(str(path))
@@ -246,11 +246,6 @@ def _explode(task: str, column: Any, parts: list[Part], announcements: list[str]
 def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announcements: list[str]) -> None:
     """Leave out the rows that `where` does not name, and say how many."""
     task, conditions = sources[0].name, sources[0].where
-    if not isinstance(conditions, dict) or not conditions or [] in conditions.values():
-        raise ValueError(
-            f"tasks.{task}.where should say which values of a column to keep, like {{answer: accept}} or "
-            f"{{language: [en, de]}}. Found {conditions!r}."
-        )
     tasks = ", ".join(source.name for source in sources)
     for split, found in parts.items():
         for part in found:
@@ -265,19 +260,20 @@ def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announc
         announcements.append(f"{tasks}: {left_out} of {total} {split} rows are left out by where {conditions}")
 
 
-def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
-    """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
+def check_source(source: TaskSource) -> None:
+    """Check a recipe's `dataset` and `where` as far as that needs no look at the data.
 
     Raises:
-        ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
+        ValueError: they have no such form.
     """
-    source, scores = sources[0], any(one.problem_type in ("regression", "similarity") for one in sources)
-    task, dataset = source.name, source.dataset
+    task, dataset, conditions = source.name, source.dataset, source.where
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path"), str):
         raise ValueError(
             f"tasks.{task}.dataset should hold the arguments of datasets.load_dataset, at least path (a Hub id, a "
             f"folder or one of {list(FORMATS)}). Found {dataset!r}."
         )
+    if unnamed := [key for key in dataset if not isinstance(key, str)]:
+        raise ValueError(f"tasks.{task}.dataset: the key {unnamed[0]!r} is no name of an option. Take it out.")
     for key in {"split", "streaming"} & set(dataset):
         raise ValueError(
             f"tasks.{task}.dataset.{key} is not supported: all splits are loaded as a whole. "
@@ -288,6 +284,31 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
             f"tasks.{task}.dataset.token: a token does not belong in a recipe, which is published with the model. "
             "Log in with `hf auth login`, or set HF_TOKEN."
         )
+    if not isinstance(dataset.get("data_dir"), str | None):
+        raise ValueError(f"tasks.{task}.dataset.data_dir should be a folder's path. Found {dataset['data_dir']!r}.")
+    if conditions is None:
+        return
+    if (
+        not isinstance(conditions, dict)
+        or not conditions
+        or not all(isinstance(column, str) for column in conditions)
+        or any(isinstance(value, dict) or value == [] for value in conditions.values())
+    ):
+        raise ValueError(
+            f"tasks.{task}.where should say which values of a column to keep, like {{answer: accept}} or "
+            f"{{language: [en, de]}}. Found {conditions!r}."
+        )
+
+
+def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
+    """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
+
+    Raises:
+        ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
+    """
+    source, scores = sources[0], any(one.problem_type in ("regression", "similarity") for one in sources)
+    check_source(source)
+    task, dataset = source.name, source.dataset
     source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})
     # A folder may have the name of a format.
     named = {"data_files", "data_dir", "con"} & dataset.keys() or not (data_root / dataset["path"]).is_dir()
@@ -308,4 +329,4 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
     return parts
 
 
-__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "load_parts"]
+__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "check_source", "load_parts"]

@@ -185,6 +185,16 @@ def test_folder_of_save_to_disk_is_read_with_its_features(tmp_path: Path, splits
         ({"path": "xlsx", "data_dir": "."}, "name xlsx files under data_files"),
         ({"path": "xlsx", "data_files": "rows.db", "sheet": "x"}, "no option 'sheet'. Did you mean 'sheet_name'"),
         ({"path": "jsonl", "data_files": "rows.jsonl", "fields": "x"}, "no option 'fields'. Did you mean 'field'"),
+        ({"path": "csv", "data_dir": 5}, r"data_dir should be a folder's path\. Found 5"),
+        ({"path": "csv", "data_files": "x.csv", 5: 1}, r"the key 5 is no name of an option"),
+        ({"path": "csv", "data_files": "rows.jsonl", "dialect": "x"}, r"dialect should be one of \['excel'"),
+        ({"path": "csv", "data_files": "rows.jsonl", "names": {}}, r"names should be a list of names\. Found \{\}"),
+        ({"path": "json", "data_files": "rows.jsonl", "column_names": True}, "column_names should be a list of names"),
+        (
+            {"path": "fasttext", "data_files": "rows.jsonl", "label_prefix": 1.5},
+            r"label_prefix should be text\. Found",
+        ),
+        ({"path": "folder", "data_files": "s3://x"}, "there is no folder"),
         ({"path": "a/b", "token": "hf_x"}, "a token does not belong in a recipe"),
     ],
 )

@@ -97,6 +97,8 @@ def test_where_compares_json_values_and_class_names_as_text(tmp_path: Path) -> N
         ({}, r"tasks\.t\.where should say which values of a column to keep, like .*Found \{\}"),
         ({"answer": []}, r"tasks\.t\.where should say"),
         ("accept", r"tasks\.t\.where should say .*Found 'accept'"),
+        ({5: 5, "answer": "accept"}, r"tasks\.t\.where should say"),
+        ({"answer": {"is": "accept"}}, r"tasks\.t\.where should say"),
     ],
 )
 def test_where_that_cannot_be_meant_is_an_error(tmp_path: Path, where: Any, message: str) -> None:
