@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
+from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.data.row_hashes import collect_row_hashes
 from multitask_sentence.training.recipe import load_recipe
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -165,3 +168,27 @@ def test_exports_of_annotation_tools_are_read(tmp_path: Path) -> None:
     topic = {"columns": {"sentence": "data.text", "label": "annotations.0.result.from_name=topic.value.choices"}}
     with pytest.raises(ValueError, match=r"found 1 label\(s\) \['up'\]"):  # which is all that its rows hold
         load("13-nested-json", tmp_path, "label_studio", **topic)
+
+
+def test_a_continued_model_is_not_validated_on_its_training_rows(tmp_path: Path) -> None:
+    """Rows in the validation split that a first run trained on: 108 of 120 on a real file when it was drawn anew."""
+    first = load("03-validation-redrawn-on-continue", tmp_path)
+    trained = {row[0] for row in first.sets[0].splits["train"]["sentences"]}
+    validated = {row[0] for row in first.sets[0].splits["validation"]["sentences"]}
+    assert (len(trained), len(validated)) == (128, 32)
+    seen = collect_row_hashes("run1", first.sets, ["noise"])
+    for name, new_rows in (("continue", 0), ("continue_more", 16)):
+        folder = tmp_path / "03-validation-redrawn-on-continue"
+        for seed in range(42, 45):
+            loaded = load_tasks(load_recipe(folder / f"{name}.yaml").sources, folder, seed, earlier=seen)
+            found = {row[0] for row in loaded.sets[0].splits["validation"]["sentences"]}
+            assert not found & trained
+            assert validated <= found
+            assert len(texts(loaded)) == 160 + new_rows
+
+
+@pytest.mark.pretrained
+def test_a_backbone_that_cannot_read_the_language_is_told_of(tmp_path: Path, minilm: MultiTaskModel) -> None:
+    rows = describe(load("05-unread-language", tmp_path), minilm.tokenizer, 32)
+    assert all(row["unknown_share"] > 0.5 for row in rows)
+    assert "`backbone: sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2`" in format_report(rows)
