@@ -94,6 +94,22 @@ def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_
         assert_same(load_file(folder / f"{name}.safetensors"), trained)
 
 
+def test_checkpoint_of_two_processes_is_refused_by_one(script, backbone, two_processes, tmp_path):
+    folder, _ = two_processes
+    checkpoint = folder / "resume" / "checkpoint-6"
+    files = json.loads((checkpoint / "run.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= files.keys()
+    model, data = script.make_model(backbone, ("sentiment",)), script.make_set(["sentiment"], train=20)
+    arguments = {"per_device_train_batch_size": 3, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 6}
+    trainer = script.make_trainer(model, [data], tmp_path, **arguments)
+    with pytest.raises(ValueError, match="comes from another run: processes was 2 and is 1 now"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    arguments["per_device_train_batch_size"] = 6  # the same rows in a step
+    trainer = script.make_trainer(script.make_model(backbone, ("sentiment",)), [data], tmp_path, **arguments)
+    with pytest.raises(ValueError, match=r"processes was 2 and is 1 now \(also different: training\.per_device_t"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(script, backbone, two_processes, tmp_path):
     folder, _ = two_processes
     one = script.train_in_stages(backbone, tmp_path, gradient_accumulation_steps=2)
