@@ -5,7 +5,6 @@ A reader is a function `(task, file, options, columns, notes)` that returns a Pa
 `notes` takes what a person should know of the file.
 """
 
-import inspect
 import json
 import re
 from collections.abc import Callable
@@ -180,7 +179,11 @@ UNREAD = {
 UNREAD |= {"txt": UNREAD["text"], "yml": UNREAD["yaml"], "excel": "write `path: xlsx`.", "pandas": UNREAD["xml"]}
 # What other readers call an option.
 _SYNONYMS = {"separator": "delimiter", "fieldnames": "column_names", "sheet": "sheet_name", "query": "sql"}
-_LOADING = tuple(inspect.signature(load_dataset).parameters)[1:-1]  # arguments of load_dataset for every builder
+# Arguments of load_dataset that have an effect on files of any format.
+_LOADING = (
+    *("cache_dir", "download_mode", "features", "keep_in_memory", "num_proc", "storage_options", "token"),
+    "verification_mode",
+)
 
 
 def check_options(task: str, path: str, options: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_joined_labels_are_read_or_refused_with_their_separator(tmp_path: Path) 
 def test_missing_words_and_spellings_are_told_and_mended_in_the_recipe(tmp_path: Path) -> None:
     told = "\n".join(load("08-missing-words-and-case", tmp_path).announcements)
     assert "missing_labels: ['N/A', 'NaN', 'None', 'nan']" in told
-    assert "'NEG' (10 rows), 'Neg.' (10 rows), 'neg' (10 rows)" in told
+    assert "'neg' (10 rows), 'NEG' (10 rows), 'Neg.' (10 rows)" in told
     mended = load(
         "08-missing-words-and-case",
         tmp_path,

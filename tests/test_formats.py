@@ -185,6 +185,8 @@ def test_folder_of_save_to_disk_is_read_with_its_features(tmp_path: Path, splits
         ({"path": "xlsx", "data_dir": "."}, "name xlsx files under data_files"),
         ({"path": "xlsx", "data_files": "rows.db", "sheet": "x"}, "no option 'sheet'. Did you mean 'sheet_name'"),
         ({"path": "jsonl", "data_files": "rows.jsonl", "fields": "x"}, "no option 'fields'. Did you mean 'field'"),
+        ({"path": "jsonl", "data_files": "rows.jsonl", "use_threads": False}, "no option 'use_threads'"),
+        ({"path": "csv", "data_files": "rows.jsonl", "revision": "main"}, "no option 'revision'"),
         ({"path": "csv", "data_dir": 5}, r"data_dir should be a folder's path\. Found 5"),
         ({"path": "csv", "data_files": "x.csv", 5: 1}, r"the key 5 is no name of an option"),
         ({"path": "csv", "data_files": "rows.jsonl", "dialect": "x"}, r"dialect should be one of \['excel'"),
