@@ -149,9 +149,9 @@ def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[st
 
 def _own(config: type[BuilderConfig]) -> tuple[str, ...]:
     """The options of a builder of `datasets` beyond those of all builders."""
-    return tuple(
-        sorted({option.name for option in fields(config)} - {option.name for option in fields(BuilderConfig)})
-    )
+    general = {option.name for option in fields(BuilderConfig)}
+    without_effect = {"use_threads", "newlines_in_values"}
+    return tuple(sorted({option.name for option in fields(config)} - general - without_effect))
 
 
 FORMATS = {
