@@ -44,7 +44,7 @@ from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
-from .prepacked_multitask import use_one_thread_in_forked_children
+from .processes_multitask import make_importable, use_one_thread_in_forked_children
 from .sentence_transformers_multitask import sentence_transformers_files
 from .tokenizer_multitask import is_gone, open_tokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
@@ -171,6 +171,12 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        use_one_thread_in_forked_children()
+        for kind in (type(self), type(config)):
+            make_importable(kind)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
@@ -304,7 +310,6 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 if task["problem_type"] in HEAD_PROBLEM_TYPES
             }
         )
-        use_one_thread_in_forked_children()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
         if config.base_name_or_path:

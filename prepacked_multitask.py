@@ -1,8 +1,7 @@
 """Linear layers whose weights stand in memory as a CPU's matrix products like to read them.
 
-    prepacked            inside, plain linear layers of a module run on such copies of their weights
-    computed_rows        to how many rows a product is filled up
-    use_one_thread_in_forked_children   what OpenMP needs where a process forks after it has computed
+    prepacked       inside, plain linear layers of a module run on such copies of their weights
+    computed_rows   to how many rows a product is filled up
 
 PyTorch's linear layer brings its weights into that order anew for every product, which for few tokens takes as long as
 the product. oneDNN, which is a part of PyTorch, can keep them so. A copy is made when it is first needed, is as large
@@ -60,23 +59,6 @@ def _renew_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_renew_in_child)
-
-
-@cache
-def use_one_thread_in_forked_children() -> None:
-    """
-    Processes that are forked from now on compute with one thread, as those of PyTorch's `DataLoader` do.
-
-    GNU OpenMP, which PyTorch computes with, keeps threads that a forked child does not have and yet waits for. The
-    child may choose another number by `torch.set_num_threads` before it computes, at that risk.
-    """
-
-    def use_one_thread() -> None:
-        if torch.get_num_threads() > 1:
-            torch.set_num_threads(1)
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=use_one_thread)
 
 
 @cache
