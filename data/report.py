@@ -1,8 +1,10 @@
 """The table that is shown before training: rows, labels, lengths, unknown tokens and overlaps by task and split."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from tabulate import tabulate
 
 from .loading import LabelledSet, LoadedTasks
@@ -54,23 +56,38 @@ def _label_summary(task: str, labels: list[Any], loaded: LoadedTasks) -> dict[st
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
+@dataclass
+class _Rows:
+    """What the tasks of a set have in common in one split: keys of the rows, and tokens of their sentences."""
+
+    keys: list[tuple[str, ...]]
+    whole_keys: list[tuple[str, ...]]  # with a contrastive row's negatives
+    counts: np.ndarray  # (rows, sentences of a row, 2): tokens, and unknown ones
+
+    @classmethod
+    def read(cls, dataset: Dataset, counts: dict[str, tuple[int, int]]) -> "_Rows":
+        sentences = dataset["sentences"][:]
+        keys = [row_key(row) for row in sentences]
+        whole_keys = [(*key, *map(text_key, row[2:])) for key, row in zip(keys, sentences, strict=True)]
+        return cls(keys, whole_keys, np.array([[counts[sentence] for sentence in row] for row in sentences]))
+
+
 def _describe_task(
     task: str,
     labelled_set: LabelledSet,
+    rows_of: dict[str, _Rows],
     loaded: LoadedTasks,
-    counts: dict[str, tuple[int, int]],
+    special: int,
     max_length: int,
 ) -> list[dict[str, Any]]:
+    """A row of the table for each split; `special` tokens are those that every sentence has."""
     rows = []
-    special, _ = counts[""]  # tokens that every sentence has
     in_train: set[tuple[str, ...]] = set()
     for split, dataset in labelled_set.splits.items():
         labels = dataset[f"label_{task}"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None]
-        sentences = dataset["sentences"][:]
-        sentences = [sentences[row] for row in labelled]
-        tokens, unknown = np.array([counts[sentence] for row in sentences for sentence in row]).T
-        keys = [row_key(row) for row in sentences]
+        tokens, unknown = rows_of[split].counts[labelled].reshape(-1, 2).T
+        keys = [rows_of[split].keys[row] for row in labelled]
         if split == "train":
             in_train = set(keys)
         rows.append(
@@ -84,7 +101,7 @@ def _describe_task(
                 "tokens_max": int(tokens.max()),
                 "truncated_share": float((tokens > max_length).mean()),
                 "unknown_share": float(unknown.sum() / max(1, (tokens - special).sum())),
-                "duplicates": len(keys) - len({(*row_key(row), *map(text_key, row[2:])) for row in sentences}),
+                "duplicates": len(keys) - len({rows_of[split].whole_keys[row] for row in labelled}),
             }
         )
         if split != "train" and "train" in labelled_set.splits:
@@ -104,14 +121,14 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
     """
     datasets = [dataset for labelled_set in loaded.sets for dataset in labelled_set.splits.values()]
     counts = token_counts(
-        ["", *(sentence for dataset in datasets for row in dataset["sentences"] for sentence in row)], tokenizer
+        ["", *(sentence for dataset in datasets for row in dataset["sentences"][:] for sentence in row)], tokenizer
     )
-    return [
-        row
-        for labelled_set in loaded.sets
-        for task in labelled_set.tasks
-        for row in _describe_task(task, labelled_set, loaded, counts, max_length)
-    ]
+    described = []
+    for labelled_set in loaded.sets:
+        rows_of = {split: _Rows.read(dataset, counts) for split, dataset in labelled_set.splits.items()}
+        for task in labelled_set.tasks:
+            described += _describe_task(task, labelled_set, rows_of, loaded, counts[""][0], max_length)
+    return described
 
 
 def _percent(share: float) -> str:

@@ -1,5 +1,6 @@
 """Hashes of a run's rows beside the models that it saves on its way: in checkpoints and in best/<task>."""
 
+import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -20,6 +21,10 @@ class KeepRowHashes(TrainerCallback):
             write_row_hashes(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"), self.hashes)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        for folder in Path(args.output_dir, BEST_FOLDER).glob("[!.]*") if args.should_save else ():
-            if not (folder / ROW_HASHES_FILE).is_file():
+        folders = sorted(Path(args.output_dir, BEST_FOLDER).glob("[!.]*")) if args.should_save else []
+        new = [folder for folder in folders if not (folder / ROW_HASHES_FILE).is_file()]
+        for place, folder in enumerate(new):
+            if place == 0:
                 write_row_hashes(folder, self.hashes)
+            else:
+                shutil.copyfile(new[0] / ROW_HASHES_FILE, folder / ROW_HASHES_FILE)
