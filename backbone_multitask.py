@@ -1,6 +1,7 @@
 """Where a model starts from: finding a pretrained backbone and reading what stands beside it.
 
     find_backbone                the folder or Hub id to load (a packaged MiniLM where the Hub cannot be reached)
+    open_backbone_config         its configuration; code that it brings along is never run
     read_sentence_transformers   pooling, projection, normalisation and maximum length, from modules.json
     load_dense_weights           the weights of a sentence-transformers Dense layer
     longest_input                how many tokens the backbone has positions for
@@ -20,7 +21,9 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers import __version__ as transformers_version
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
@@ -107,6 +110,36 @@ def find_backbone(name_or_path: str) -> str:
     folder = packaged_backbone()
     logger.warning(f"The Hub cannot be reached: taking the packaged copy of {PACKAGED_BACKBONE} (sha256 checked).")
     return folder
+
+
+def open_backbone_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    The configuration of a backbone. Code that its repository brings along is neither run nor asked about.
+
+    Args:
+        name_or_path: what `find_backbone` gives.
+
+    Raises:
+        ValueError: there is no such model, it was trained here, or transformers does not know its architecture.
+    """
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"backbone: {name_or_path} cannot be opened as a model. {said}") from error
+    model_type = found.get("model_type")
+    if model_type == "multitask":
+        raise ValueError(
+            f"backbone: {name_or_path} is a model that was trained here. Name it as continue_from to go on from it."
+        )
+    if model_type not in CONFIG_MAPPING:
+        own_code = "auto_map" in found
+        raise ValueError(
+            f"backbone: {name_or_path} has the architecture {model_type!r}, which transformers {transformers_version} "
+            f"does not know{', and brings code of its own, which is never run' if own_code else ''}. Take an encoder "
+            "that transformers knows, such as BERT, RoBERTa, XLM-R, MPNet, DeBERTa-v2 or ModernBERT."
+        )
+    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
 
 
 def _read_json(name_or_path: str, filename: str) -> Any:

@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 POOLINGS = ("mean", "cls", "max")
+LARGEST_SIZE = 1_000_000
 # Grows when a saved model means something that older code would read wrongly.
 FORMAT_VERSION = 1
 
@@ -100,6 +101,8 @@ def _check_choice(where: str, found: Any, known: tuple[str, ...]) -> None:
 def _check_count(where: str, found: Any) -> None:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"{where} is {found!r}, but should be a whole number of at least 1.")
+    if found > LARGEST_SIZE:
+        raise ValueError(f"{where} is {found}, but should be at most {LARGEST_SIZE:,}: it is the size of a layer.")
 
 
 def _check_activation(where: str, found: Any) -> None:

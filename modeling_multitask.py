@@ -21,13 +21,19 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, ModelOutput, cached_file, logging
 
 from .adapter_multitask import BackboneAdapter
-from .backbone_multitask import find_backbone, load_dense_weights, longest_input, read_sentence_transformers
+from .backbone_multitask import (
+    find_backbone,
+    load_dense_weights,
+    longest_input,
+    open_backbone_config,
+    read_sentence_transformers,
+)
 from .configuration_multitask import (
     HEAD_PROBLEM_TYPES,
     POOLINGS,
@@ -360,7 +366,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, but should be a type of torch such as 'float32' or 'bfloat16'.")
         path = find_backbone(backbone)
-        backbone_config = AutoConfig.from_pretrained(path)
+        backbone_config = open_backbone_config(path)
         check_encoder(backbone_config)
         stored = read_sentence_transformers(path, unless_given=pooling)
         limit = longest_input(backbone_config)
@@ -372,7 +378,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 f"max_length is {max_length}, but the backbone {backbone} has positions for {limit} tokens."
             )
 
-        pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype)
+        pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype, trust_remote_code=False)
         pretrained.config._name_or_path = os.fspath(backbone)
         config = MultiTaskConfig(
             backbone_config=pretrained.config,
@@ -387,7 +393,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         model._adopt_backbone()
         if stored.dense_path and projection is None:
             model.projection.load_state_dict(load_dense_weights(path, stored.dense_path))
-        model.tokenizer = AutoTokenizer.from_pretrained(path)
+        model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         return model.eval()
 
     @property

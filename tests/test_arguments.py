@@ -1,14 +1,16 @@
 """Which training arguments work, which are refused and why: before any data is loaded."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from multitask_sentence.train import RecipeArgumentParser
+from multitask_sentence.train import RecipeArgumentParser, run
 from multitask_sentence.training.argument_checks import TRACKERS, check_packages
 from multitask_sentence.training.arguments import WITHOUT_EFFECT, WORKS, MultiTaskTrainingArguments
 
@@ -20,6 +22,9 @@ tasks:
     columns: {{sentence: text, label: label}}
 training: {{use_cpu: true, {training}}}
 """
+
+
+PLACES = [("cat", "bank"), ("dog", "market"), ("bird", "story"), ("mat", "film")]
 
 
 def make(**arguments: Any) -> MultiTaskTrainingArguments:
@@ -244,3 +249,29 @@ def test_optimizer_and_schedule_that_cannot_be_made_are_refused(arguments: dict,
 )
 def test_optimizer_and_schedule_that_can_be_made_pass(arguments: dict):
     check_packages(make(**arguments))
+
+
+# ---- what is said to work does ----
+
+
+def test_rarely_used_arguments_that_work_do(tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = "".join(f"the {animal} ran,animal\nthe {place} was bad,money\n" for animal, place in PLACES)
+    (tmp_path / "train.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    training = (
+        f"output_dir: {tmp_path / 'result'}, num_train_epochs: 1, per_device_train_batch_size: 2, disable_tqdm: true, "
+        "skip_memory_metrics: false, include_num_input_tokens_seen: non_padding, eval_on_start: true, "
+        "logging_steps: 1, debug: underflow_overflow, torch_empty_cache_steps: 1, "
+        "save_only_model: true, "
+        "logging_first_step: true, dataloader_num_workers: 1, dataloader_multiprocessing_context: fork, "
+        "gradient_accumulation_steps: 2, activation_checkpointing: true"
+    )
+    recipe = tmp_path / "mine.yaml"
+    text = RECIPE.format(training=training).replace("columns:", "validation_split: 0.25\n    columns:")
+    recipe.write_text(f"backbone: {tiny_backbone}\n{text}", encoding="utf-8")
+    run([str(recipe)])
+    history = json.loads((tmp_path / "result" / "results.json").read_text(encoding="utf-8"))["history"]
+    assert history[0]["step"] == 0 and "eval_loss" in history[0]  # eval_on_start
+    losses = [entry for entry in history if "loss" in entry]
+    assert losses[-1]["num_input_tokens_seen"] > losses[0]["num_input_tokens_seen"] > 0
+    assert any("train_mem_cpu_alloc_delta" in entry for entry in history)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, RobertaConfig, T5Config
 from transformers import logging as transformers_logging
 
@@ -18,6 +19,7 @@ from multitask_sentence.backbone_multitask import (
     PACKAGED_BACKBONE,
     find_backbone,
     longest_input,
+    open_backbone_config,
     packaged_backbone,
     read_sentence_transformers,
 )
@@ -289,3 +291,87 @@ def test_unsupported_embedding_is_an_error_unless_a_pooling_is_given(
 def test_folder_without_modules_gives_empty_settings(tiny_backbone: str) -> None:
     settings = read_sentence_transformers(tiny_backbone)
     assert (settings.pooling, settings.projection, settings.normalize, settings.max_length) == (None, None, None, None)
+
+
+# ---- code that a backbone brings along ----
+
+
+def write_code_of_its_own(folder: Path, model_type: str) -> Path:
+    """A folder whose configuration names Python files, which leave a mark where they are run."""
+    folder.mkdir(exist_ok=True)
+    mark = folder.with_name("run")
+    for name in ("configuration", "modeling", "tokenization"):
+        (folder / f"{name}_mine.py").write_text(f"open({str(mark)!r}, 'w').close()\n", encoding="utf-8")
+    auto_map = {"AutoConfig": "configuration_mine.MineConfig", "AutoModel": "modeling_mine.MineModel"}
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**config, "model_type": model_type, "auto_map": auto_map}), encoding="utf-8")
+    return mark
+
+
+def never_asked(*words: Any) -> str:
+    raise AssertionError(f"asked on the terminal: {words}")
+
+
+@pytest.mark.parametrize("start", [open_backbone_config, MultiTaskModel.from_backbone])
+def test_code_of_a_backbone_is_neither_run_nor_asked_about(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("builtins.input", never_asked)
+    mark = write_code_of_its_own(tmp_path / "mine", "mine")
+    message = (
+        r"mine has the architecture 'mine', which transformers [\d.]+ does not know, and brings code of its own, "
+    )
+    with pytest.raises(ValueError, match=message + r"which is never run\. Take an encoder"):
+        start(str(tmp_path / "mine"))
+    assert not mark.exists()
+
+
+def test_known_architecture_with_code_of_its_own_opens_without_it(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("builtins.input", never_asked)
+    shutil.copytree(tiny_backbone, tmp_path / "mine")
+    mark = write_code_of_its_own(tmp_path / "mine", "bert")
+    mine = MultiTaskModel.from_backbone(str(tmp_path / "mine"))
+    assert not mark.exists()
+    assert np.array_equal(mine.encode(SENTENCES), MultiTaskModel.from_backbone(tiny_backbone).encode(SENTENCES))
+
+
+@pytest.mark.parametrize("start", [open_backbone_config, MultiTaskModel.from_backbone])
+def test_trained_model_as_backbone_says_continue_from(
+    start: Any, tiny_model: MultiTaskModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("builtins.input", never_asked)
+    tiny_model.save_pretrained(tmp_path / "trained")
+    with pytest.raises(
+        ValueError, match=r"trained is a model that was trained here\. Name it as continue_from to go on"
+    ):
+        start(str(tmp_path / "trained"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            '{"model_type": "unheard_of"}',
+            r"has the architecture 'unheard_of', which transformers [\d.]+ does not know\.",
+        ),
+        ("{}", r"has the architecture None, which transformers [\d.]+ does not know\. Take an encoder"),
+        ("{broken", r"backbone: .*mine cannot be opened as a model\. .*not a valid JSON file"),
+    ],
+)
+def test_backbone_that_cannot_be_opened_says_why_in_one_line(config: str, message: str, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as caught:
+        open_backbone_config(str(tmp_path / "mine"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "a b/c", "nobody/.."])
+def test_backbone_that_is_nowhere_says_so_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=rf"backbone: {name} cannot be opened as a model\. ") as caught:
+        open_backbone_config(name)
+    assert "\n" not in str(caught.value)

@@ -353,10 +353,22 @@ def test_evaluation_takes_the_named_split_and_prefix(backbone, tmp_path):
     assert scores["test_score"] != trainer.evaluate()["eval_score"]
 
 
-def test_evaluation_of_a_split_without_labels_is_an_error(backbone, tmp_path):
+def test_evaluation_of_a_split_that_is_none_names_the_splits(backbone, tmp_path):
     trainer = helpers.make_trainer(helpers.make_model(backbone), all_sets(train=4, validation=5), tmp_path)
-    with pytest.raises(ValueError, match="No task has a labelled row in the split 'test'"):
-        trainer.evaluate("test")
+    for split, message in (
+        ("test", r"There is no split 'test'\. Known splits: train, validation\."),
+        ("validaton", r"There is no split 'validaton'\. Did you mean 'validation'\?"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer.evaluate(split)
+    for data in (trainer.sets[0].splits["validation"], trainer.sets, []):
+        kind = type(data).__name__
+        with pytest.raises(
+            TypeError, match=rf"should be a name, one of train, validation\. Found {kind}\. To measure"
+        ):
+            trainer.evaluate(data)
+    with pytest.raises(TypeError, match=r"predicts no data set\. Call model\.predict\(sentences\) for answers"):
+        trainer.predict(trainer.sets[0].splits["validation"])
 
 
 def test_chosen_thresholds_are_stored_in_the_config_and_saved(backbone, tmp_path):

@@ -5,7 +5,6 @@ check_packages    called before data is loaded: trackers, optimizer and schedule
 """
 
 import json
-import math
 import os
 from contextlib import suppress
 from dataclasses import fields
@@ -63,7 +62,7 @@ def _refuse(name: str, value: Any, should_be: str) -> None:
 
 def _check_number(name: str, value: Any) -> None:
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if name in AT_LEAST_ONE and not (is_whole and 1 <= value < 2**31):
         _refuse(name, value, "a whole number of at least 1")
     if name in SEEDS and not (is_whole and 0 <= value < 2**32):
@@ -72,7 +71,7 @@ def _check_number(name: str, value: Any) -> None:
         _refuse(name, value, "a whole number of at least 0")
     if name == "max_steps" and not (is_whole and (value == -1 or 1 <= value < 2**31)):
         _refuse(name, value, "a whole number of at least 1 (or -1: num_train_epochs decides)")
-    if name in AT_LEAST_ZERO and not (is_number and 0 <= value < math.inf):
+    if name in AT_LEAST_ZERO and not (is_number and 0 <= value < 2**63):
         _refuse(name, value, "a number of at least 0")
     if name in ABOVE_ZERO and not (is_number and 0 < value < 2**31):
         freeze = " (to train nothing, say strategy: {freeze: all})" if name == "num_train_epochs" else ""

@@ -114,6 +114,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default="none", metadata={"help": "Where to report to, such as tensorboard."}
     )
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Has no effect here: leave it False."})
+    include_num_input_tokens_seen: str = field(
+        default="no", metadata={"help": "Whether to count tokens.", "choices": ["no", "all", "non_padding"]}
+    )
     do_train: bool = field(default=True, metadata={"help": "train.py trains: leave it True."})
     do_eval: bool = field(default=True, metadata={"help": "Every task is measured: leave it True."})
     do_predict: bool = field(default=True, metadata={"help": "A test split is measured: leave it True."})
@@ -155,6 +158,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             default = argument.default if argument.default_factory is MISSING else argument.default_factory()
             if value != default:
                 raise ValueError(f"training.{name} is {value!r}, but has no effect here. {instead}")
+        if isinstance(self.include_num_input_tokens_seen, bool):
+            self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"
         check_values(self)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *ERROR_METRICS))

@@ -6,10 +6,12 @@ its processes, its log and its callbacks.
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from transformers.trainer_utils import speed_metrics
 
+from ..configuration_multitask import suggest
 from .confusion import count_confusion
 from .evaluation import (
     Evaluation,
@@ -28,6 +30,14 @@ class EvaluationLoop:
 
     def _embed_split(self, split: str) -> tuple[Evaluation, torch.Tensor]:
         """A split and the embeddings of its distinct sentences, each process having computed its share."""
+        known = list(dict.fromkeys(name for entry in self.sets for name in entry.splits))
+        if not isinstance(split, str):
+            raise TypeError(
+                f"A split should be a name, one of {', '.join(known)}. Found {type(split).__name__}. To measure other "
+                "data, give the trainer `sets` with a split of it."
+            )
+        if split not in known:
+            raise ValueError(f"There is no split {split!r}.{suggest(split, known)} Known splits: {', '.join(known)}.")
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
         evaluation = self.evaluations[split]
@@ -81,15 +91,19 @@ class EvaluationLoop:
             `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_loss` and `<prefix>_score`.
 
         Raises:
-            ValueError: no task has a labelled row in the split.
+            TypeError: `eval_dataset` is a data set, not the name of a split.
+            ValueError: there is no such split, or no task has a labelled row in it.
         """
-        return self.evaluate_and_answer(eval_dataset or "validation", metric_key_prefix, with_probabilities=False)[0]
+        split = "validation" if eval_dataset is None else eval_dataset
+        self._memory_tracker.start()  # which knows the method that it is called from by its name
+        metrics, _ = self.evaluate_and_answer(split, metric_key_prefix, with_probabilities=False)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
 
     def evaluate_and_answer(
         self, split: str, metric_key_prefix: str = "eval", with_probabilities: bool = True
     ) -> tuple[dict[str, float], dict[str, TaskAnswers]]:
         """What `evaluate` gives, and by task what the model answers, from the same pass."""
-        self._memory_tracker.start()
         start_time = time.time()
         evaluation, embeddings = self._embed_split(split)
         if not evaluation.rows:
@@ -114,8 +128,14 @@ class EvaluationLoop:
 
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics, answers
+
+    def predict(self, test_dataset: Any, **kwargs: Any) -> None:
+        """Not for a model with several tasks: always a TypeError that names what is."""
+        raise TypeError(
+            "A trainer of several tasks predicts no data set. Call model.predict(sentences) for answers, or "
+            "trainer.predictions(split, tasks) for what the metrics are computed from."
+        )
 
     def predictions(self, split: str, tasks: Iterable[str]) -> dict[str, TaskAnswers]:
         """By task what the model answers, of those that have rows in a split."""

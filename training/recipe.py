@@ -94,9 +94,8 @@ def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> di
         raise ValueError(f"{where} is {value!r}, but should be a mapping (lines of `key: value`).")
     for key in value:
         if known is not None and key not in known:
-            raise ValueError(
-                f"{where}: unknown key {key!r}.{suggest(key, known)} Known keys: {', '.join(sorted(known))}."
-            )
+            listed = ", ".join(sorted(known)) if len(known) <= 40 else f"{len(known)}; train.py --help lists them"
+            raise ValueError(f"{where}: unknown key {key!r}.{suggest(key, known)} Known keys: {listed}.")
     return value
 
 
@@ -162,11 +161,18 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
         raise ValueError(
             f"{where}: dataset is missing. Give the arguments of datasets.load_dataset, such as path: csv."
         )
-    _check_no_token(f"{where}.dataset", task["dataset"])
+    dataset = _mapping(f"{where}.dataset", task["dataset"])
+    if not isinstance(dataset.get("path"), str):
+        raise ValueError(
+            f"{where}.dataset.path is {dataset.get('path')!r}, but should be text: a format such as csv, a folder or "
+            "a Hub id."
+        )
+    _mapping(f"{where}.dataset.splits", dataset.get("splits"))
+    _check_no_token(f"{where}.dataset", dataset)
     source = TaskSource(
         name=name,
         problem_type=settings["problem_type"],
-        dataset=_mapping(f"{where}.dataset", task["dataset"]),
+        dataset=dataset,
         columns=columns,
         labels=settings.get("labels"),
         **{key: task.get(key) for key in _DATA_KEYS},

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from ..backbone_multitask import find_backbone, read_sentence_transformers
+from ..backbone_multitask import find_backbone, open_backbone_config, read_sentence_transformers
 from ..configuration_multitask import (
     LABELLED_PROBLEM_TYPES,
     MultiTaskConfig,
@@ -67,7 +67,11 @@ def _trained_config(name_or_path: str) -> MultiTaskConfig:
         raise ValueError(f"continue_from: the folder {name_or_path} holds no config.json, so it is no model.")
     if not Path(name_or_path).is_dir() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise ValueError(f"continue_from: there is no folder {name_or_path}. Give an existing folder or a Hub id.")
-    found, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"continue_from: {name_or_path} cannot be opened as a model. {said}") from error
     if found.get("model_type") != MultiTaskConfig.model_type:
         raise ValueError(
             f"continue_from: {name_or_path} is a {found.get('model_type')!r} model, not one that was trained here. "
@@ -166,7 +170,7 @@ def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start
         backbone_config = MultiTaskConfig.from_pretrained(start.path).backbone_config
     else:
         start = Start(find_backbone(recipe.backbone), recipe.sources)
-        backbone_config = AutoConfig.from_pretrained(start.path)
+        backbone_config = open_backbone_config(start.path)
         check_encoder(backbone_config)
     if recipe.peft is not None:
         check_adapter(recipe.peft, backbone_config)
@@ -184,7 +188,7 @@ def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
         config = MultiTaskConfig.from_pretrained(start.path)
         backbone_config, projection = config.backbone_config, config.projection
     else:
-        backbone_config = AutoConfig.from_pretrained(start.path)
+        backbone_config = open_backbone_config(start.path)
         stored = read_sentence_transformers(start.path, unless_given=recipe.pooling)
         projection = recipe.projection or stored.projection
     return MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**start.tasks, **new})
