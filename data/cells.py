@@ -22,6 +22,7 @@ from .rules import ReadingRules
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 LARGEST_FLOAT = 2**53  # beyond it, a float no longer tells neighbouring whole numbers apart
+LONGEST_NUMBER = 10**100  # Python refuses to write numbers of thousands of digits
 
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NUMPY_ITEM = rf"{_QUOTED}|[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?|True|False|None|nan"
@@ -41,7 +42,7 @@ def _written_out(text: str) -> list[Any] | dict[Any, Any] | None:
                     value = [math.nan if item == "nan" else ast.literal_eval(item) for item in items]
                 else:
                     value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return None
     if isinstance(value, tuple | set):
         value = list(value)
@@ -70,15 +71,14 @@ def _split(rules: ReadingRules, text: str) -> list[Any]:
     return [part for part in text.split(rules.label_separator or "|") if clean(part)]
 
 
-def _flag(rules: ReadingRules, mapping: dict[Any, Any], name: Any) -> bool | None:
-    """Whether a mapping says that a name applies; None where it says nothing of it."""
-    value = mapping[name]
+def _flag(rules: ReadingRules, name: Any, value: Any, cell: Any) -> bool | None:
+    """Whether a mapping's value says that a name applies; None where it says nothing of it."""
     if value is None:
         return None
     if isinstance(value, int | float) and value in (0, 1):
         return bool(value)
     raise CellError(
-        f"found {mapping!r} for task {rules.task!r}, where {name!r} is neither 0 nor 1.",
+        f"found {cell!r} for task {rules.task!r}, where {name!r} is neither 0 nor 1.",
         "A mapping should say of each label whether it applies, with 1 or 0, or be like {choices: [...]}.",
     )
 
@@ -89,12 +89,13 @@ def _item_name(rules: ReadingRules, item: Any, cell: Any) -> str:
             raise CellError(
                 f"{item} is no label of task {rules.task!r}.", "Leave the cell empty if the row is not labelled."
             )
-        if abs(item) > LARGEST_FLOAT and math.isfinite(item):
+        if LARGEST_FLOAT < abs(item) < math.inf:
             raise CellError(
                 f"found {item!r} for task {rules.task!r}, a number too large to have kept all of its digits.",
                 "Store labels with so many digits as text.",
             )
-    if not isinstance(item, str | int | float | Decimal) or not spell(item):
+    too_long = isinstance(item, int) and abs(item) >= LONGEST_NUMBER
+    if not isinstance(item, str | int | float | Decimal) or too_long or not spell(item):
         raise CellError(
             f"the labels {cell!r} of task {rules.task!r} hold an empty or true/false entry, or one that is no name.",
             "List names or ids.",
@@ -149,10 +150,10 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
         if isinstance(choices, str | list):
             items = [choices] if isinstance(choices, str) else choices
         else:
-            flags = {name: _flag(rules, items, name) for name in items}
+            flags = {name: _flag(rules, name, value, cell) for name, value in items.items()}
             if all(flag is None for flag in flags.values()):
                 return None
-            off = tuple(spell(name) for name, flag in flags.items() if flag is False)
+            off = tuple(_item_name(rules, name, cell) for name, flag in flags.items() if flag is False)
             items = [name for name, flag in flags.items() if flag]
     if not isinstance(items, list | tuple) or (not rules.multi_label and (len(items) > 1 or (off and not items))):
         raise _wrong_kind(rules, cell)

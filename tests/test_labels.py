@@ -182,6 +182,9 @@ def test_mapping_column_gives_all_its_names_and_empty_means_not_labelled(tmp_pat
         ("[a ... b]", r"row 2: found '\[a \.\.\. b\]', which looks like a list and cannot be read"),
         ("['a', ['b']]", "row 2: .* an empty or true/false entry, or one that is no name"),
         ("{'a': 0.7, 'b': 0}", "row 2: .* where 'a' is neither 0 nor 1"),
+        ("{{'a': 1}, 'b'}", "row 2: .* cannot be read"),
+        ("{'a': 0x" + "f" * 9000 + "}", "row 2: .* where 'a' is neither 0 nor 1"),
+        ("{'': 0, 'a': 1}", "row 2: .* an empty or true/false entry"),
         ("[" * 5000 + "]" * 5000, "row 2: .* cannot be read"),
     ],
 )
