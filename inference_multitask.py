@@ -383,9 +383,9 @@ class SentenceInference:
         if settings["problem_type"] == "multi_label_classification":
             probabilities = logits.sigmoid()
             chosen = probabilities >= torch.tensor(settings["thresholds"], dtype=torch.float32, device="cpu")
-            names = [
-                [label for label, is_chosen in zip(labels, row, strict=True) if is_chosen] for row in chosen.tolist()
-            ]
+            names = [[] for _ in range(len(chosen))]
+            for row, label in chosen.nonzero().tolist():  # of thousands of labels a row has a few
+                names[row].append(labels[label])
         else:
             probabilities = logits.softmax(dim=-1)
             names = [labels[best] for best in probabilities.argmax(dim=-1).tolist()]
