@@ -63,7 +63,7 @@ def test_check_prints_settings_table_and_warnings_and_leaves_nothing(job: Path, 
     assert re.search(r"^output_dir +runs/job$", printed, flags=re.MULTILINE)
     assert "mood: 2 labels, from the train split: bad, good" in printed
     assert re.search(r"^mood +train +4 +bad 50 %, good 50 %", printed, flags=re.MULTILINE)
-    assert "1 of 2 validation rows of mood hold a sentence that stands in its training split too" in printed
+    assert "1 of 2 validation rows of mood stand in its training split too" in printed
     assert printed.endswith("Nothing was trained or saved; leave out --check to train.\n")
     assert files(job.parent) == before
 
