@@ -1,6 +1,9 @@
 """How checkpoints are chosen, written and read: mixed into MultiTaskTrainer.
 
-Checkpoints   the best of equal scores, adapters, and a run that was ended early
+    Checkpoints   the best of equal scores, a record of the run in each, and a check of both before one is gone on from
+
+identity.py says what makes it the same run, files.py whether a checkpoint is whole, optimizer_state.py how the
+optimizer's state finds its parameters.
 """
 
 from functools import cached_property
@@ -11,7 +14,7 @@ import torch
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import CONFIG_NAME
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
@@ -19,8 +22,6 @@ from ..best_checkpoints import has_stopped_improving
 from .files import check_files, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
-
-logger = logging.get_logger(__name__)
 
 # Schedules that make up their rates as they go, so that there is no peak to change.
 _WITHOUT_PEAK = ("reduce_lr_on_plateau", "greedy")

@@ -3,11 +3,13 @@
 MAY_CHANGE      the one list of what may change; everything else may not
 describe_run    what a checkpoint records of its run
 check_same_run  refuses to go on with another run, in one line that names the difference
+check_length    refuses to go on beyond the end
 """
 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -42,8 +44,8 @@ _WITHOUT_A_WORD = """
     dataloader_multiprocessing_context dataloader_in_order
     use_cpu local_rank ddp_timeout torch_empty_cache_steps
 """
-# What may change, by its name in `describe_run`, and what is said of it. Nothing is said of what changes neither
-# weights nor which checkpoint is the best: how a run is logged, evaluated, saved, reported and loaded.
+# What may change, by its name in `describe_run`, and what is said of it. Nothing is said of how a run is logged,
+# evaluated, saved, reported and loaded.
 MAY_CHANGE: dict[str, str | None] = {
     "training.num_train_epochs": "the learning rate follows the schedule of the new length",
     "training.max_steps": "the learning rate follows the schedule of the new length",
@@ -67,7 +69,7 @@ def without_folders(content: Any) -> Any:
         return {key: without_folders(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [without_folders(value) for value in content]
-    if isinstance(content, str) and (Path(content).is_absolute() or Path(content).is_dir()):
+    if isinstance(content, str) and (os.path.isabs(content) or os.path.isdir(content)):
         return Path(content).name
     return content
 
@@ -106,14 +108,9 @@ def _describe_adapter(trainer: Trainer) -> dict[str, Any] | None:
         if ADAPTER_NAME not in name.split("."):
             base.update(name.encode())
             base.update(parameter.detach().float().cpu().contiguous().numpy())
-    return {
-        **{
-            key: sorted(value) if isinstance(value, set) else value
-            for key, value in settings.items()
-            if key not in own
-        },
-        "base.content": base.hexdigest(),
-    }
+    described = {key: value for key, value in settings.items() if key not in own}
+    described = {key: sorted(value) if isinstance(value, set) else value for key, value in described.items()}
+    return {**described, "base.content": base.hexdigest()}
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:
