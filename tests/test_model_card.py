@@ -18,8 +18,9 @@ from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.training.card_body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.card_metadata import code_span, read_source
 from multitask_sentence.training.confusion import count_confusion, read_confusion
-from multitask_sentence.training.model_card import is_generated, write_model_card
+from multitask_sentence.training.model_card import write_model_card
 from multitask_sentence.training.plots import draw_confusion, draw_training
+from multitask_sentence.training.publish import is_generated
 
 # What must be told apart in Markdown and drawn without being read as a formula.
 ODD_LABELS = ["a|b", "two\nlines", "`code`", "$x^", "<b>", "*star*", "喜び", "_under_", " ", "a ``b"]

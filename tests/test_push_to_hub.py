@@ -3,6 +3,7 @@
 The Hub is `hub_server.py`, which stands beside this file.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import run
-from multitask_sentence.training.publish import check_can_push, push_folder
+from multitask_sentence.training.publish import MARK, check_can_push, push_folder
 
 _spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
 hub_server = importlib.util.module_from_spec(_spec)
@@ -281,6 +282,8 @@ def nearby(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A Hub of this test's own that this process itself talks to, with a token and no waiting between attempts."""
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -414,6 +417,81 @@ def test_push_from_the_model_is_one_commit_of_a_whole_repository(
     assert set(first) >= OPENS_A_MODEL
     assert b"The card of the run." in first["README.md"].content
     assert {"results.json", "recipe.yaml", "scores.png"} <= set(first)
+
+
+# ---- a card that somebody has written on the Hub ----
+
+
+def generated(text: str) -> str:
+    """A card as `write_model_card` writes it."""
+    return text + MARK.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def edit_on_the_hub(server: Any, repo_id: str, text: str, branch: str = "main") -> None:
+    """What a person does in the editor of the website."""
+    commit = server.repositories[repo_id].branches[branch][-1]
+    card = hub_server.File(text.encode("utf-8"), is_large=False)
+    server.repositories[repo_id].add(branch, "Update README.md", {**commit.files, "README.md": card})
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished folder of this test's own with a generated card, and no cache from elsewhere."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    copied = shutil.copytree(folder, tmp_path / "own")
+    (copied / "README.md").write_text(generated("The first card.\n"), encoding="utf-8")
+    return copied
+
+
+EDITS = {
+    "edited": generated("The first card.\n").replace("first", "corrected"),
+    "extended": generated("The first card.\n") + "Written to by hand.\n",
+    "somebody else's": "---\nlicense: mit\n---\n# Mine\n",
+    "no UTF-8": "caf\u00e9",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("branch", ["main", "trial"])
+def test_card_that_was_edited_on_the_hub_is_kept_and_ours_goes_beside_it(
+    nearby: Any, own: Path, edit: str, branch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    revision = None if branch == "main" else branch
+    push_folder(own, "team/mine", revision=revision)
+    assert pushed_files(nearby, "team/mine", branch)["README.md"] == (own / "README.md").read_bytes()
+    edit_on_the_hub(nearby, "team/mine", EDITS[edit], branch)
+    for text in ("The second card.\n", "The third card.\n"):
+        (own / "README.md").write_text(generated(text), encoding="utf-8")
+        caplog.clear()
+        push_folder(own, "team/mine", revision=revision)
+        files = pushed_files(nearby, "team/mine", branch)
+        assert files["README.md"].decode("utf-8") == EDITS[edit]
+        assert files["README.generated.md"].decode("utf-8") == generated(text)
+        assert "The card of team/mine was written or edited on the Hub, so it stays as it is." in caplog.text
+        ending = " --revision trial" if revision else ""
+        assert f"hf upload team/mine {own / 'README.md'} README.md{ending}\n" in caplog.text + "\n"
+
+
+def test_card_that_is_as_it_was_written_is_replaced_without_a_word(
+    nearby: Any, own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_folder(own, "team/mine")
+    for text in (generated("The second card.\n"), "Edited in the folder.\n", "Edited in the folder.\n"):
+        (own / "README.md").write_text(text, encoding="utf-8")
+        push_folder(own, "team/mine")
+        files = pushed_files(nearby, "team/mine")
+        assert files["README.md"].decode("utf-8") == text
+        assert "README.generated.md" not in files
+    assert "stays as it is" not in caplog.text
+
+
+def test_command_of_a_failed_push_leaves_an_edited_card_alone(nearby: Any, own: Path) -> None:
+    push_folder(own, "team/mine")
+    edit_on_the_hub(nearby, "team/mine", "# Mine\n")
+    nearby.forbidden = {"commit"}
+    with pytest.raises(OSError, match=r'hf upload team/mine .* --exclude "README\.md"$'):
+        push_folder(own, "team/mine")
 
 
 # ---- pushes that fail ----
