@@ -1,7 +1,9 @@
 """What is read from csv and tsv files: no row is lost to a quote, and an option has its effect or is refused."""
 
+import csv
 import gzip
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from datasets.packaged_modules.csv.csv import CsvConfig
 
 from multitask_sentence.data import sources
+from multitask_sentence.data.csv_files import read_csv
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE = "single_label_classification"
@@ -195,6 +198,44 @@ def test_folder_named_like_a_format_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "folder/train.csv").write_text("text,label\na,x\nb,y\n")
     task = TaskSource("t", SINGLE, {"path": "folder"}, {"sentence": "text", "label": "label"})
     assert texts(load_tasks([task], tmp_path, seed=42, require_train=False)) == ["a", "b"]
+
+
+PHRASE = 'the a great, product but late. Would buy again yes, no thanks it 5" screen "best" ever one, two'
+WORDS = PHRASE.split()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tables_written_by_the_csv_module_come_back_cell_by_cell(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    rows = []
+    for number in range(40):
+        words = random.choices(WORDS, k=random.randint(3, 20))
+        text = "".join(word + random.choice("    \n") for word in words).strip()
+        rows.append([str(number), random.choice(["pos", "neg"]), text][:: 1 if seed % 2 else -1])
+    names = ["id", "label", "text"][:: 1 if seed % 2 else -1]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n" if seed % 3 else "\r\n").writerows([names, *rows])
+    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": ","}, {}, [])
+    assert [[row[name] for name in names] for row in part.rows] == rows
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_stray_quotes_never_take_a_row_in_silence(tmp_path: Path, seed: int, delimiter: str) -> None:
+    random = Random(seed)
+    lines = ["label{0}text" if seed % 2 else "text{0}label"]
+    for _ in range(40):
+        text = " ".join(random.choices(WORDS, k=random.randint(3, 20))).replace(delimiter, "").strip('"')
+        text = random.choice(['"', "", "", "", ""]) + text + random.choice(['"', "", "", "", ""])
+        cells = [random.choice(["pos", "neg"]), text]
+        lines.append("{0}".join(cells if seed % 2 else cells[::-1]))
+    (tmp_path / "rows.csv").write_text("\n".join(lines).format(delimiter) + "\n")
+    try:
+        assert len(read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter}, {}, []).rows) == 40
+    except ValueError as error:
+        assert "`quoting: 3`" in str(error)
+    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter, "quoting": 3}, {}, [])
+    assert [delimiter.join(row.values()) for row in part.rows] == [line.format(delimiter) for line in lines[1:]]
 
 
 # Options
