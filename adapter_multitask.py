@@ -14,7 +14,9 @@ adapter_config.json makes AutoModel open the base instead of a repository on the
 peft is needed only here, and only where a model has an adapter.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .backbone_multitask import find_backbone
+from .configuration_multitask import public_name
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "default"  # peft's own, and part of parameter names in memory but not in files
@@ -110,7 +113,7 @@ def write_adapter(
     Args:
         backbone: with an adapter.
         folder: of the saved model; the files go into its folder `adapter`.
-        base: Hub id or folder of the weights that the adapter was trained on.
+        base: Hub id, or name of the folder, of the weights that the adapter was trained on.
         revision: their commit, where they come from the Hub.
         state_dict: of the backbone, where it is gathered elsewhere.
     """
@@ -256,13 +259,28 @@ class BackboneAdapter:
         if len(of_backbone) == len(state_dict):  # transformers writes no file without weights, but looks for one
             os.makedirs(folder, exist_ok=True)
             save_file({}, os.path.join(folder, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-        base, revision = self.config.base_name_or_path, self.config.base_revision
+        base, revision = public_name(self.config.base_name_or_path), self.config.base_revision
         write_adapter(self.base_model.backbone, folder, base, revision, of_backbone)
+
+    @contextlib.contextmanager
+    def _base_relative_to(self, folder: str | os.PathLike) -> Iterator[None]:
+        """Inside, a base that is a folder is named as seen from `folder`, in which the model is saved."""
+        base = self.config.base_name_or_path
+        if base and os.path.isdir(base):
+            relative = os.path.relpath(os.path.realpath(base), os.path.realpath(folder)).replace(os.sep, "/")
+            self.config.base_name_or_path = relative if relative.startswith(".") else f"./{relative}"
+        try:
+            yield
+        finally:
+            self.config.base_name_or_path = base
 
     def _open_adapter(self, name_or_path: str | os.PathLike, options: dict[str, Any]) -> None:
         """Load the backbone from where config.json says, and put the adapter on that lies beside it."""
         import_peft(f"{name_or_path} was saved as an adapter, which")
         model, config, device, dtype = self.base_model, self.config, self.device, self.dtype
+        if config.base_name_or_path.startswith(("./", "../")):
+            base = os.path.join(os.path.realpath(name_or_path), config.base_name_or_path)
+            config.base_name_or_path = os.path.normpath(base)
         base = config.base_name_or_path
         reached = {name: options[name] for name in ("token", "cache_dir") if name in options}
         reached["revision"] = config.base_revision

@@ -3,6 +3,7 @@
     MultiTaskConfig      backbone configuration, pooling, projection, normalisation, maximum length, tasks
     complete_task        one task's settings, checked and with every default filled in
     complete_projection  the same for the projection
+    public_name          what a stranger may see of a Hub id or folder
     check_encoder        refuses a backbone that is no encoder
 
 This file travels with every saved model (`trust_remote_code=True`), so it imports nothing but torch and transformers.
@@ -10,6 +11,8 @@ This file travels with every saved model (`trust_remote_code=True`), so it impor
 
 import difflib
 import math
+import os
+import re
 from collections import Counter
 from numbers import Real
 from typing import Any
@@ -74,6 +77,15 @@ def suggest(found: Any, known: Any) -> str:
     """`" Did you mean 'x'?"` for the nearest of the known names, else an empty string."""
     nearest = difflib.get_close_matches(str(found), [str(name) for name in known], n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def public_name(name_or_path: str) -> str:
+    """A Hub id as it is, and of a folder only the last name, as `./name`: what a stranger may see of it."""
+    name_or_path = str(name_or_path)
+    is_folder = os.path.isdir(name_or_path) or name_or_path.startswith((".", "~")) or os.path.isabs(name_or_path)
+    if not name_or_path or not (is_folder or name_or_path.count("/") > 1 or "\\" in name_or_path):
+        return name_or_path
+    return "./" + re.split(r"[/\\]", name_or_path.rstrip("/\\"))[-1]
 
 
 def check_encoder(backbone_config: PreTrainedConfig) -> None:
@@ -417,7 +429,7 @@ class MultiTaskConfig(PreTrainedConfig):
             The task that `AutoModelForSequenceClassification` answers.
         base_name_or_path (`str`, *optional*):
             Of a model saved as an adapter: Hub id or folder of the encoder, or multi-task model, that the backbone's
-            weights come from.
+            weights come from. In config.json a folder is relative to that file.
         base_revision (`str`, *optional*):
             The commit of those weights, where they come from the Hub.
         format_version (`int`, *optional*):
@@ -487,6 +499,14 @@ class MultiTaskConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "task_order": list(self.tasks)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of any configuration, without the folders of this machine: it is what is saved and published."""
+        found = super().to_dict()
+        for settings in (found, found["backbone_config"]):
+            if settings.get("_name_or_path"):
+                settings["_name_or_path"] = public_name(settings["_name_or_path"])
+        return found
 
     @property
     def embedding_dim(self) -> int:

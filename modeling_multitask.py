@@ -250,7 +250,8 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         if is_main_process:
             self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
             self._save_adapter(save_directory, kwargs.get("state_dict"))
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        with self._base_relative_to(save_directory):
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self._save_companions(save_directory)
             # safetensors writes files that only their owner can read; config.json has what the umask gives.

@@ -466,7 +466,7 @@ def test_results_hold_scores_of_every_task_and_how_they_came_about(finished: Sim
     assert all(texts[task]["test"] < 15 for task in texts)
     assert texts["mood"]["validation"] >= 5  # the validation_split
     assert results["rows_per_epoch"] == 30 - 10 + 10 + 2 * 5  # 30 texts but for validation_split, pairs, search twice
-    assert results["backbone"] == yaml.safe_load(finished.recipe.read_text())["backbone"]
+    assert results["backbone"] == "./tiny", "a folder without the folders above it"
     assert results["training"]["learning_rate"] == 1e-3
     assert results["processes"] == 1
     assert results["versions"]["torch"] == torch.__version__
@@ -692,3 +692,22 @@ def test_module_command_ends_a_mistake_with_one_line_and_exit_status_1(job: Path
     assert "Traceback" not in process.stderr
     (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
     assert "pairs_ran.csv, row 1: found 'high' where task 'similarity' needs a number" in line
+
+
+def test_no_file_of_a_finished_run_names_a_folder_of_the_machine(
+    finished: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """But for the recipe, which is what its author wrote, and what only the Trainer reads when it resumes."""
+    place = str(tmp_path_factory.getbasetemp()).encode()
+    paths = [path for path in finished.folder.rglob("*") if path.is_file()]
+    names = {path.name for path in paths if path.suffix not in (".bin", ".pt", ".pth")} - {
+        "recipe.yaml",
+        "trainer_state.json",
+    }
+    assert {"config.json", "results.json", "README.md", "tokenizer_config.json"} <= names
+    named_in = [
+        path.relative_to(finished.folder) for path in paths if path.name in names and place in path.read_bytes()
+    ]
+    assert named_in == [], sorted(map(str, named_in))
+    config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
+    assert config["backbone_config"]["_name_or_path"] == "./tiny"

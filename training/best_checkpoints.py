@@ -20,7 +20,7 @@ from ..configuration_multitask import METRICS, suggest
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
-UNFINISHED, OLDER = ".unfinished", ".older"  # what is being written, and what it replaces
+UNFINISHED, COPY, OLDER = ".unfinished", ".copy", ".older"  # what is being written, and what it replaces
 
 
 def score_key(task: str, settings: dict[str, Any]) -> str:
@@ -63,16 +63,16 @@ def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str,
     """
     if not found:
         return
-    unfinished, older = folder / UNFINISHED, folder / OLDER
-    for leftover in (unfinished, older):
+    unfinished, copy, older = folder / UNFINISHED, folder / COPY, folder / OLDER
+    for leftover in (unfinished, copy, older):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(unfinished / ".model")
+    model.save_pretrained(unfinished)  # as deep as the copies: an adapter names its base as seen from its own folder
     for task, content in found.items():
-        shutil.copytree(unfinished / ".model", unfinished / task)
-        (unfinished / task / STEP_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        shutil.copytree(unfinished, copy)
+        (copy / STEP_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
         if (folder / task).exists():
             (folder / task).rename(older)
-        (unfinished / task).rename(folder / task)
+        copy.rename(folder / task)
         shutil.rmtree(older, ignore_errors=True)
     shutil.rmtree(unfinished)
 
@@ -80,7 +80,9 @@ def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str,
 def is_best_folder(folder: Path) -> bool:
     """Whether it is what `BestOfTasks` leaves in an output folder, also where it was stopped."""
     inside = list(folder.iterdir()) if folder.name == BEST_FOLDER and folder.is_dir() else []
-    return bool(inside) and all(path.name in (UNFINISHED, OLDER) or (path / STEP_FILE).is_file() for path in inside)
+    return bool(inside) and all(
+        path.name in (UNFINISHED, COPY, OLDER) or (path / STEP_FILE).is_file() for path in inside
+    )
 
 
 class BestOfTasks(TrainerCallback):

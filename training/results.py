@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..configuration_multitask import public_name
 from ..data.collation import LABEL_PREFIX
 from ..data.loading import LoadedTasks
 from ..data.row_hashes import RowHashes, write_row_hashes
@@ -158,8 +159,8 @@ def save_result(
         "seconds": round(seconds, 1),
         "rows": rows,
         "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
-        "backbone": recipe.backbone,
-        "continue_from": recipe.continue_from,
+        "backbone": public_name(recipe.backbone) if recipe.backbone else None,
+        "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
         "peft": recipe.peft,
         "tasks": model.config.tasks,
         "augmentation": loaded.augmentations,
@@ -167,7 +168,10 @@ def save_result(
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
         "balancing": trainer.balancer.settings,
-        "training": changed_arguments(trainer.args),
+        "training": {
+            name: public_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
+            for name, value in changed_arguments(trainer.args).items()
+        },
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "history": trainer.state.log_history,
