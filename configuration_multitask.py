@@ -498,11 +498,8 @@ class MultiTaskConfig(PreTrainedConfig):
             complete_task(name, task)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "task_order": list(self.tasks)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """As of any configuration, without the folders of this machine: it is what is saved and published."""
-        found = super().to_dict()
+        """As of any configuration, with the tasks' order and without folders of this machine: it is what is saved."""
+        found = {**super().to_dict(), "task_order": list(self.tasks)}
         for settings in (found, found["backbone_config"]):
             if settings.get("_name_or_path"):
                 settings["_name_or_path"] = public_name(settings["_name_or_path"])

@@ -163,7 +163,10 @@ def save_result(
         "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
         "peft": recipe.peft,
         "tasks": model.config.tasks,
-        "augmentation": loaded.augmentations,
+        "augmentation": {
+            task: {**noted, "models": [public_name(name) for name in noted["models"]]} if "models" in noted else noted
+            for task, noted in loaded.augmentations.items()
+        },
         "mixture": recipe.mixture,
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
