@@ -379,7 +379,10 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
                 f"max_length is {max_length}, but the backbone {backbone} has positions for {limit} tokens."
             )
 
-        pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype, trust_remote_code=False)
+        try:
+            pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype, trust_remote_code=False)
+        except SafetensorError as error:
+            raise OSError(f"backbone: the weights of {backbone} are damaged ({error}). Fetch them again.") from error
         pretrained.config._name_or_path = os.fspath(backbone)
         config = MultiTaskConfig(
             backbone_config=pretrained.config,

@@ -375,3 +375,11 @@ def test_backbone_that_is_nowhere_says_so_in_one_line(name: str, monkeypatch: py
     with pytest.raises(ValueError, match=rf"backbone: {name} cannot be opened as a model\. ") as caught:
         open_backbone_config(name)
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_of_a_backbone_are_named(tiny_backbone: str, tmp_path: Path):
+    mine = shutil.copytree(tiny_backbone, tmp_path / "mine")
+    weights = mine / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(OSError, match=rf"backbone: the weights of {mine} are damaged \(.*\)\. Fetch them again\."):
+        MultiTaskModel.from_backbone(str(mine))

@@ -398,3 +398,26 @@ def test_codes_with_leading_zeros_and_times_are_text_in_a_recipe(tmp_path: Path)
     recipe = load_text(tmp_path, "labels: [00501, 501, 007, 12:30]\n    label_map: {05: 00501}")
     assert recipe.settings["topic"]["labels"] == ["00501", "501", "007", "12:30"]
     assert recipe.sources[0].label_map == {"05": "00501"}
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"language": {"en": 1}}, r"card\.language is \{'en': 1\}, but should be a code such as en, or a list"),
+        ({"language": [1]}, r"card\.language is \[1\], but should be a code"),
+        ({"license": ["mit"]}, r"card\.license is \['mit'\], but should be a name such as apache-2\.0\."),
+        ({"license": False}, r"card\.license is False, but should be a name"),
+    ],
+)
+def test_card_that_could_not_be_written_after_training_is_refused_before(
+    tmp_path: Path, card: dict[str, Any], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, {"tasks": {"topic": TASK}, "card": card})
+
+
+def test_card_of_one_language_or_several_is_taken(tmp_path: Path):
+    for language in ("no", ["no", "de"], None):
+        assert load(tmp_path, {"tasks": {"topic": TASK}, "card": {"language": language}}).card == {
+            "language": language
+        }

@@ -201,6 +201,17 @@ def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
     return mixture
 
 
+def _read_card(card: Any) -> dict[str, Any]:
+    """Language and licence, which the card is given only after training."""
+    card = _mapping("card", card, _CARD_KEYS)
+    for key, value in card.items():
+        words = value if key == "language" and isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(word, str) and word for word in words):
+            example = "a code such as en, or a list of codes" if key == "language" else "a name such as apache-2.0"
+            raise ValueError(f"card.{key} is {value!r}, but should be {example}.")
+    return card
+
+
 def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
@@ -254,7 +265,7 @@ def load_recipe(path: str | Path) -> Recipe:
             mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()]),
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
-            card=_mapping("card", content.get("card"), _CARD_KEYS),
+            card=_read_card(content.get("card")),
             balancing=complete_balancing(content.get("balancing")),
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
             continue_from=str(continue_from) if continue_from else None,
