@@ -20,12 +20,13 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
     only one that fits is taken.
 
     Args:
-        config: of the model.
+        config: of the model. An `id2label` of as many names as the task has labels renames what the view shows.
         head: the same as `task`, for `pipeline(..., model_kwargs={"head": "sentiment"})`: transformers' pipeline calls
             its own task `task`, and no model argument can have that name there.
 
     Raises:
-        ValueError: the task is unknown or compares two sentences, or none was named where several fit.
+        ValueError: the task is unknown or compares two sentences, or none was named where several fit;
+            `num_labels` or `id2label` contradicts the task's labels.
     """
 
     def __init__(self, config: MultiTaskConfig, head: str | None = None):
@@ -33,13 +34,34 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         config.task = head or config.task
         self.task = self._choose_task(config)
         settings = config.tasks[self.task]
-        labels = settings.get("labels", [self.task])
+        labels = self._labels_to_show(config, settings.get("labels", [self.task]))
         config.task = self.task
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
         config.problem_type = settings["problem_type"]
         self.multitask = MultiTaskModel(config)
         self.post_init()
+
+    def _labels_to_show(self, config: MultiTaskConfig, labels: list[str]) -> list[str]:
+        """The task's labels, or the other names that `id2label` gives them; a ValueError where it contradicts them."""
+        stored = [settings.get("labels", [name]) for name, settings in config.tasks.items()]
+        given = config.id2label and [config.id2label.get(index) for index in range(len(config.id2label))]
+        if not given or given in stored:  # nothing, or what a saved view of some task has stored
+            return labels
+        if len(given) != len(labels):
+            raise ValueError(
+                f"num_labels or id2label asks for {len(given)} labels, but task {self.task!r} has {len(labels)}: "
+                f"{', '.join(labels)}. Leave them out, or give id2label as many names."
+            )
+        if given == [f"LABEL_{index}" for index in range(len(labels))]:  # num_labels, which is right
+            return labels
+        moved = [name for index, name in enumerate(given) if name in labels and labels[index] != name]
+        if None in given or moved:
+            raise ValueError(
+                f"id2label is {config.id2label}, but task {self.task!r} was trained on {dict(enumerate(labels))}. "
+                "Names may be others, but ids run from 0 and keep what they mean."
+            )
+        return given
 
     @staticmethod
     def _choose_task(config: MultiTaskConfig) -> str:

@@ -481,7 +481,10 @@ class MultiTaskConfig(PreTrainedConfig):
         self.tasks = {name: complete_task(name, tasks[name]) for name in dict.fromkeys([*order, *tasks])}
         self.task_order = None  # `tasks` has the order from here on; `to_dict` writes it down
         self.validate_multitask()  # here as well, where the error is a ValueError and not wrapped
+        is_labelled = self.id2label is not None or kwargs.get("num_labels") is not None
         super().__post_init__(**kwargs)
+        if not is_labelled:  # transformers would name two; the view of one head has to know whether anybody did
+            self.id2label = self.label2id = None
 
     def validate_multitask(self):
         """Part of `@strict`-powered validation: runs when the configuration is made and when it is saved."""

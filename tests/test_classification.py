@@ -76,6 +76,35 @@ def test_view_without_a_task_takes_the_only_one_or_names_the_choices(
     assert open_view(str(tmp_path / "one")).task == "mood"
 
 
+def test_view_shows_other_names_for_the_labels_and_keeps_them(folder: str, tmp_path: Path) -> None:
+    names = {0: "bad", 1: "so so", 2: "good"}
+    view = open_view(folder, task="mood", id2label=names)
+    assert view.config.id2label == names
+    assert view.config.label2id == {"bad": 0, "so so": 1, "good": 2}
+    view.save_pretrained(tmp_path / "view")
+    assert open_view(str(tmp_path / "view")).config.id2label == names
+    assert open_view(folder, task="mood", num_labels=3).config.id2label == {0: "negative", 1: "neutral", 2: "positive"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_labels": 5}, "asks for 5 labels, but task 'mood' has 3: negative, neutral, positive"),
+        ({"id2label": {0: "bad", 1: "good"}}, "asks for 2 labels, but task 'mood' has 3"),
+        ({"id2label": {0: "positive", 1: "neutral", 2: "negative"}}, "keep what they mean"),
+    ],
+)
+def test_view_refuses_labels_that_contradict_its_task(folder: str, given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_view(folder, task="mood", **given)
+
+
+def test_saved_view_opens_for_another_task_with_its_own_labels(folder: str, tmp_path: Path) -> None:
+    open_view(folder, task="mood").save_pretrained(tmp_path / "view")
+    view = open_view(str(tmp_path / "view"), task="tags")
+    assert list(view.config.id2label.values()) == ["animal", "place", "money", "time"]
+
+
 @pytest.mark.parametrize("task", ["moood", "entails", "similarity"])
 def test_view_refuses_an_unknown_task_and_one_that_reads_pairs(folder: str, task: str) -> None:
     with pytest.raises(ValueError, match=f"There is no task '{task}' of this kind"):
