@@ -123,7 +123,7 @@ class SentenceInference:
         total = count_rows(sentences)
         embeddings = self._no_embeddings(total or 0)
         grown = []  # where the length is not known beforehand
-        with evaluating(self) as modules, prepacked(modules), self._progress(total, show_progress) as bar:
+        with self._computing(), self._progress(total, show_progress) as bar:
             for window, start in self._tokenize_ahead(checked()):
                 if total is None:
                     place = self._no_embeddings(len(window))
@@ -175,11 +175,27 @@ class SentenceInference:
         """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
         lengths = [len(ids) for ids in token_ids]
         for batch in length_sorted_batches(lengths, batch_size, self.tokens_per_batch):
-            pooled = self.pooled_batch([token_ids[index] for index in batch])  # (batch, hidden)
-            embedding = self.project(pooled).float()  # (batch, embedding_dim)
+            embedding = self._embed_batch([token_ids[index] for index in batch]).float()  # (batch, embedding_dim)
             place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
             if bar is not None:
                 bar.update(len(batch))
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Eval mode, and packed weights unless a compiled model brings code of its own."""
+        with evaluating(self) as modules, prepacked(modules if self._compiled_call_impl is None else ()):
+            yield
+
+    def _embed_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+        """
+        Embeddings `(batch, embedding_dim)`, not normalised, of sentences sorted by length.
+
+        A model that was compiled (`model.compile()`) or has hooks is called as a whole, with a padded batch.
+        """
+        if self._compiled_call_impl is None and not self._forward_hooks and not self._forward_pre_hooks:
+            return self.project(self.pooled_batch(token_ids))
+        inputs = self._padded_batch(token_ids)
+        return self(**inputs, task="embedding", normalize=False, return_dict=True).sentence_embedding
 
     def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
         """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
@@ -191,15 +207,19 @@ class SentenceInference:
             row = pack(self.backbone, [*token_ids, *filler])
             pooled = pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
             return pooled[: len(token_ids)]
+        _, pooled = self.states_and_pooled(**self._padded_batch(token_ids))
+        return pooled
+
+    def _padded_batch(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, each `(batch, sequence)`."""
         longest = max(map(len, token_ids))
         pad_id = self.tokenizer.pad_token_id or 0
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
         attention_mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
-        _, pooled = self.states_and_pooled(
-            input_ids=torch.tensor(input_ids, device=self._input_device),
-            attention_mask=torch.tensor(attention_mask, device=self._input_device),
-        )
-        return pooled
+        return {
+            "input_ids": torch.tensor(input_ids, dtype=torch.long, device=self._input_device),
+            "attention_mask": torch.tensor(attention_mask, dtype=torch.long, device=self._input_device),
+        }
 
     def encode(
         self,
@@ -335,7 +355,7 @@ class SentenceInference:
         embeddings = [self._no_embeddings(0, 2 if is_pair else None)]
         logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
         steps = total and total * (1 + is_pair)
-        with evaluating(self) as modules, prepacked(modules), self._progress(steps, show_progress) as bar:
+        with self._computing(), self._progress(steps, show_progress) as bar:
             for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
                 window = self._no_embeddings(len(sentences))
                 self._embed_tokens(sentences, batch_size, bar, window)

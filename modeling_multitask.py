@@ -526,6 +526,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         pooled: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | list[int] | None = None,
+        normalize: bool | None = None,
     ) -> MultiTaskOutput | tuple:
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
@@ -548,6 +549,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             output_attentions: whether to return attention weights; `None` does what the configuration says.
             output_hidden_states: whether to return the states of all layers, or of those with these numbers; `None`
                 does what the configuration says. Either makes the pass a padded one.
+            normalize: whether `sentence_embedding` has length 1; `None` does what `config.normalize` says.
 
         Raises:
             ValueError: the task is unknown, a task that compares two sentences was named without `task_rows`, or
@@ -579,7 +581,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             recorded = self._recorded(output_attentions, output_hidden_states)
             states, pooled = self._backbone_pass(attention_mask, inputs, recorded)
             embedding = self.project(pooled)
-        return self._output(states, embedding, self.task_logits(embedding, task, task_rows), return_dict)
+        return self._output(states, embedding, self.task_logits(embedding, task, task_rows), return_dict, normalize)
 
     def _output(
         self,
@@ -587,11 +589,13 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         embedding: torch.Tensor,
         logits: dict[str, torch.Tensor] | None,
         return_dict: bool | None,
+        normalize: bool | None = None,
     ) -> MultiTaskOutput | tuple:
         """What `forward` returns, from the backbone's output and the embedding before normalisation."""
+        normalize = self.config.normalize if normalize is None else normalize
         output = MultiTaskOutput(
             last_hidden_state=states.last_hidden_state,
-            sentence_embedding=F.normalize(embedding, dim=-1) if self.config.normalize else embedding,
+            sentence_embedding=F.normalize(embedding, dim=-1) if normalize else embedding,
             logits=logits,
             hidden_states=states.hidden_states,
             attentions=states.attentions,

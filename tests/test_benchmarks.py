@@ -144,3 +144,14 @@ def test_a_small_cosine_and_nothing_at_all_are_refused(load: Callable, bad: floa
         measuring.check_cosine("x", found, expected)
     with pytest.raises(RuntimeError, match="x: the contenders' numbers differ"):
         measuring.check_close("x", found, expected)
+
+
+def test_memory_benchmark_prints_a_row_for_each_contender(load: Callable, tiny_backbone: str, capsys) -> None:
+    load("memory").main(["--backbone", tiny_backbone, "--requests", "4", "--rows", "2", "--words", "5"])
+    rows = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(("ours", "sentence-transformers"))
+    ]
+    assert len(rows) == 3
+    assert all(100 < int(megabytes) < 5000 for row in rows for megabytes in row.rsplit(maxsplit=5)[1:5])
+    with pytest.raises(SystemExit):
+        load("memory").main(["--requests", "3"])
