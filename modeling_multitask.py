@@ -48,7 +48,14 @@ from .configuration_multitask import (
 from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .inference_multitask import SentenceInference
-from .padding_free_multitask import cannot_pack, cannot_pack_on_gpu, install, is_installed, packed_pass
+from .padding_free_multitask import (
+    cannot_pack,
+    cannot_pack_on_gpu,
+    install,
+    is_installed,
+    packed_pass,
+    token_ids_explained,
+)
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
 from .sentence_transformers_multitask import sentence_transformers_files
@@ -224,7 +231,9 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         # Absolute, wherever the process goes before something else is read from there.
         if name_or_path is not None and os.path.isdir(name_or_path):
             model.config.name_or_path = os.path.abspath(name_or_path)
-        model.base_model._find_tokenizer(bool(kwargs.get("trust_remote_code")))
+        # AutoModel keeps `trust_remote_code` to itself, but runs this file from where remote code lies only with it.
+        trusted = kwargs.get("trust_remote_code") or cls.__module__.startswith("transformers_modules.")
+        model.base_model._find_tokenizer(bool(trusted))
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
         # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
@@ -684,7 +693,11 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         if can_pack and self.packs():
             states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
             return BaseModelOutput(last_hidden_state=states), pooled
-        output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
+            output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
+        else:
+            with token_ids_explained(self.backbone, inputs.get("input_ids")):
+                output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
         states = output.last_hidden_state
         # An offloaded backbone leaves its states on the device that it was computed on.
         return output, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))

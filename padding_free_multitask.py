@@ -13,7 +13,9 @@ kernel of PyTorch takes all lengths at once. Attention is plugged in through tra
 architecture is listed here once its results were compared with the padded pass.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from zlib import crc32
@@ -240,7 +242,24 @@ def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
         inputs["attention_mask"] = dict.fromkeys(LAYER_TYPES[backbone.config.model_type])
     groups = [(length, sentences) for length, sentences in row.length_groups if length]
     cumulative = cumulate(groups, backbone.device) if backbone.device.type == VARIABLE_LENGTH_DEVICE else None
-    return backbone(**inputs, length_groups=groups, cumulative_lengths=cumulative).last_hidden_state[0]
+    with token_ids_explained(backbone, row.input_ids):
+        return backbone(**inputs, length_groups=groups, cumulative_lengths=cumulative).last_hidden_state[0]
+
+
+@contextlib.contextmanager
+def token_ids_explained(backbone: nn.Module, input_ids: torch.Tensor | None) -> Iterator[None]:
+    """Turn the IndexError of a token that the backbone has no embedding for into a ValueError that says so."""
+    try:
+        yield
+    except IndexError as error:
+        rows = backbone.get_input_embeddings().weight.shape[0]
+        if input_ids is None or int(input_ids.max()) < rows:
+            raise
+        raise ValueError(
+            f"The text has a token with the id {int(input_ids.max())}, but the model has embeddings for {rows} tokens "
+            "only. Where tokens were added to the tokenizer, give them embeddings and train: "
+            "model.resize_token_embeddings(len(model.tokenizer))."
+        ) from error
 
 
 def pool_row(states: torch.Tensor, length_groups: list[tuple[int, int]], pooling: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ transformers tests its own models with a common tester. Two things that it asks 
   need the mixture of tasks and are the trainer's. The view of one head has one.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,19 @@ def test_embeddings_of_the_backbone_that_grew_by_itself_are_saved_too(
         model.backbone.resize_token_embeddings(111)
         model.save_pretrained(tmp_path / "second")
         assert MultiTaskModel.from_pretrained(tmp_path / "second").config.vocab_size == 111
+
+
+@pytest.mark.parametrize("padding_free", [None, False])
+def test_added_tokens_without_embeddings_are_named_with_the_way_out(
+    tiny_model: MultiTaskModel, padding_free: bool | None
+) -> None:
+    tiny_model.padding_free = padding_free
+    tokenizer = copy.deepcopy(tiny_model.tokenizer)
+    tokenizer.add_tokens(["wolpertinger"])
+    tiny_model.tokenizer = tokenizer
+    inputs = tokenizer(["a wolpertinger ran"], return_tensors="pt")
+    for use in (lambda: tiny_model.encode("a wolpertinger ran"), lambda: tiny_model(**inputs)):
+        with pytest.raises(ValueError, match=r"id 99, but the model has embeddings for 99 tokens.*resize_token"):
+            use()
+    tiny_model.resize_token_embeddings(len(tokenizer))
+    assert tiny_model.encode("a wolpertinger ran").shape == (24,)
