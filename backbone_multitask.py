@@ -232,11 +232,22 @@ def _read_modules(name_or_path: str) -> SentenceTransformersSettings:
     return settings
 
 
-def load_dense_weights(name_or_path: str, dense_path: str) -> dict[str, torch.Tensor]:
-    """The weights of a Dense folder: `linear.weight (out_features, in_features)` and perhaps `linear.bias`."""
+def load_dense_weights(name_or_path: str, dense_path: str, trust_remote_code: bool = False) -> dict[str, torch.Tensor]:
+    """
+    The weights of a Dense folder: `linear.weight (out_features, in_features)` and perhaps `linear.bias`.
+
+    Raises:
+        ValueError: they are pickled, and the caller did not say `trust_remote_code=True`.
+    """
     path = cached_file(name_or_path, f"{dense_path}/model.safetensors", _raise_exceptions_for_missing_entries=False)
     if path:
         return load_file(path)
+    if not trust_remote_code:
+        raise ValueError(
+            f"backbone {name_or_path}: the weights of its Dense layer are pickled ({dense_path}/pytorch_model.bin). "
+            "Nothing is unpickled unless you say so: from_backbone(..., trust_remote_code=True). Or save them as "
+            "safetensors: SentenceTransformer(name).save_pretrained(folder), and start from that folder."
+        )
     path = cached_file(name_or_path, f"{dense_path}/pytorch_model.bin")
     return torch.load(path, map_location="cpu", weights_only=True)
 

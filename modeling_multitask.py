@@ -354,6 +354,7 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         normalize: bool | None = None,
         max_length: int | None = None,
         dtype: str | torch.dtype = torch.float32,
+        trust_remote_code: bool = False,
     ) -> "MultiTaskModel":
         """
         Start a model from a pretrained encoder, with new heads.
@@ -367,6 +368,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             normalize: whether embeddings are handed out with length 1.
             max_length: longest sentence in tokens, 128 where nothing else says so.
             dtype: of the weights, or its name.
+            trust_remote_code: whether the tokenizer may run code of its own, and a pickled Dense layer is read. The
+                encoder itself is always transformers' own code.
 
         Raises:
             ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond its positions.
@@ -405,8 +408,8 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         model.backbone = pretrained
         model._adopt_backbone()
         if stored.dense_path and projection is None:
-            model.projection.load_state_dict(load_dense_weights(path, stored.dense_path))
-        model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model.projection.load_state_dict(load_dense_weights(path, stored.dense_path, trust_remote_code))
+        model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         return model.eval()
 
     @property

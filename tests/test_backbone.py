@@ -258,7 +258,9 @@ def test_legacy_files_are_read(tmp_path: Path, tiny_backbone: str) -> None:
     weights = {"linear.weight": torch.randn(5, 32), "linear.bias": torch.randn(5)}
     torch.save(weights, tmp_path / "2_Dense" / "pytorch_model.bin")
 
-    model = MultiTaskModel.from_backbone(str(tmp_path))
+    with pytest.raises(ValueError, match=r"Dense layer are pickled .*unless you say so: .*trust_remote_code=True"):
+        MultiTaskModel.from_backbone(str(tmp_path))
+    model = MultiTaskModel.from_backbone(str(tmp_path), trust_remote_code=True)
     config = model.config
     assert (config.pooling, config.normalize, config.max_length) == ("max", True, 17)
     assert config.projection == {"out_features": 5, "bias": True, "activation": "tanh"}
