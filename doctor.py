@@ -28,7 +28,7 @@ SENTENCES = [
     "",
     "\t\n ",
     "one\N{ZERO WIDTH SPACE}word e\N{COMBINING ACUTE ACCENT} \N{REPLACEMENT CHARACTER} <s> [SEP] </s>\N{NULL}",
-    "It took so long that nobody could say any more how it had begun. " * 200,  # beyond every model's max_length
+    "It took so long that nobody could say any more how it had begun. " * 80,  # more than 1,000 tokens
 ]
 TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
 FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
