@@ -9,7 +9,8 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, suggest, target_scale
-from .modeling_multitask import MultiTaskModel, MultiTaskPreTrainedModel
+from .modeling_multitask import MultiTaskModel
+from .saving_multitask import MultiTaskPreTrainedModel
 
 
 class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):

@@ -2,18 +2,15 @@
 
     backbone -> pooling -> projection -> sentence embedding -> one head per task
 
-    MultiTaskHead    sentence embedding, or a pair of them, to a task's logits
-    MultiTaskModel   starting, saving, tasks and forward; encode and predict are in inference_multitask.py
+    MultiTaskModel   starting and forward
+
+Its other parts: pooling, heads and tasks in heads_multitask.py, opening and saving in saving_multitask.py, encode and
+predict in inference_multitask.py, freezing and adapters in files of these names.
 
 This file travels with every saved model (`trust_remote_code=True`): it needs torch, transformers and numpy.
 """
 
-import glob
-import json
 import os
-import re
-import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +18,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.activations import ACT2FN
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import CONFIG_NAME, ModelOutput, cached_file, logging
+from transformers.utils import ModelOutput, logging
 
-from .adapter_multitask import BackboneAdapter
 from .backbone_multitask import (
     find_backbone,
     load_dense_weights,
@@ -34,19 +29,10 @@ from .backbone_multitask import (
     open_backbone_config,
     read_sentence_transformers,
 )
-from .configuration_multitask import (
-    HEAD_PROBLEM_TYPES,
-    POOLINGS,
-    MultiTaskConfig,
-    check_encoder,
-    complete_task,
-    extend_labels,
-    new_task,
-    suggest,
-    target_scale,
-)
+from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, check_encoder, new_task
 from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
+from .heads_multitask import POOLING_FUNCTIONS, MultiTaskHead, Projection, TaskHeads
 from .inference_multitask import SentenceInference
 from .padding_free_multitask import (
     cannot_pack,
@@ -56,10 +42,8 @@ from .padding_free_multitask import (
     packed_pass,
     token_ids_explained,
 )
-from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
-from .processes_multitask import make_importable, use_one_thread_in_forked_children
-from .sentence_transformers_multitask import sentence_transformers_files
-from .tokenizer_multitask import is_gone, open_tokenizer
+from .saving_multitask import MultiTaskPreTrainedModel
+from .tokenizer_multitask import ModelTokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
 
 logger = logging.get_logger(__name__)
@@ -98,215 +82,7 @@ class MultiTaskOutput(ModelOutput):
         return tuple(fields)
 
 
-def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Average over unmasked tokens: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
-    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch, sequence, 1)
-    return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
-
-
-def cls_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """First unmasked token: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
-    first = attention_mask.to(torch.long).argmax(dim=1)  # (batch,)
-    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), first]
-
-
-def max_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Largest value of each unit over unmasked tokens: `(batch, sequence, hidden)` gives `(batch, hidden)`."""
-    masked = attention_mask.unsqueeze(-1) == 0  # (batch, sequence, 1)
-    return hidden_states.masked_fill(masked, torch.finfo(hidden_states.dtype).min).amax(dim=1)
-
-
-POOLING_FUNCTIONS = dict(zip(POOLINGS, (mean_pool, cls_pool, max_pool), strict=True))
-
-
-class Projection(nn.Module):
-    """Dense layer from the pooled vector to the sentence embedding: `(batch, hidden)` to `(batch, embedding_dim)`."""
-
-    def __init__(self, config: MultiTaskConfig):
-        super().__init__()
-        projection = config.projection
-        hidden_size = config.backbone_config.hidden_size
-        self.linear = nn.Linear(hidden_size, projection["out_features"], bias=projection["bias"])
-        self.activation = ACT2FN[projection["activation"]]
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.linear(pooled))
-
-
-class MultiTaskHead(nn.Module):
-    """
-    Sentence embedding to a task's logits: linear, or an MLP with `hidden_dims`.
-
-    A pair of sentences enters as `concat(u, v, |u - v|)` (Sentence-BERT, arXiv 1908.10084, section 3). Dropout stands
-    before the last layer.
-
-    Args of `forward`:
-        embeddings: `(rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
-
-    Returns `(rows, num_labels)`, or `(rows,)` for regression: standardised values, see `target_scale`.
-    """
-
-    def __init__(self, embedding_dim: int, task: dict[str, Any]):
-        super().__init__()
-        self.pair = task["pair"]
-        self.is_regression = task["problem_type"] == "regression"
-        size = 3 * embedding_dim if self.pair else embedding_dim
-        layers: list[nn.Module] = []
-        for hidden_dim in task["head"]["hidden_dims"]:
-            layers += [nn.Linear(size, hidden_dim), ACT2FN[task["head"]["activation"]]]
-            size = hidden_dim
-        layers += [
-            nn.Dropout(task["head"]["dropout"]),
-            nn.Linear(size, 1 if self.is_regression else len(task["labels"])),
-        ]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        if self.pair:
-            u, v = embeddings.unbind(dim=1)  # (rows, embedding_dim) each
-            embeddings = torch.cat([u, v, (u - v).abs()], dim=-1)  # (rows, 3 * embedding_dim)
-        logits = self.layers(embeddings)  # (rows, num_labels)
-        return logits.squeeze(-1) if self.is_regression else logits
-
-
-def _reference(remote_class: type) -> str:
-    """`file.Class`, as config.json names the code beside it."""
-    return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
-
-
-class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
-    """How transformers loads, saves and initialises a multi-task model."""
-
-    config_class = MultiTaskConfig
-    base_model_prefix = "multitask"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    def __init__(self, config: MultiTaskConfig, *args, **kwargs):
-        super().__init__(config, *args, **kwargs)
-        use_one_thread_in_forked_children()
-        for kind in (type(self), type(config)):
-            make_importable(kind)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """
-        Open a saved model: complete, from safetensors, or not at all.
-
-        Raises:
-            OSError: there are no safetensors, or they are damaged.
-            ValueError: weights are missing, or have other shapes than config.json says.
-            ImportError: the model was saved as an adapter, and peft is not installed.
-        """
-        name_or_path = pretrained_model_name_or_path
-        kwargs.setdefault("use_safetensors", True)  # never unpickle
-        sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
-        try:
-            model, report = super().from_pretrained(
-                name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise OSError(
-                f"{name_or_path}: the weights are damaged or not complete ({error}). Download or save them again."
-            ) from error
-        if report["mismatched_keys"] and not sizes_may_differ:
-            name, found, expected = sorted(report["mismatched_keys"])[0]
-            raise ValueError(
-                f"{name_or_path}: {name} has the shape {tuple(found)}, but config.json asks for {tuple(expected)}. "
-                "Labels, hidden_dims and sizes in config.json should be those that the weights were saved with."
-            )
-        if report["missing_keys"]:
-            raise ValueError(
-                f"{name_or_path}: weights are missing for {', '.join(sorted(report['missing_keys'])[:4])}. Save the "
-                "model again, or start a new one with MultiTaskModel.from_backbone."
-            )
-        # The tokenizer comes from the commit of the weights, with the same token, and before the folder can change.
-        reached = ("token", "cache_dir", "subfolder", "local_files_only", "proxies")
-        options = {name: kwargs[name] for name in reached if name in kwargs}
-        options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
-        model.base_model._hub_options = options
-        # Absolute, wherever the process goes before something else is read from there.
-        if name_or_path is not None and os.path.isdir(name_or_path):
-            model.config.name_or_path = os.path.abspath(name_or_path)
-        # AutoModel keeps `trust_remote_code` to itself, but runs this file from where remote code lies only with it.
-        trusted = kwargs.get("trust_remote_code") or cls.__module__.startswith("transformers_modules.")
-        model.base_model._find_tokenizer(bool(trusted))
-        if model.config.base_name_or_path:
-            model._open_adapter(name_or_path, options)
-        # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
-        # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
-        for parameter in model.parameters():
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return (model, report) if output_loading_info else model
-
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
-        # Named only here, it travels with the model all the same: the saver follows relative imports.
-        from .classification_multitask import MultiTaskForSequenceClassification
-
-        self.config.auto_map = {
-            "AutoConfig": _reference(type(self.config)),
-            "AutoModel": _reference(MultiTaskModel),
-            "AutoModelForSequenceClassification": _reference(MultiTaskForSequenceClassification),
-        }
-        self.config.custom_pipelines = {
-            "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
-        }
-        if is_main_process:
-            self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
-            self._save_adapter(save_directory, kwargs.get("state_dict"))
-        with self._base_relative_to(save_directory):
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            self._save_companions(save_directory)
-            # safetensors writes files that only their owner can read; config.json has what the umask gives.
-            for path in glob.glob(os.path.join(glob.escape(os.fspath(save_directory)), "*.safetensors")):
-                shutil.copymode(os.path.join(save_directory, CONFIG_NAME), path)
-
-    def _save_companions(self, save_directory: str | os.PathLike) -> None:
-        """Save what stands beside weights, configuration and code."""
-        tokenizer = self.base_model._find_tokenizer()
-        if tokenizer is not None:
-            tokenizer.save_pretrained(save_directory)
-        for filename, content in sentence_transformers_files(self.config).items():
-            path = os.path.join(save_directory, filename)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            # sentence-transformers saves prompts, similarity and truncation there before it lets the model be saved.
-            if filename == "config_sentence_transformers.json" and os.path.isfile(path):
-                continue
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-
-    def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
-        """Copy a file that stands beside the weights, where the model was opened; whether there is one."""
-        if not self.config.name_or_path or is_gone(self.config.name_or_path):
-            return False
-        options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
-        source = cached_file(self.config.name_or_path, filename, **options)
-        if source is not None:
-            shutil.copyfile(source, os.path.join(folder, filename))
-        return source is not None
-
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
-        # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
-        # both with a card that transformers made up where the repository has none.
-        self._save_companions(working_dir)
-        card = os.path.join(working_dir, "README.md")
-        with open(card, encoding="utf-8") as file:
-            is_made_up = "This model card has been automatically generated" in file.read()
-        if is_made_up and self._copy_from_source("README.md", working_dir):
-            with open(card, encoding="utf-8") as file:
-                pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
-            for filename in ("results.json", "recipe.yaml", *pictures):
-                self._copy_from_source(filename, working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
-
-class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
+class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, MultiTaskPreTrainedModel):
     """
     One encoder, one sentence embedding, any number of task heads.
 
@@ -341,8 +117,6 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
         self.padding_free: bool | None = None if cannot_pack(self.backbone) is None else False
         if self.padding_free is None:
             install(self.backbone)
-
-    # ---- starting, opening and saving ----
 
     @classmethod
     def from_backbone(
@@ -411,97 +185,6 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
             model.projection.load_state_dict(load_dense_weights(path, stored.dense_path, trust_remote_code))
         model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         return model.eval()
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer."""
-        return self._tokenizer is not None
-
-    def _find_tokenizer(self, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
-        """The tokenizer, read from where the model was opened unless there is one already; `None` without any."""
-        if self._tokenizer is None and self.config.name_or_path:
-            found = open_tokenizer(self.config.name_or_path, self.config, self._hub_options, trust_remote_code)
-            if found is not None:
-                self.tokenizer = found
-        return self._tokenizer
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that belongs to the model. One that was missing when it was opened is looked for again."""
-        if self._find_tokenizer() is None:
-            where = f", and there is none in {self.config.name_or_path}" if self.config.name_or_path else ""
-            raise ValueError(
-                f"The model has no tokenizer yet{where}. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
-            )
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        tokenizer.model_max_length = self.config.max_length
-        self._tokenizer = tokenizer
-
-    # ---- tasks ----
-
-    def add_task(self, name: str, task: dict[str, Any]) -> None:
-        """
-        Add a task with a new head; every other output stays bit-identical.
-
-        Args:
-            name: an identifier that no task has yet.
-            task: its settings; see `complete_task` for the keys.
-        """
-        if name in self.config.tasks:
-            raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
-        task = complete_task(name, new_task(task))
-        if task["problem_type"] in HEAD_PROBLEM_TYPES:
-            with torch.device("cpu"):  # whatever the default is
-                head = MultiTaskHead(self.config.embedding_dim, task).float()
-            head.apply(self._init_weights)
-            self.heads[name] = head.to(self.device, self.dtype).train(self.training)
-        self.config.tasks = {**self.config.tasks, name: task}
-
-    def remove_task(self, name: str) -> None:
-        """Remove a task and its head; every other output stays bit-identical."""
-        self._check_tasks([name])
-        self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
-        if name in self.heads:
-            del self.heads[name]
-
-    def add_labels(self, name: str, labels: list[str]) -> None:
-        """
-        Append labels to those of a classification task.
-
-        The ones it has keep their ids and their weights, bit for bit, with thresholds and weights in the loss; the new
-        rows of the last layer are random, so that the task has to be trained on. Every other task stays as it is.
-
-        Args:
-            name: the task's name.
-            labels: names that the task does not have yet.
-
-        Raises:
-            ValueError: there is no such task, it has no labels, or has one of these already.
-        """
-        self._check_tasks([name])
-        settings = extend_labels(name, self.config.tasks[name], labels)
-        layers = self.heads[name].layers
-        old = layers[-1]
-        wider = nn.Linear(old.in_features, len(settings["labels"]), device=old.weight.device, dtype=old.weight.dtype)
-        self._init_weights(wider)
-        with torch.no_grad():
-            wider.weight[: old.out_features] = old.weight
-            wider.bias[: old.out_features] = old.bias
-        layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
-        self.config.tasks = {**self.config.tasks, name: settings}
-
-    def _check_tasks(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self.config.tasks:
-                raise ValueError(
-                    f"There is no task {name!r}.{suggest(name, self.config.tasks)} "
-                    f"Known tasks: {', '.join(self.config.tasks) or 'none'}."
-                )
-
-    # ---- tensors in, tensors out ----
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
@@ -734,44 +417,6 @@ class MultiTaskModel(SentenceInference, Freezing, MultiTaskPreTrainedModel):
     @property
     def _takes_token_types(self) -> bool:
         return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
-
-    def _tasks_of_one_sentence(self, task: str | None) -> list[str]:
-        """The tasks that answer a single sentence, or of them the one that is asked for."""
-        names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
-        return [name for name in names if task in (None, name)]
-
-    def task_logits(
-        self, embedding: torch.Tensor, task: str | None = None, task_rows: dict[str, torch.LongTensor] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """
-        Logits of the asked-for tasks from embeddings `(batch, embedding_dim)` that were not normalised.
-
-        `task` and `task_rows` are those of `forward`, and so is what comes back.
-        """
-        if task_rows is None:
-            if task in self.config.tasks and self.config.tasks[task]["pair"]:
-                raise ValueError(
-                    f"Task {task!r} compares two sentences. Say which rows of the batch belong together: "
-                    f"task_rows={{{task!r}: tensor of shape (pairs, 2)}}, or use model.predict."
-                )
-            task_rows = dict.fromkeys(self._tasks_of_one_sentence(task))
-        logits = {}
-        for name, rows in task_rows.items():
-            if task not in (None, name):
-                continue
-            chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
-            if name in self.heads:
-                logits[name] = self._in_units(name, self.heads[name](chosen))
-            else:
-                logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
-        return logits
-
-    def _in_units(self, name: str, logits: torch.Tensor) -> torch.Tensor:
-        """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
-        mean, deviation = target_scale(self.config.tasks[name])
-        if (mean, deviation) == (0.0, 1.0):
-            return logits
-        return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 MultiTaskModel.register_for_auto_class("AutoModel")

@@ -2,6 +2,7 @@
 
 open_tokenizer   the one that stands beside the weights
 own_tokenizer    a model's private copy, which no caller's truncation changes
+ModelTokenizer   the model's part: the property `tokenizer`
 """
 
 import os
@@ -106,4 +107,36 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, sentences: list[str], max_leng
     return encoded["input_ids"]
 
 
-__all__ = ["is_gone", "open_tokenizer", "own_tokenizer", "token_ids"]
+class ModelTokenizer:
+    """The tokenizer of a model with `config`, `_tokenizer`, and `_hub_options` to reach the repository."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer."""
+        return self._tokenizer is not None
+
+    def _find_tokenizer(self, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, read from where the model was opened unless there is one already; `None` without any."""
+        if self._tokenizer is None and self.config.name_or_path:
+            found = open_tokenizer(self.config.name_or_path, self.config, self._hub_options, trust_remote_code)
+            if found is not None:
+                self.tokenizer = found
+        return self._tokenizer
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that belongs to the model. One that was missing when it was opened is looked for again."""
+        if self._find_tokenizer() is None:
+            where = f", and there is none in {self.config.name_or_path}" if self.config.name_or_path else ""
+            raise ValueError(
+                f"The model has no tokenizer yet{where}. Set model.tokenizer = AutoTokenizer.from_pretrained(...)."
+            )
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.model_max_length = self.config.max_length
+        self._tokenizer = tokenizer
+
+
+__all__ = ["ModelTokenizer", "is_gone", "open_tokenizer", "own_tokenizer", "token_ids"]

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel, MultiTaskOutput
-from multitask_sentence.modeling_multitask import MultiTaskHead, cls_pool, max_pool, mean_pool
+from multitask_sentence.heads_multitask import MultiTaskHead, cls_pool, max_pool, mean_pool
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

@@ -1,0 +1,201 @@
+"""What stands on the backbone: pooling, projection and the task heads.
+
+POOLING_FUNCTIONS  token states to one vector
+Projection         the pooled vector to the sentence embedding
+MultiTaskHead      sentence embedding, or a pair of them, to a task's logits
+TaskHeads          the model's part: its tasks, and their logits
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from transformers.activations import ACT2FN
+
+from .configuration_multitask import (
+    HEAD_PROBLEM_TYPES,
+    POOLINGS,
+    MultiTaskConfig,
+    complete_task,
+    extend_labels,
+    new_task,
+    suggest,
+    target_scale,
+)
+
+
+def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Average over unmasked tokens: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
+    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch, sequence, 1)
+    return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
+
+
+def cls_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """First unmasked token: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
+    first = attention_mask.to(torch.long).argmax(dim=1)  # (batch,)
+    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), first]
+
+
+def max_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Largest value of each unit over unmasked tokens: `(batch, sequence, hidden)` gives `(batch, hidden)`."""
+    masked = attention_mask.unsqueeze(-1) == 0  # (batch, sequence, 1)
+    return hidden_states.masked_fill(masked, torch.finfo(hidden_states.dtype).min).amax(dim=1)
+
+
+POOLING_FUNCTIONS = dict(zip(POOLINGS, (mean_pool, cls_pool, max_pool), strict=True))
+
+
+class Projection(nn.Module):
+    """Dense layer from the pooled vector to the sentence embedding: `(batch, hidden)` to `(batch, embedding_dim)`."""
+
+    def __init__(self, config: MultiTaskConfig):
+        super().__init__()
+        projection = config.projection
+        hidden_size = config.backbone_config.hidden_size
+        self.linear = nn.Linear(hidden_size, projection["out_features"], bias=projection["bias"])
+        self.activation = ACT2FN[projection["activation"]]
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.linear(pooled))
+
+
+class MultiTaskHead(nn.Module):
+    """
+    Sentence embedding to a task's logits: linear, or an MLP with `hidden_dims`.
+
+    A pair of sentences enters as `concat(u, v, |u - v|)` (Sentence-BERT, arXiv 1908.10084, section 3). Dropout stands
+    before the last layer.
+
+    Args of `forward`:
+        embeddings: `(rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
+
+    Returns `(rows, num_labels)`, or `(rows,)` for regression: standardised values, see `target_scale`.
+    """
+
+    def __init__(self, embedding_dim: int, task: dict[str, Any]):
+        super().__init__()
+        self.pair = task["pair"]
+        self.is_regression = task["problem_type"] == "regression"
+        size = 3 * embedding_dim if self.pair else embedding_dim
+        layers: list[nn.Module] = []
+        for hidden_dim in task["head"]["hidden_dims"]:
+            layers += [nn.Linear(size, hidden_dim), ACT2FN[task["head"]["activation"]]]
+            size = hidden_dim
+        layers += [
+            nn.Dropout(task["head"]["dropout"]),
+            nn.Linear(size, 1 if self.is_regression else len(task["labels"])),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        if self.pair:
+            u, v = embeddings.unbind(dim=1)  # (rows, embedding_dim) each
+            embeddings = torch.cat([u, v, (u - v).abs()], dim=-1)  # (rows, 3 * embedding_dim)
+        logits = self.layers(embeddings)  # (rows, num_labels)
+        return logits.squeeze(-1) if self.is_regression else logits
+
+
+class TaskHeads:
+    """The tasks of a model with `config` and `heads`: adding and removing them, and their logits."""
+
+    def add_task(self, name: str, task: dict[str, Any]) -> None:
+        """
+        Add a task with a new head; every other output stays bit-identical.
+
+        Args:
+            name: an identifier that no task has yet.
+            task: its settings; see `complete_task` for the keys.
+        """
+        if name in self.config.tasks:
+            raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
+        task = complete_task(name, new_task(task))
+        if task["problem_type"] in HEAD_PROBLEM_TYPES:
+            with torch.device("cpu"):  # whatever the default is
+                head = MultiTaskHead(self.config.embedding_dim, task).float()
+            head.apply(self._init_weights)
+            self.heads[name] = head.to(self.device, self.dtype).train(self.training)
+        self.config.tasks = {**self.config.tasks, name: task}
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task and its head; every other output stays bit-identical."""
+        self._check_tasks([name])
+        self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
+        if name in self.heads:
+            del self.heads[name]
+
+    def add_labels(self, name: str, labels: list[str]) -> None:
+        """
+        Append labels to those of a classification task.
+
+        The ones it has keep their ids and their weights, bit for bit, with thresholds and weights in the loss; the new
+        rows of the last layer are random, so that the task has to be trained on. Every other task stays as it is.
+
+        Args:
+            name: the task's name.
+            labels: names that the task does not have yet.
+
+        Raises:
+            ValueError: there is no such task, it has no labels, or has one of these already.
+        """
+        self._check_tasks([name])
+        settings = extend_labels(name, self.config.tasks[name], labels)
+        layers = self.heads[name].layers
+        old = layers[-1]
+        wider = nn.Linear(old.in_features, len(settings["labels"]), device=old.weight.device, dtype=old.weight.dtype)
+        self._init_weights(wider)
+        with torch.no_grad():
+            wider.weight[: old.out_features] = old.weight
+            wider.bias[: old.out_features] = old.bias
+        layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
+        self.config.tasks = {**self.config.tasks, name: settings}
+
+    def _check_tasks(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.config.tasks:
+                raise ValueError(
+                    f"There is no task {name!r}.{suggest(name, self.config.tasks)} "
+                    f"Known tasks: {', '.join(self.config.tasks) or 'none'}."
+                )
+
+    def _tasks_of_one_sentence(self, task: str | None) -> list[str]:
+        """The tasks that answer a single sentence, or of them the one that is asked for."""
+        names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
+        return [name for name in names if task in (None, name)]
+
+    def task_logits(
+        self, embedding: torch.Tensor, task: str | None = None, task_rows: dict[str, torch.LongTensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        Logits of the asked-for tasks from embeddings `(batch, embedding_dim)` that were not normalised.
+
+        `task` and `task_rows` are those of `forward`, and so is what comes back.
+        """
+        if task_rows is None:
+            if task in self.config.tasks and self.config.tasks[task]["pair"]:
+                raise ValueError(
+                    f"Task {task!r} compares two sentences. Say which rows of the batch belong together: "
+                    f"task_rows={{{task!r}: tensor of shape (pairs, 2)}}, or use model.predict."
+                )
+            task_rows = dict.fromkeys(self._tasks_of_one_sentence(task))
+        logits = {}
+        for name, rows in task_rows.items():
+            if task not in (None, name):
+                continue
+            chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
+            if name in self.heads:
+                logits[name] = self._in_units(name, self.heads[name](chosen))
+            else:
+                logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
+        return logits
+
+    def _in_units(self, name: str, logits: torch.Tensor) -> torch.Tensor:
+        """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
+        mean, deviation = target_scale(self.config.tasks[name])
+        if (mean, deviation) == (0.0, 1.0):
+            return logits
+        return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+__all__ = ["POOLING_FUNCTIONS", "MultiTaskHead", "Projection", "TaskHeads", "cls_pool", "max_pool", "mean_pool"]

@@ -1,0 +1,162 @@
+"""How transformers opens, saves and publishes a multi-task model.
+
+MultiTaskPreTrainedModel   from_pretrained, save_pretrained and push_to_hub of the model and of a view of one head
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
+
+from .adapter_multitask import BackboneAdapter
+from .configuration_multitask import MultiTaskConfig
+from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
+from .processes_multitask import make_importable, use_one_thread_in_forked_children
+from .sentence_transformers_multitask import sentence_transformers_files
+from .tokenizer_multitask import is_gone
+
+
+def _reference(remote_class: type) -> str:
+    """`file.Class`, as config.json names the code beside it."""
+    return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
+
+
+class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
+    """How transformers loads, saves and initialises a multi-task model."""
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "multitask"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        use_one_thread_in_forked_children()
+        for kind in (type(self), type(config)):
+            make_importable(kind)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        Open a saved model: complete, from safetensors, or not at all.
+
+        Raises:
+            OSError: there are no safetensors, or they are damaged.
+            ValueError: weights are missing, or have other shapes than config.json says.
+            ImportError: the model was saved as an adapter, and peft is not installed.
+        """
+        name_or_path = pretrained_model_name_or_path
+        kwargs.setdefault("use_safetensors", True)  # never unpickle
+        sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            model, report = super().from_pretrained(
+                name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"{name_or_path}: the weights are damaged or not complete ({error}). Download or save them again."
+            ) from error
+        if report["mismatched_keys"] and not sizes_may_differ:
+            name, found, expected = sorted(report["mismatched_keys"])[0]
+            raise ValueError(
+                f"{name_or_path}: {name} has the shape {tuple(found)}, but config.json asks for {tuple(expected)}. "
+                "Labels, hidden_dims and sizes in config.json should be those that the weights were saved with."
+            )
+        if report["missing_keys"]:
+            raise ValueError(
+                f"{name_or_path}: weights are missing for {', '.join(sorted(report['missing_keys'])[:4])}. Save the "
+                "model again, or start a new one with MultiTaskModel.from_backbone."
+            )
+        # The tokenizer comes from the commit of the weights, with the same token, and before the folder can change.
+        reached = ("token", "cache_dir", "subfolder", "local_files_only", "proxies")
+        options = {name: kwargs[name] for name in reached if name in kwargs}
+        options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
+        model.base_model._hub_options = options
+        # Absolute, wherever the process goes before something else is read from there.
+        if name_or_path is not None and os.path.isdir(name_or_path):
+            model.config.name_or_path = os.path.abspath(name_or_path)
+        # AutoModel keeps `trust_remote_code` to itself, but runs this file from where remote code lies only with it.
+        trusted = kwargs.get("trust_remote_code") or cls.__module__.startswith("transformers_modules.")
+        model.base_model._find_tokenizer(bool(trusted))
+        if model.config.base_name_or_path:
+            model._open_adapter(name_or_path, options)
+        # Matrix products of the same numbers differ in the last bit where memory is aligned differently, and weights
+        # mapped from a file start anywhere: align them, so that a loaded model equals the saved one to the last bit.
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
+        # Named only here, both travel with the model all the same: the saver follows relative imports.
+        from .classification_multitask import MultiTaskForSequenceClassification
+        from .modeling_multitask import MultiTaskModel
+
+        self.config.auto_map = {
+            "AutoConfig": _reference(type(self.config)),
+            "AutoModel": _reference(MultiTaskModel),
+            "AutoModelForSequenceClassification": _reference(MultiTaskForSequenceClassification),
+        }
+        self.config.custom_pipelines = {
+            "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
+        }
+        if is_main_process:
+            self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
+            self._save_adapter(save_directory, kwargs.get("state_dict"))
+        with self._base_relative_to(save_directory):
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self._save_companions(save_directory)
+            # safetensors writes files that only their owner can read; config.json has what the umask gives.
+            for path in glob.glob(os.path.join(glob.escape(os.fspath(save_directory)), "*.safetensors")):
+                shutil.copymode(os.path.join(save_directory, CONFIG_NAME), path)
+
+    def _save_companions(self, save_directory: str | os.PathLike) -> None:
+        """Save what stands beside weights, configuration and code."""
+        tokenizer = self.base_model._find_tokenizer()
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
+        for filename, content in sentence_transformers_files(self.config).items():
+            path = os.path.join(save_directory, filename)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            # sentence-transformers saves prompts, similarity and truncation there before it lets the model be saved.
+            if filename == "config_sentence_transformers.json" and os.path.isfile(path):
+                continue
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+
+    def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
+        """Copy a file that stands beside the weights, where the model was opened; whether there is one."""
+        if not self.config.name_or_path or is_gone(self.config.name_or_path):
+            return False
+        options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
+        source = cached_file(self.config.name_or_path, filename, **options)
+        if source is not None:
+            shutil.copyfile(source, os.path.join(folder, filename))
+        return source is not None
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
+        # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
+        # both with a card that transformers made up where the repository has none.
+        self._save_companions(working_dir)
+        card = os.path.join(working_dir, "README.md")
+        with open(card, encoding="utf-8") as file:
+            is_made_up = "This model card has been automatically generated" in file.read()
+        if is_made_up and self._copy_from_source("README.md", working_dir):
+            with open(card, encoding="utf-8") as file:
+                pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
+            for filename in ("results.json", "recipe.yaml", *pictures):
+                self._copy_from_source(filename, working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+__all__ = ["MultiTaskPreTrainedModel"]
