@@ -91,8 +91,8 @@ def _has_bfloat16() -> bool:
 def computed_rows(rows: int) -> int:
     """
     To how many rows a product is filled up: up to 32 as they are, above one of eight numbers per doubling, above
-    1,024 one of sixteen. At most an eighth of the rows are added. A full batch of `encode` holds 1,792 to 2,048 tokens;
-    there it is the next multiple of 16, which adds less than 1 %.
+    1,024 one of sixteen. At most an eighth of the rows are added. A full batch of `encode` holds 1,792 to 2,048
+    tokens; there it is the next multiple of 16, which adds less than 1 %.
     """
     if rows <= 32:
         return rows
