@@ -4,10 +4,12 @@ The cases stand beside the repository (`../shared/cases`), not in it; without th
 has tests of its own with data of ours; here the recipes of the cases are run as they are.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -15,6 +17,7 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.data.row_hashes import collect_row_hashes
+from multitask_sentence.train import run
 from multitask_sentence.training.recipe import load_recipe
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -192,3 +195,16 @@ def test_a_backbone_that_cannot_read_the_language_is_told_of(tmp_path: Path, min
     rows = describe(load("05-unread-language", tmp_path), minilm.tokenizer, 32)
     assert all(row["unknown_share"] > 0.5 for row in rows)
     assert "`backbone: sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2`" in format_report(rows)
+
+
+@pytest.mark.pretrained
+def test_scores_in_natural_units_are_learnt_and_leave_their_neighbour_alone(
+    tmp_path: Path, minilm: MultiTaskModel
+) -> None:
+    folder = CASES / "04-regression-scale"
+    run([str(folder / "with100.yaml"), "--data_root", str(folder), "--output_dir", str(tmp_path / "run")])
+    scores = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["scores"]["validation"]
+    assert scores["thing"]["accuracy"] == 1.0  # 0.33 while the scores were learnt as they are
+    rows = pd.read_parquet(tmp_path / "run" / "predictions" / "score.parquet")
+    assert rows["label"].max() - rows["label"].min() > 80, "premise: from 2 to 98"
+    assert (rows["prediction"] - rows["label"]).abs().mean() < 10  # and not 7.5 for every row
