@@ -197,7 +197,7 @@ def read_adapter(
 
 class BackboneAdapter:
     """
-    What a model needs to have an adapter on its backbone; expects `config` and `base_model.backbone`.
+    What a model needs to have an adapter on its backbone; expects `config`, `base_model.backbone` and `HeadsOrigin`.
 
     With an adapter, `save_pretrained` writes it beside heads and projection, and leaves the backbone's weights out.
     """
@@ -220,7 +220,8 @@ class BackboneAdapter:
         base = opened_from or self.config.backbone_config.name_or_path
         if not base:
             raise ValueError("An adapter needs a base: start the model with from_backbone or from_pretrained.")
-        inject_adapter(self.base_model.backbone, adapter_config)
+        with self._same_embedding():
+            inject_adapter(self.base_model.backbone, adapter_config)
         self.config.base_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
         self.config.base_revision = cached_commit(base, self.base_model._hub_options if opened_from else {})
         self._leave_out_backbone()
@@ -229,7 +230,8 @@ class BackboneAdapter:
         """Fold the adapter into the backbone: a plain model, with the same outputs up to rounding."""
         if not has_adapter(self.base_model.backbone):
             raise ValueError("There is no adapter to merge.")
-        merge_into_backbone(self.base_model.backbone)
+        with self._same_embedding():
+            merge_into_backbone(self.base_model.backbone)
         self.config.base_name_or_path = self.config.base_revision = None
         self._leave_out_backbone(False)
 

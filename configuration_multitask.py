@@ -432,6 +432,8 @@ class MultiTaskConfig(PreTrainedConfig):
             weights come from. In config.json a folder is relative to that file.
         base_revision (`str`, *optional*):
             The commit of those weights, where they come from the Hub.
+        encoder_fingerprint (`str`, *optional*):
+            What tells the weights of backbone and projection that the heads belong to from others.
         format_version (`int`, *optional*):
             Of config.json; one that this code does not know yet is refused.
 
@@ -463,6 +465,7 @@ class MultiTaskConfig(PreTrainedConfig):
     task: str | None = None
     base_name_or_path: str | None = None
     base_revision: str | None = None
+    encoder_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):

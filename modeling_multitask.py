@@ -43,6 +43,7 @@ from .padding_free_multitask import (
     token_ids_explained,
 )
 from .saving_multitask import MultiTaskPreTrainedModel
+from .stale_heads_multitask import Origin
 from .tokenizer_multitask import ModelTokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
 
@@ -104,6 +105,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
+        self._origin: Origin | None = None  # what the heads were trained on
         if config.base_name_or_path:
             self._keys_to_ignore_on_load_missing = [r"^(multitask\.)?backbone\."]  # they come from the base
         self.post_init()
@@ -184,6 +186,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         if stored.dense_path and projection is None:
             model.projection.load_state_dict(load_dense_weights(path, stored.dense_path, trust_remote_code))
         model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model._note_origin()
         return model.eval()
 
     def train(self, mode: bool = True) -> "MultiTaskModel":

@@ -18,6 +18,7 @@ from .configuration_multitask import MultiTaskConfig
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
 from .sentence_transformers_multitask import sentence_transformers_files
+from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
 
 
@@ -26,7 +27,7 @@ def _reference(remote_class: type) -> str:
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
 
 
-class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
+class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
     """How transformers loads, saves and initialises a multi-task model."""
 
     config_class = MultiTaskConfig
@@ -93,6 +94,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         for parameter in model.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
+        model._note_origin(name_or_path)
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
@@ -111,6 +113,7 @@ class MultiTaskPreTrainedModel(BackboneAdapter, PreTrainedModel):
         }
         if is_main_process:
             self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
+            self._settle_origin(kwargs.get("state_dict"))
             self._save_adapter(save_directory, kwargs.get("state_dict"))
         with self._base_relative_to(save_directory):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)

@@ -109,6 +109,7 @@ class BestOfTasks(TrainerCallback):
             return
         best = best_of_history(state.log_history, self.trainer.trained_tasks)
         improved = {task: found for task, found in best.items() if found["step"] == state.global_step}
+        self.trainer.accelerator.unwrap_model(self.trainer.model).adopt_heads()
         keep_models(self.trainer.model, Path(args.output_dir) / BEST_FOLDER, improved)
 
     def on_train_end(self, args, state, control, **kwargs):

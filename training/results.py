@@ -134,6 +134,7 @@ def save_result(
 ) -> Path:
     """Save the finished model with its recipe, results.json and, where given, its rows' hashes; returns the folder."""
     folder = Path(trainer.args.output_dir)
+    model.adopt_heads()
     model.save_pretrained(folder)
     (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
     if row_hashes is not None:

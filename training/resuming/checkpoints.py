@@ -66,6 +66,10 @@ class Checkpoints:
         """What makes the run the one it is, as its checkpoints record it; first asked for before anything trains."""
         return describe_run(self)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        self.accelerator.unwrap_model(self.model).adopt_heads()  # also those that had no row yet
+        super()._save(output_dir, state_dict)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # Older checkpoints are removed only once this one is written to its end.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
