@@ -307,8 +307,8 @@ def test_checkpoints_of_our_own_trainer_are_never_stale(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run([str(tmp_path / "recipe.yaml")])
     folders = [path.parent for path in (tmp_path / "run").rglob("model.safetensors")]
-    assert len(folders) == 5  # the result, three checkpoints and the best step
-    first, last = (MultiTaskModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}") for step in (1, 3))
+    assert len(folders) == 5  # the result, two checkpoints and the best of both tasks
+    first, last = (MultiTaskModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}") for step in (2, 3))
     assert not torch.equal(first.backbone.embeddings.word_embeddings.weight, last.get_input_embeddings().weight)
     assert torch.equal(first.heads["mood"].layers[-1].weight, last.heads["mood"].layers[-1].weight)
     assert [opens_with_warning(folder) for folder in folders] == [0] * 5
