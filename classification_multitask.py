@@ -8,9 +8,12 @@
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, suggest, target_scale
+from .checks_multitask import suggest
+from .configuration_multitask import MultiTaskConfig
 from .modeling_multitask import MultiTaskModel
+from .problem_types_multitask import PROBLEM_TYPES
 from .saving_multitask import MultiTaskPreTrainedModel
+from .tasks_multitask import target_scale
 
 
 class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
@@ -69,7 +72,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         fitting = [
             name
             for name, settings in config.tasks.items()
-            if settings["problem_type"] in HEAD_PROBLEM_TYPES and not settings["pair"]
+            if PROBLEM_TYPES[settings["problem_type"]].has_head and not settings["pair"]
         ]
         if config.task is None and len(fitting) == 1:
             return fitting[0]

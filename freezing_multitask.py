@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.nn as nn
 
-from .configuration_multitask import suggest
+from .checks_multitask import check_count, suggest
 
 PART_WORDS = ("backbone", "embeddings", "projection", "heads", "all", "none")
 PART_COUNTS = ("layers", "top_layers")  # the lowest and the highest so many layers
@@ -61,9 +61,8 @@ def backbone_parts(backbone: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return parts
 
 
-def _check_count(key: str, count: Any, num_layers: int) -> None:
-    if type(count) is not int or count < 1:
-        raise ValueError(f"{key} is {count!r}, but should be a whole number of at least 1.")
+def _check_layers(key: str, count: Any, num_layers: int) -> None:
+    check_count(key, count)
     if count > num_layers:
         raise ValueError(f"{key} is {count}, but the backbone has {num_layers} layers.")
 
@@ -115,7 +114,7 @@ def select_parts(known: Iterable[str], *wanted: Any) -> list[str]:
             if key in PART_COUNTS and not isinstance(item, dict):
                 raise ValueError(f"{key} needs a number: {{{key}: 3}}, in Python {key}=3.")
             if key in PART_COUNTS:
-                _check_count(key, value, len(layers))
+                _check_layers(key, value, len(layers))
                 chosen.update(layers[:value] if key == "layers" else layers[len(layers) - value :])
             elif key == "heads" and isinstance(item, dict):
                 chosen.update(_heads_of(value, heads))

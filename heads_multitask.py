@@ -14,16 +14,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
-from .configuration_multitask import (
-    HEAD_PROBLEM_TYPES,
-    POOLINGS,
-    MultiTaskConfig,
-    complete_task,
-    extend_labels,
-    new_task,
-    suggest,
-    target_scale,
-)
+from .checks_multitask import suggest
+from .configuration_multitask import POOLINGS, MultiTaskConfig
+from .problem_types_multitask import PROBLEM_TYPES
+from .tasks_multitask import complete_task, extend_labels, new_task, target_scale
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -111,7 +105,7 @@ class TaskHeads:
         if name in self.config.tasks:
             raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
         task = complete_task(name, new_task(task))
-        if task["problem_type"] in HEAD_PROBLEM_TYPES:
+        if PROBLEM_TYPES[task["problem_type"]].has_head:
             with torch.device("cpu"):  # whatever the default is
                 head = MultiTaskHead(self.config.embedding_dim, task).float()
             head.apply(self._init_weights)

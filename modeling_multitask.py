@@ -29,7 +29,7 @@ from .backbone_multitask import (
     open_backbone_config,
     read_sentence_transformers,
 )
-from .configuration_multitask import HEAD_PROBLEM_TYPES, MultiTaskConfig, check_encoder, new_task
+from .configuration_multitask import MultiTaskConfig, check_encoder
 from .dropout_multitask import use_fast
 from .freezing_multitask import Freezing
 from .heads_multitask import POOLING_FUNCTIONS, MultiTaskHead, Projection, TaskHeads
@@ -42,8 +42,10 @@ from .padding_free_multitask import (
     packed_pass,
     token_ids_explained,
 )
+from .problem_types_multitask import PROBLEM_TYPES
 from .saving_multitask import MultiTaskPreTrainedModel
 from .stale_heads_multitask import Origin
+from .tasks_multitask import new_task
 from .tokenizer_multitask import ModelTokenizer
 from .truncation_multitask import tokens_kept_at_start, truncate_batch
 
@@ -100,7 +102,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
             {
                 name: MultiTaskHead(config.embedding_dim, task)
                 for name, task in config.tasks.items()
-                if task["problem_type"] in HEAD_PROBLEM_TYPES
+                if PROBLEM_TYPES[task["problem_type"]].has_head
             }
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None

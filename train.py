@@ -29,7 +29,7 @@ from transformers.hf_argparser import string_to_bool
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from multitask_sentence.configuration_multitask import suggest
+from multitask_sentence.checks_multitask import suggest
 from multitask_sentence.data.augmentation import Augmentation, augment_sets, describe_augmentations, open_augmentations
 from multitask_sentence.data.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.loading import load_tasks

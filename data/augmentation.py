@@ -26,10 +26,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 
+from ..checks_multitask import check_count, check_keys, is_number, suggest
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 from .collation import LABEL_PREFIX
 from .held_out import held_out_sentences
-from .labels import nearest
 from .loading import LabelledSet, LoadedTasks, group_sources
 from .sources import TaskSource
 from .texts import text_key
@@ -50,11 +50,6 @@ class Augmentation:
 
 
 # ---- what a recipe says ----
-
-
-def _check_whole_number(where: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{where} is {value!r}, but should be a whole number of at least 1.")
 
 
 def _check_two(where: str, value: Any, example: str) -> None:
@@ -81,18 +76,14 @@ def complete_augmentation(where: str, block: Any) -> dict[str, Any] | None:
     known = (
         ["method", "share"] if isinstance(method, str) and "." in method else ["method", "share", "models", *DEFAULTS]
     )
-    for key in block:
-        if key not in known:
-            raise ValueError(
-                f"{where}: unknown key {key!r}.{nearest(str(key), known)} Known keys: {', '.join(known)}."
-            )
+    check_keys(where, block, known)
     if method != BACK_TRANSLATION and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", str(method)):
         raise ValueError(
-            f"{where}.method is {method!r}, which is unknown.{nearest(str(method), [BACK_TRANSLATION])} Give "
+            f"{where}.method is {method!r}, which is unknown.{suggest(method, [BACK_TRANSLATION])} Give "
             f"{BACK_TRANSLATION}, or a function of yours, such as my_module.my_function."
         )
     share = block.get("share")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+    if not is_number(share) or not 0 < share <= 1:
         raise ValueError(f"{where}.share is {share!r}, but should be above 0 and at most 1: the share of rows.")
     if method != BACK_TRANSLATION:
         return dict(block)
@@ -101,7 +92,7 @@ def complete_augmentation(where: str, block: Any) -> dict[str, Any] | None:
     if settings["languages"] is not None:
         _check_two(f"{where}.languages", settings["languages"], "en, de")
     for key in ("batch_size", "num_beams", "max_length"):
-        _check_whole_number(f"{where}.{key}", settings[key])
+        check_count(f"{where}.{key}", settings[key])
     return settings
 
 
@@ -123,7 +114,7 @@ def _own_function(where: str, method: str, folder: Path) -> Callable[[list[str]]
         sys.path.remove(str(folder.absolute()))
     function = getattr(module, name, None)
     if not callable(function):
-        found = f"has no {name!r}.{nearest(name, dir(module))}" if function is None else f"holds no function {name!r}."
+        found = f"has no {name!r}.{suggest(name, dir(module))}" if function is None else f"holds no function {name!r}."
         raise ValueError(f"{where}.method: {module.__file__ or module_name} {found} Name a function of it.")
 
     # One process asks it, and the others get its answer: it may cost money, or answer differently each time.

@@ -32,7 +32,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .labels import nearest
+from ..checks_multitask import suggest
 from .shards import file_hash, open_shard, write_shard
 
 FORMAT_VERSION = 1  # of the shards and of the way in which text is made: another number, another folder
@@ -132,7 +132,7 @@ def _set_languages(
     for language in wanted:
         if language not in known:
             raise ValueError(
-                f"{where}.languages: {direction.name} does not know {language!r}.{nearest(language, known)} It knows "
+                f"{where}.languages: {direction.name} does not know {language!r}.{suggest(language, known)} It knows "
                 f"{shown}."
             )
     if instructions:

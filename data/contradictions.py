@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .rules import SCORES, ReadingRules
+from ..problem_types_multitask import PROBLEM_TYPES
+from .rules import ReadingRules
 from .texts import row_key, text_key
 
 
 def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
     """What became of the rows, as the end of an announcement."""
     if rules.contradictions == "keep":
-        others = "drop or mean" if rules.problem_type in SCORES else "drop or majority"
+        others = "drop or mean" if PROBLEM_TYPES[rules.problem_type].has_scores else "drop or majority"
         return f" They stay; tasks.{rules.task}.contradictions: {others} settles them."
     if rules.contradictions == "mean":
         return " All rows of such a text get the mean of its scores."

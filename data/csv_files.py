@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from datasets import BuilderConfig, Dataset, Features, Value, load_dataset
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from .labels import nearest, number
+from ..checks_multitask import suggest
+from .labels import number
 from .parts import Part, attempt, no_pattern
 
 # Empty cells are null; the words NA, None and null stay words, which pandas by itself turns into nothing.
@@ -218,7 +219,7 @@ def _column_hint(task: str, rows: Dataset, parsing: dict[str, Any], columns: dic
     if len(names) == 2 and isinstance(label, str):
         found[1 - longest] = label
     repeated = next((name for name in names if name in rows[name][:100]), None)
-    if repeated is None and nearest(missing, names):
+    if repeated is None and suggest(missing, names):
         return ""
     reason = "If the first line is a row and no header"
     if repeated is not None:

@@ -19,8 +19,8 @@ from datasets.packaged_modules.arrow.arrow import ArrowConfig
 from datasets.packaged_modules.json.json import JsonConfig
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from ..checks_multitask import suggest
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
-from .labels import nearest
 from .parts import Part, attempt, no_pattern
 from .tables import read_excel, read_sql, read_sqlite
 
@@ -67,7 +67,7 @@ def _read_json(task: str, file: str, options: dict[str, Any], columns: dict[str,
         if not isinstance(content, dict) or key not in content:
             known = list(content) if isinstance(content, dict) else []
             raise ValueError(
-                f"{where}: there is no {key!r} with rows.{nearest(key, known)} Found "
+                f"{where}: there is no {key!r} with rows.{suggest(key, known)} Found "
                 f"{known or type(content).__name__}. Correct {setting}.field."
             )
         content, where = content[key], f"{file}, field {field}"
@@ -208,7 +208,7 @@ def check_options(task: str, path: str, options: dict[str, Any]) -> None:
         if key in known or (packaged and key in _LOADING) or (path in ("csv", "tsv") and key in CSV_TYPES):
             continue
         meant = _SYNONYMS.get(key)
-        meant = f" Did you mean {meant!r}?" if meant in known else nearest(str(key), known)
+        meant = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
         raise ValueError(
             f"tasks.{task}.dataset: files of format {path!r} have no option {key!r}.{meant} Known: {', '.join(known)}."
         )

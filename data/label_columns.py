@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import ClassLabel
 
+from ..problem_types_multitask import PROBLEM_TYPES
 from .cells import open_cell
 from .label_names import announce_doubtful_names, check_joined
 from .labels import (
@@ -32,7 +33,7 @@ from .labels import (
 )
 from .parts import Part
 from .problems import CellError, Problems
-from .rules import SCORES, ReadingRules, reading_rules
+from .rules import ReadingRules, reading_rules
 from .sources import TaskSource
 
 Labels = dict[str, list[list[Any]]]  # by split, of each part, one label for each row
@@ -220,7 +221,7 @@ def read_labels(
             f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for each "
             f"column under tasks.{task}.labels, or leave the labels out."
         )
-    if names is None and source.problem_type not in SCORES:
+    if names is None and not PROBLEM_TYPES[source.problem_type].has_scores:
         return _read_classes(source, parts, announcements, problems)
 
     def read_part(part: Part) -> list[Any]:

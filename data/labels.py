@@ -5,7 +5,6 @@ to a label, or to None for a row that is not labelled. What it cannot read it ra
 position; `read_cells` notes file and row. What a cell holds is told by cells.py.
 """
 
-import difflib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from ..checks_multitask import suggest
 from .problems import CellError, Problems
 
 Reader = Callable[[Any], Any]
@@ -35,13 +35,6 @@ class Marks(NamedTuple):
 
     on: tuple[str, ...]
     off: tuple[str, ...] = ()
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: ` Did you mean 'x'?` if a known name is close, else nothing."""
-    by_folded = {other.casefold(): other for other in known}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-    return f" Did you mean {by_folded[close[0]]!r}?" if close else ""
 
 
 def show_names(names: Sequence[str]) -> str:
@@ -163,7 +156,7 @@ def _unknown(task: str, name: str, names: list[str], multi_label: bool) -> str:
         return text + ("." if multi_label else f" and tasks.{task}.problem_type: multi_label_classification.")
     if name.lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(names):
         return f"{text} YAML reads an unquoted yes or no as true or false: quote it."
-    return text + nearest(name, names)
+    return text + suggest(name, names)
 
 
 def _finder(task: str, names: list[str], multi_label: bool) -> Callable[[str], int]:

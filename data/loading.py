@@ -15,22 +15,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from ..checks_multitask import suggest
+from ..problem_types_multitask import PROBLEM_TYPES
 from .contradictions import settle_contradictions
 from .label_columns import read_labels
-from .labels import is_empty, nearest, number
+from .labels import is_empty, number
 from .problems import CellError, Problems
 from .row_hashes import RowHashes
 from .rules import reading_rules
 from .sources import SPLIT_NAMES, Part, TaskSource, check_source, load_parts
 from .splitting import check_splits, set_aside
 
-SENTENCE_COLUMNS = {
-    "single_label_classification": [["sentence"], ["sentence1", "sentence2"]],
-    "multi_label_classification": [["sentence"], ["sentence1", "sentence2"]],
-    "regression": [["sentence"], ["sentence1", "sentence2"]],
-    "similarity": [["sentence1", "sentence2"]],
-    "contrastive": [["anchor", "positive"], ["anchor", "positive", "negative"]],
-}
 SPLIT_SETTINGS = ("validation_split", "test_split", "group")
 LABEL_FEATURES = {
     "single_label_classification": Value("int64"),
@@ -77,13 +72,13 @@ def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
     A list of columns is one sentence, joined (`Part.column`); a list under `negative` is one sentence each.
     """
     task, columns = source.name, source.columns
-    if source.problem_type not in SENTENCE_COLUMNS:
+    if source.problem_type not in PROBLEM_TYPES:
         raise ValueError(
             f"Task {task!r}: unknown problem_type {source.problem_type!r}."
-            f"{nearest(source.problem_type, SENTENCE_COLUMNS)} Known: {sorted(SENTENCE_COLUMNS)}."
+            f"{suggest(source.problem_type, PROBLEM_TYPES)} Known: {sorted(PROBLEM_TYPES)}."
         )
-    label = [] if source.problem_type == "contrastive" else ["label"]
-    forms = [form + label for form in SENTENCE_COLUMNS[source.problem_type]]
+    kind = PROBLEM_TYPES[source.problem_type]
+    forms = [[*form, *(["label"] if kind.has_label_column else [])] for form in kind.columns]
     if set(columns) not in [set(form) for form in forms]:
         raise ValueError(
             f"Task {task!r} ({source.problem_type}): columns should name {' or '.join(map(str, forms))}. "
@@ -185,7 +180,7 @@ def _finish_split(
     unlabelled = total - no_text - len(columns["sentences"])
     contradicting = set()
     for source in sources:
-        if source.problem_type != "contrastive":
+        if PROBLEM_TYPES[source.problem_type].has_label_column:
             labels = columns[f"label_{source.name}"]
             settled = settle_contradictions(reading_rules(source), split, columns["sentences"], labels, announcements)
             columns[f"label_{source.name}"] = settled
@@ -227,7 +222,7 @@ def _load_set(
     problems, labels = Problems(), {}
     for source in sources:
         loaded.problem_types[source.name] = source.problem_type
-        if source.problem_type == "contrastive":
+        if not PROBLEM_TYPES[source.problem_type].has_label_column:
             labels[source.name] = {
                 split: [_contrastive_labels(source, part) for part in found] for split, found in parts.items()
             }
@@ -257,7 +252,7 @@ def _load_set(
 
     for source in sources if "train" in columns else []:
         labels = [label for label in columns["train"][f"label_{source.name}"] if label is not None]
-        if source.problem_type in ("regression", "similarity"):
+        if PROBLEM_TYPES[source.problem_type].has_scores:
             loaded.score_ranges[source.name] = (min(labels), max(labels))
         elif names := loaded.labels.get(source.name):
             multi = source.problem_type == "multi_label_classification"

@@ -1,6 +1,6 @@
 """Per-task metrics: `evaluate` modules of our own, which need no network.
 
-`METRICS` maps each metric's public name to its module, and `compute_metric` computes one in memory:
+`METRIC_MODULES` maps each metric's public name to its module, and `compute_metric` computes one in memory:
 
 >>> compute_metric("accuracy", predictions=[0, 2, 1, 1], references=[0, 2, 2, 1])
 {'accuracy': 0.75}
@@ -114,7 +114,7 @@ def compute_metric(name: str, predictions: Sequence, references: Sequence | None
     Compute one metric by its public name, in memory: several processes may do so at once, without lock files.
 
     Args:
-        name: a key of `METRICS`.
+        name: a key of `METRIC_MODULES`.
         predictions: one entry per row, in the form that the metric's module describes. Arrays stay arrays, so that
             millions of them are no lists of Python's.
         references: what is right, in the same form; `accuracy_at_1` and `mrr` have none.
@@ -126,13 +126,13 @@ def compute_metric(name: str, predictions: Sequence, references: Sequence | None
     Raises:
         ValueError: the metric is unknown, the input is empty, or its rows are not what the metric takes.
     """
-    if name not in METRICS:
-        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+    if name not in METRIC_MODULES:
+        nearest = difflib.get_close_matches(name, METRIC_MODULES, n=1, cutoff=0.0)[0]
         raise ValueError(
             f"Parameter `name` should be a known metric. Found {name!r}; the nearest is {nearest!r}. "
-            f"Known metrics: {sorted(METRICS)}."
+            f"Known metrics: {sorted(METRIC_MODULES)}."
         )
-    module = METRICS[name](keep_in_memory=True)
+    module = METRIC_MODULES[name](keep_in_memory=True)
     if not isinstance(predictions, np.ndarray):
         return module.compute(predictions=predictions, references=references, **kwargs)
     given = {key: {"predictions": predictions, "references": references}[key] for key in module._feature_names()}
@@ -475,7 +475,7 @@ class MRR(_Metric):
         return {"mrr": float((1 / _ranks(predictions)).mean())}
 
 
-METRICS: dict[str, type[evaluate.Metric]] = {
+METRIC_MODULES: dict[str, type[evaluate.Metric]] = {
     "accuracy": Accuracy,
     "macro_f1": MacroF1,
     "micro_f1": MicroF1,
@@ -492,4 +492,9 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     "mrr": MRR,
 }
 
-__all__ = ["METRICS", "compute_metric", "positive_ranks", *sorted({metric.__name__ for metric in METRICS.values()})]
+__all__ = [
+    "METRIC_MODULES",
+    "compute_metric",
+    "positive_ranks",
+    *sorted({module.__name__ for module in METRIC_MODULES.values()}),
+]

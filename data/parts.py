@@ -12,7 +12,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List
 
-from .labels import is_empty, nearest
+from ..checks_multitask import suggest
+from .labels import is_empty
 from .problems import CellError
 
 MAX_SHOWN = 10  # values or columns that a message lists
@@ -225,7 +226,7 @@ class Part:
         """The column that was probably meant: one with this name inside a nested cell, else one spelt alike."""
         inside = [own for own in names if name in own.split(".") or f"from_name={name}" in own.split(".")]
         chosen = next((own for own in inside if own.endswith(("choices", name))), inside[0] if inside else None)
-        return f" Did you mean {chosen!r}?" if chosen else nearest(name, names)
+        return f" Did you mean {chosen!r}?" if chosen else suggest(name, names)
 
 
 __all__ = ["Part", "attempt", "no_pattern", "plain_text"]

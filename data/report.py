@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 from tabulate import tabulate
 
+from ..problem_types_multitask import PROBLEM_TYPES
 from .loading import LabelledSet, LoadedTasks
 from .texts import row_key, text_key
 
@@ -43,13 +44,13 @@ def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, tuple[int, i
 
 def _label_summary(task: str, labels: list[Any], loaded: LoadedTasks) -> dict[str, Any] | None:
     """Rows per label name, or the spread of the scores; None for contrastive."""
-    problem_type = loaded.problem_types[task]
-    if problem_type == "contrastive":
+    kind = PROBLEM_TYPES[loaded.problem_types[task]]
+    if not kind.has_label_column:
         return None
-    if problem_type not in ("single_label_classification", "multi_label_classification"):
+    if kind.has_scores:
         return {"min": min(labels), "mean": float(np.mean(labels)), "max": max(labels)}
     names = loaded.labels[task]
-    if problem_type == "multi_label_classification":
+    if loaded.problem_types[task] == "multi_label_classification":
         counts = np.sum(labels, axis=0)
     else:
         counts = np.bincount(labels, minlength=len(names))

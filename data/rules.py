@@ -7,24 +7,21 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .labels import clean, nearest, spell
+from ..checks_multitask import check_choice, suggest
+from ..problem_types_multitask import PROBLEM_TYPES
+from .labels import clean, spell
 from .sources import TaskSource
 
 MULTI_LABEL = "multi_label_classification"
-SCORES = ("regression", "similarity")
 EMPTY_TEXT = ("error", "drop")
-CONTRADICTIONS = {
-    "single_label_classification": ("keep", "drop", "majority"),
-    MULTI_LABEL: ("keep", "drop", "majority"),
-    "regression": ("keep", "drop", "mean"),
-    "similarity": ("keep", "drop", "mean"),
-}
+_NAMED = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.has_labels)
+_LABELLED = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.has_label_column)
 # Which problem types a setting says something about, and what to tell the others.
 _APPLIES = {
     "label_separator": ((MULTI_LABEL,), "only a multi-label task has several labels in a cell"),
-    "label_map": (("single_label_classification", MULTI_LABEL), "only classification tasks have label names"),
-    "missing_labels": (tuple(CONTRADICTIONS), "a contrastive task has no labels"),
-    "contradictions": (tuple(CONTRADICTIONS), "a contrastive task has no labels"),
+    "label_map": (_NAMED, "only classification tasks have label names"),
+    "missing_labels": (_LABELLED, "a contrastive task has no labels"),
+    "contradictions": (_LABELLED, "a contrastive task has no labels"),
 }
 
 
@@ -102,7 +99,7 @@ def _label_map(where: str, value: Any, labels: list[str], missing: frozenset[str
             )
         if labels and target not in labels:
             raise ValueError(
-                f"{where}: {name!r} becomes {target!r}, which is not a label of the task.{nearest(target, labels)} "
+                f"{where}: {name!r} becomes {target!r}, which is not a label of the task.{suggest(target, labels)} "
                 f"Known labels: {labels[:20]}."
             )
         if name in labels and name != target:
@@ -116,8 +113,7 @@ def _label_map(where: str, value: Any, labels: list[str], missing: frozenset[str
 def _choice(where: str, value: Any, known: tuple[str, ...]) -> str:
     if value is None:
         return known[0]
-    if value not in known:
-        raise ValueError(f"{where} is {value!r}, but should be one of {', '.join(known)}.{nearest(str(value), known)}")
+    check_choice(where, value, known)
     return value
 
 
@@ -159,8 +155,12 @@ def reading_rules(source: TaskSource) -> ReadingRules:
         else _label_map(f"{where}.label_map", source.label_map, labels, missing),
         missing_labels=missing,
         empty_text=_choice(f"{where}.empty_text", source.empty_text, EMPTY_TEXT),
-        contradictions=_choice(f"{where}.contradictions", source.contradictions, CONTRADICTIONS.get(kind, ("keep",))),
+        contradictions=_choice(
+            f"{where}.contradictions",
+            source.contradictions,
+            ("keep", "drop", "mean" if PROBLEM_TYPES[kind].has_scores else "majority"),
+        ),
     )
 
 
-__all__ = ["SCORES", "ReadingRules", "reading_rules"]
+__all__ = ["ReadingRules", "reading_rules"]

@@ -16,9 +16,10 @@ from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_
 from datasets.packaged_modules.csv.csv import CsvConfig
 from datasets.packaged_modules.text.text import TextConfig
 
+from ..checks_multitask import suggest
+from ..problem_types_multitask import PROBLEM_TYPES
 from .csv_files import CSV_OPTIONS, check_csv_options, read_csv
 from .formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
-from .labels import nearest
 from .parts import Part, attempt
 
 
@@ -89,13 +90,13 @@ def _choose_splits(task: str, available: list[str], wanted: dict[str, str] | Non
     for split, own in wanted.items():
         if split not in SPLIT_NAMES:
             raise ValueError(
-                f"tasks.{task}.dataset.splits: unknown split {split!r}.{nearest(str(split), SPLIT_NAMES)} "
+                f"tasks.{task}.dataset.splits: unknown split {split!r}.{suggest(split, SPLIT_NAMES)} "
                 f"Known: {list(SPLIT_NAMES)}."
             )
         if own not in available:
             raise ValueError(
                 f"tasks.{task}.dataset.splits.{split}: the data set has no split {own!r}."
-                f"{nearest(str(own), available)} It has: {available}."
+                f"{suggest(own, available)} It has: {available}."
             )
     return dict(wanted)
 
@@ -154,7 +155,7 @@ def _load_files(source: TaskSource, scores: bool, data_root: Path, announcements
     chosen = _choose_splits(task, list(data_files), wanted)
     if wanted is None and (unknown := [split for split in data_files if split not in chosen.values()]):
         raise ValueError(
-            f"tasks.{task}.dataset.data_files: unknown split {unknown[0]!r}.{nearest(str(unknown[0]), SPLIT_NAMES)} "
+            f"tasks.{task}.dataset.data_files: unknown split {unknown[0]!r}.{suggest(unknown[0], SPLIT_NAMES)} "
             f"Known: {list(SPLIT_NAMES)}; say otherwise under tasks.{task}.dataset.splits."
         )
     check_options(task, path, arguments)
@@ -180,7 +181,7 @@ def _options_of_split(task: str, split: str, arguments: dict[str, Any]) -> dict[
             if split not in by_split:
                 raise ValueError(
                     f"tasks.{task}.dataset.{key} has no entry for the split {split!r}."
-                    f"{nearest(split, map(str, by_split))} Found {list(by_split)}."
+                    f"{suggest(split, map(str, by_split))} Found {list(by_split)}."
                 )
             options[key] = by_split[split]
     return options
@@ -208,7 +209,7 @@ def _load_repository(
             f"up in --data_root, now {data_root}."
         )
     elif path in UNREAD or ("/" not in path and "data_files" in arguments):
-        reason = f" This format is not read: {UNREAD[path]}" if path in UNREAD else nearest(path, FORMATS)
+        reason = f" This format is not read: {UNREAD[path]}" if path in UNREAD else suggest(path, FORMATS)
         raise ValueError(f"tasks.{task}.dataset.path: unknown file format {path!r}.{reason} Known: {list(FORMATS)}.")
     shown = {key: value for key, value in arguments.items() if key != "storage_options"}  # which may hold secrets
     if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
@@ -306,7 +307,7 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
     Raises:
         ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
     """
-    source, scores = sources[0], any(one.problem_type in ("regression", "similarity") for one in sources)
+    source, scores = sources[0], any(PROBLEM_TYPES[one.problem_type].has_scores for one in sources)
     check_source(source)
     task, dataset = source.name, source.dataset
     source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks_multitask import is_number
 from .parts import Part, plain_text
 from .sources import TaskSource
 from .texts import hash_of, row_hash
@@ -46,7 +47,7 @@ def check_split_settings(source: TaskSource) -> None:
     task = source.name
     shares = {"validation_split": source.validation_split, "test_split": source.test_split}
     for key, share in shares.items():
-        if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
+        if share is not None and not (is_number(share) and 0 < share < 1):
             raise ValueError(f"tasks.{task}.{key} should be above 0 and below 1. Found {share!r}.")
     if None not in shares.values() and sum(shares.values()) >= 1:
         raise ValueError(

@@ -24,8 +24,8 @@ from trainer_helpers import (
     without_learning,
 )
 
-from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.tasks_multitask import complete_task
 
 SYMMETRIC = {"temperature": 0.1, "symmetric": True}
 WEIGHTED = {

@@ -16,7 +16,7 @@ from torchjd.aggregation import AlignedMTL, PCGrad, UPGradWeighting
 from torchjd.scalarization import DWA, FAMO, UW
 from transformers import set_seed
 
-from multitask_sentence.configuration_multitask import complete_task
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.balancing import balancers

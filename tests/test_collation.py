@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.collation import MultiTaskCollator, sentence_id
+from multitask_sentence.tasks_multitask import complete_task
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

@@ -7,14 +7,9 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, GPT2Config, T5Config
 
-from multitask_sentence.configuration_multitask import (
-    LOSSES,
-    METRICS,
-    MultiTaskConfig,
-    complete_projection,
-    complete_task,
-    suggest,
-)
+from multitask_sentence.configuration_multitask import MultiTaskConfig, complete_projection
+from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
+from multitask_sentence.tasks_multitask import complete_task
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 LINEAR = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
@@ -129,9 +124,9 @@ def test_every_setting_of_a_task_is_kept() -> None:
 
 @pytest.mark.parametrize("problem_type", COMPLETED)
 def test_every_documented_loss_and_metric_is_accepted(problem_type: str) -> None:
-    for loss in LOSSES[problem_type]:
+    for loss in PROBLEM_TYPES[problem_type].losses:
         assert complete_task("name", shortest(problem_type, loss=loss))["loss"] == loss
-    metrics = list(METRICS[problem_type])
+    metrics = list(PROBLEM_TYPES[problem_type].metrics)
     assert complete_task("name", shortest(problem_type, metrics=metrics))["metrics"] == metrics
 
 
@@ -331,9 +326,3 @@ def test_wrong_config_setting_is_a_value_error_with_its_remedy(settings: dict[st
 def test_wrong_type_of_a_config_field_is_named(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(StrictDataclassError, match=f"field '{name}'"):
         MultiTaskConfig(**settings)
-
-
-def test_suggest_is_silent_without_a_near_name() -> None:
-    assert suggest("xyz", ("mean", "cls")) == ""
-    assert suggest(None, ("mean", "cls")) == ""
-    assert suggest("maen", ("mean", "cls")) == " Did you mean 'mean'?"

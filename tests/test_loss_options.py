@@ -14,8 +14,9 @@ import yaml
 from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 
-from multitask_sentence.configuration_multitask import LOSS_OPTIONS, LOSSES, MultiTaskConfig, complete_task
+from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.class_balance import balanced_class_weights, balanced_pos_weight
 from multitask_sentence.training.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
 from multitask_sentence.training.recipe import load_recipe
@@ -39,10 +40,6 @@ def complete(problem_type: str, options: Any, labels: tuple[str, ...] = ("a", "b
 
 
 # What may be said
-
-
-def test_every_loss_with_options_is_one_that_a_problem_type_knows():
-    assert set(LOSS_OPTIONS) <= {loss for losses in LOSSES.values() for loss in losses}
 
 
 @pytest.mark.parametrize(

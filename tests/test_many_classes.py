@@ -14,10 +14,10 @@ from scipy.sparse import csr_array
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.bootstrap import paired_interval
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.mixture import FILLER_ROW, MixtureDataset
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import evaluation, model_card
 from multitask_sentence.training.confusion import count_confusion
 from multitask_sentence.training.evaluation import answer_task, task_scores

@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 from multitask_sentence.data import metrics as metrics_module
 from multitask_sentence.data.metrics import (
     MCC,
-    METRICS,
+    METRIC_MODULES,
     MRR,
     MSE,
     Accuracy,
@@ -50,23 +50,23 @@ def example_input(name: str) -> dict[str, list]:
 # Every metric
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(METRIC_MODULES))
 def test_result_holds_the_public_name_and_plain_floats(name):
     result = compute_metric(name, **example_input(name))
     assert name in result
     assert {type(value) for value in result.values()} == {float}
-    assert set(result) <= set(METRICS)
+    assert set(result) <= set(METRIC_MODULES)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(METRIC_MODULES))
 def test_module_describes_itself(name):
-    module = METRICS[name](keep_in_memory=True)
+    module = METRIC_MODULES[name](keep_in_memory=True)
     assert f"`{name}`" in module.inputs_description
     assert "predictions" in module.inputs_description
     assert module.description in module.inputs_description
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(METRIC_MODULES))
 def test_empty_input_is_refused(name):
     for column in example_input(name):
         with pytest.raises(ValueError, match=rf"`{column}` of .* should hold at least one row\. Found \[\]"):
@@ -89,7 +89,7 @@ def test_different_numbers_of_rows_are_refused():
 def test_unknown_metric_names_the_nearest_and_the_known_ones(wrong, nearest):
     with pytest.raises(ValueError, match=f"Found '{wrong}'; the nearest is '{nearest}'. Known metrics: .*") as error:
         compute_metric(wrong, [0], [0])
-    assert all(f"'{name}'" in str(error.value).split("Known metrics")[1] for name in METRICS)
+    assert all(f"'{name}'" in str(error.value).split("Known metrics")[1] for name in METRIC_MODULES)
 
 
 def test_doctests_show_what_is_returned():
@@ -107,7 +107,7 @@ def test_direct_instantiation_needs_no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    for name, metric in METRICS.items():
+    for name, metric in METRIC_MODULES.items():
         assert name in metric(keep_in_memory=True).compute(**example_input(name))
 
 

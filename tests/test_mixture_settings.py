@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.mixture import MixtureBatchSampler
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.card_body import _tasks, _training
 from multitask_sentence.training.mixture import complete_mixture, describe_epoch
 from multitask_sentence.training.recipe import load_recipe

@@ -12,8 +12,9 @@ from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.configuration_multitask import MultiTaskConfig, complete_task
+from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import loss_scale
 from multitask_sentence.training.evaluation import Evaluation
 from multitask_sentence.training.losses import mse

@@ -14,9 +14,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
-from multitask_sentence.configuration_multitask import complete_task
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.evaluation import choose_thresholds
 

@@ -15,7 +15,7 @@ import torch.nn as nn
 from transformers import AutoModel, PreTrainedConfig
 
 from ..adapter_multitask import ADAPTER_NAME, import_peft, inject_adapter, merge_into_backbone
-from ..configuration_multitask import suggest
+from ..checks_multitask import check_choice, check_keys, suggest
 from ..modeling_multitask import MultiTaskModel
 
 SAVES = ("merged", "adapter")
@@ -69,18 +69,14 @@ def adapter_config(settings: dict[str, Any]) -> Any:
             f"peft.peft_type is {settings['peft_type']!r}: {reason}.{suggest(kind, kinds)} "
             f"Known types: {', '.join(sorted(kinds))}."
         )
-    if save not in SAVES:
-        raise ValueError(f"peft.save is {save!r}, but should be one of {', '.join(SAVES)}.{suggest(save, SAVES)}")
+    check_choice("peft.save", save, SAVES)
     values = {key: value for key, value in settings.items() if key not in ("peft_type", "save")}
-    known = [field.name for field in fields(kinds[kind]) if field.init and field.name not in REFUSED_KEYS]
+    known = sorted(field.name for field in fields(kinds[kind]) if field.init and field.name not in REFUSED_KEYS)
     for key in values:
         if key in REFUSED_KEYS:
             raise ValueError(f"peft.{key} {REFUSED_KEYS[key]}. Remove it.")
-        if key not in known:
-            raise ValueError(
-                f"peft: unknown key {key!r}.{suggest(key, [*known, 'peft_type', 'save'])} "
-                f"Known keys for {kind}: peft_type, save, {', '.join(sorted(known))}."
-            )
+    names = ["peft_type", "save", *known]
+    check_keys("peft", values, names, f"Known keys for {kind}: {', '.join(names)}.")
     try:
         return kinds[kind](**values)
     except (ValueError, TypeError) as error:

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from dataclasses import fields
 from enum import Enum
-from numbers import Integral, Real
+from numbers import Integral
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import integration_utils
 
-from ..configuration_multitask import suggest
+from ..checks_multitask import check_choice, is_number, suggest
 
 AT_LEAST_ONE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit"),
@@ -62,7 +62,6 @@ def _refuse(name: str, value: Any, should_be: str) -> None:
 
 def _check_number(name: str, value: Any) -> None:
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if name in AT_LEAST_ONE and not (is_whole and 1 <= value < 2**31):
         _refuse(name, value, "a whole number of at least 1")
     if name in SEEDS and not (is_whole and 0 <= value < 2**32):
@@ -71,14 +70,14 @@ def _check_number(name: str, value: Any) -> None:
         _refuse(name, value, "a whole number of at least 0")
     if name == "max_steps" and not (is_whole and (value == -1 or 1 <= value < 2**31)):
         _refuse(name, value, "a whole number of at least 1 (or -1: num_train_epochs decides)")
-    if name in AT_LEAST_ZERO and not (is_number and 0 <= value < 2**63):
+    if name in AT_LEAST_ZERO and not (is_number(value) and 0 <= value < 2**63):
         _refuse(name, value, "a number of at least 0")
-    if name in ABOVE_ZERO and not (is_number and 0 < value < 2**31):
+    if name in ABOVE_ZERO and not (is_number(value) and 0 < value < 2**31):
         freeze = " (to train nothing, say strategy: {freeze: all})" if name == "num_train_epochs" else ""
         _refuse(name, value, "a number above 0" + freeze)
     if name in STEPS_OR_SHARE and value >= 1 and value != int(value):
         _refuse(name, value, "a whole number of steps, or below 1 a share of all steps")
-    if name in BELOW_ONE and not (is_number and 0 <= value < 1):
+    if name in BELOW_ONE and not (is_number(value) and 0 <= value < 1):
         _refuse(name, value, "a number of at least 0 and below 1")
 
 
@@ -88,9 +87,7 @@ def _check_kind(name: str, value: Any, hint: Any, choices: Any) -> None:
     enum = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
     if known := [str(word) for word in choices or [kind.value for kind in enum or []]]:
         value = value.value if isinstance(value, Enum) else value
-        if not isinstance(value, str) or value not in known:
-            listed = ", ".join(known) if len(known) <= 16 else f"{', '.join(known[:12])} or {len(known) - 12} others"
-            raise ValueError(f"training.{name} is {value!r}, but should be one of {listed}.{suggest(value, known)}")
+        check_choice(f"training.{name}", value, known)
     elif kinds == {str}:
         may_be_bool = name in ("fsdp", "resume_from_checkpoint")
         if not isinstance(value, (str, os.PathLike)) and not (may_be_bool and isinstance(value, bool)):

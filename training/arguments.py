@@ -10,7 +10,7 @@ import torch
 from transformers import IntervalStrategy, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from ..configuration_multitask import ERROR_METRICS
+from ..problem_types_multitask import METRICS
 from .argument_checks import check_values
 
 # Every field of transformers' own arguments stands in one of these two tables, and tests/test_arguments.py tells of a
@@ -162,7 +162,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"
         check_values(self)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *ERROR_METRICS))
+            errors = [name for name, metric in METRICS.items() if metric.is_error]
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *errors))
         super().__post_init__()
         for name, default in _LEFT_TO_BATCHES.items():
             value = getattr(self.accelerator_config, name)

@@ -16,7 +16,8 @@ from typing import Any
 from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..configuration_multitask import METRICS, suggest
+from ..checks_multitask import suggest
+from ..problem_types_multitask import PROBLEM_TYPES
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
@@ -148,7 +149,7 @@ def check_best_metric(args: TrainingArguments, tasks: dict[str, dict[str, Any]])
         return
     known = ["score", "loss"]
     for task, settings in tasks.items():
-        metrics = settings.get("metrics") or METRICS[settings["problem_type"]][:1]
+        metrics = settings.get("metrics") or PROBLEM_TYPES[settings["problem_type"]].metrics[:1]
         known += [f"{task}_{name}" for name in (*metrics, "loss")]
     if (name := metric.removeprefix("eval_")) not in known:
         raise ValueError(

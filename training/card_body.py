@@ -14,12 +14,12 @@ from tabulate import tabulate
 from transformers import TrainingArguments
 
 from .. import __version__
+from ..checks_multitask import is_number
 from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import format_balancing
 from .card_metadata import CardContent, code_span, is_hub_id, read_augmented
 from .comparison.report import comparison_section
 from .confusion import read_confusion, worst_classes
-from .plots import is_number
 from .results import RECIPE_FILE, RESULTS_FILE
 
 FOLDER_PLACEHOLDER = "path/to/this/folder"

@@ -17,20 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..checks_multitask import is_number
 from ..configuration_multitask import MultiTaskConfig
 from ..data.formats import FORMATS
-from .plots import is_number
-
-# The Hub's own metric names (hf.co/metrics) and arguments; a metric that is not here goes by its own name.
-METRIC_TYPES: dict[str, tuple[str, dict[str, str] | None]] = {
-    "macro_f1": ("f1", {"average": "macro"}),
-    "micro_f1": ("f1", {"average": "micro"}),
-    "macro_recall": ("recall", {"average": "macro"}),
-    "mcc": ("matthews_correlation", None),
-    "spearman": ("spearmanr", None),
-    "pearson": ("pearsonr", None),
-    "cosine_spearman": ("spearmanr", None),
-}
+from ..problem_types_multitask import METRICS, PROBLEM_TYPES
 
 
 @dataclass
@@ -133,13 +123,6 @@ def read_augmented(noted: dict[str, Any]) -> str:
     return f"; {noted['rows']} of the training rows were made by {how} from {noted['share']:.0%} of the others"
 
 
-def _hub_task(problem_type: str) -> tuple[str, str]:
-    """The Hub's own name for what a task does; a regression on text counts as text classification there."""
-    if problem_type in ("similarity", "contrastive"):
-        return "sentence-similarity", "Sentence Similarity"
-    return "text-classification", "Text Classification"
-
-
 def eval_results(content: CardContent) -> list[EvalResult]:
     """
     Every task's measured test scores. A score that is undefined (NaN) is no number, so it is not there.
@@ -153,11 +136,10 @@ def eval_results(content: CardContent) -> list[EvalResult]:
         if task not in content.tasks:
             continue
         source = content.sources.get(task) or DataSource("")
-        task_type, task_name = _hub_task(content.tasks[task]["problem_type"])
+        task_type, task_name = PROBLEM_TYPES[content.tasks[task]["problem_type"]].hub_task
         for metric in content.tasks[task]["metrics"]:
             if not is_number(scores.get(metric)):
                 continue
-            metric_type, metric_args = METRIC_TYPES.get(metric, (metric, None))
             found.append(
                 EvalResult(
                     task_type=task_type,
@@ -166,10 +148,10 @@ def eval_results(content: CardContent) -> list[EvalResult]:
                     dataset_name=source.hub_id or f"local data of {task}",
                     dataset_config=source.config if source.hub_id else task,
                     dataset_split=source.test_split,
-                    metric_type=metric_type,
+                    metric_type=METRICS[metric].hub_name or metric,
                     metric_name=f"{task} {metric.replace('_', ' ')}",
                     metric_value=scores[metric],
-                    metric_args=metric_args,
+                    metric_args=METRICS[metric].hub_arguments,
                 )
             )
     return found
@@ -180,7 +162,7 @@ def card_metadata(content: CardContent) -> ModelCardData:
     backbone = content.results["backbone"]
     results = eval_results(content)
     hub_ids = [source.hub_id for source in content.sources.values() if source.hub_id]
-    kinds = dict.fromkeys(_hub_task(settings["problem_type"])[0] for settings in content.tasks.values())
+    kinds = dict.fromkeys(PROBLEM_TYPES[settings["problem_type"]].hub_task[0] for settings in content.tasks.values())
     return ModelCardData(
         language=content.language,
         license=content.license,

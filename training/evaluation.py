@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from ..configuration_multitask import LABELLED_PROBLEM_TYPES
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
 from ..inference_multitask import evaluating
 from ..modeling_multitask import MultiTaskModel
+from ..problem_types_multitask import PROBLEM_TYPES
 from .losses import task_loss
 
 # Of a task with more labels, only the highest probabilities of a row are kept.
@@ -184,7 +184,7 @@ def answer_task(
             more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row.
     """
     settings = model.config.tasks[task]
-    is_classification = settings["problem_type"] in LABELLED_PROBLEM_TYPES
+    is_classification = PROBLEM_TYPES[settings["problem_type"]].has_labels
     loss, found, probable = 0.0, [], []
     for logits, batch_rows, batch_labels in zip(
         task_logits(model, task, embeddings, rows, batch_size),

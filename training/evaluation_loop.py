@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import speed_metrics
 
-from ..configuration_multitask import suggest
+from ..checks_multitask import suggest
 from .confusion import count_confusion
 from .evaluation import (
     Evaluation,

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..configuration_multitask import target_scale
+from ..tasks_multitask import target_scale
 from .contrastive import multiple_negatives_ranking
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..configuration_multitask import suggest
+from ..checks_multitask import check_choice, check_keys, check_mapping, is_number
 from ..data.collation import LABEL_PREFIX
 from ..data.mixture import MixtureBatchSampler, first_rows
 from ..data.rates import SAMPLINGS, deal_rows, set_weights
+from ..problem_types_multitask import LOSSES
 
 BATCHES = ("mixed", "single_task")
-PAIR_LOSSES = ("cosent", "multiple_negatives_ranking")  # compare the rows of a batch with each other
-LEAST_ROWS_OF_PAIR_LOSSES = 16
+LEAST_ROWS_TO_COMPARE = 16  # stand together where a loss compares them
 
 _DEFAULTS = {
     "sampling": "proportional",
@@ -38,14 +38,9 @@ _WHOLE = ("max_rows", "rows_per_batch", "epoch_rows")  # the others are any numb
 
 
 def _check_number(where: str, key: str, value: Any) -> None:
-    kinds, name = (int, "whole number") if key in _WHOLE else ((int, float), "number")
-    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{where} is {value!r}, but should be a {name} above 0.")
-
-
-def _check_choice(where: str, found: Any, known: Sequence[str]) -> None:
-    if found not in known:
-        raise ValueError(f"{where} is {found!r}, but should be one of {', '.join(known)}.{suggest(found, known)}")
+    is_whole = key in _WHOLE
+    if not is_number(value) or value <= 0 or (is_whole and not isinstance(value, int)):
+        raise ValueError(f"{where} is {value!r}, but should be a {'whole number' if is_whole else 'number'} above 0.")
 
 
 def _value_of_set(key: str, values: dict[str, Any], tasks: Sequence[str]) -> Any:
@@ -95,16 +90,11 @@ def complete_mixture(mixture: Any, groups: Sequence[Sequence[str]]) -> dict[str,
         ValueError: names the key, what was found and what would be right.
     """
     mixture = {} if mixture is None else mixture
-    if not isinstance(mixture, dict):
-        raise ValueError(f"mixture is {mixture!r}, but should be a mapping (lines of `key: value`).")
-    for key in mixture:
-        if key not in _DEFAULTS:
-            raise ValueError(
-                f"mixture: unknown key {key!r}.{suggest(key, _DEFAULTS)} Known keys: {', '.join(_DEFAULTS)}."
-            )
+    check_mapping("mixture", mixture)
+    check_keys("mixture", mixture, _DEFAULTS)
     mixture = {**_DEFAULTS, **{key: value for key, value in mixture.items() if value is not None}}
-    _check_choice("mixture.sampling", mixture["sampling"], SAMPLINGS)
-    _check_choice("mixture.batches", mixture["batches"], BATCHES)
+    check_choice("mixture.sampling", mixture["sampling"], SAMPLINGS)
+    check_choice("mixture.batches", mixture["batches"], BATCHES)
     for key in ("temperature", "epoch_rows"):
         if mixture[key] is not None:
             _check_number(f"mixture.{key}", key, mixture[key])
@@ -112,11 +102,8 @@ def complete_mixture(mixture: Any, groups: Sequence[Sequence[str]]) -> dict[str,
     for key in ("rates", "passes", "max_rows", "rows_per_batch"):
         if not isinstance(mixture[key], dict):
             raise ValueError(f"mixture.{key} is {mixture[key]!r}, but should be a mapping (lines of `task: number`).")
+        check_keys(f"mixture.{key}", mixture[key], tasks)
         for task, value in mixture[key].items():
-            if task not in tasks:
-                raise ValueError(
-                    f"mixture.{key}: unknown key {task!r}.{suggest(task, tasks)} Known keys: {', '.join(tasks)}."
-                )
             _check_number(f"mixture.{key}.{task}", key, value)
 
     for key, sampling in (("temperature", "temperature"), ("rates", "rates"), ("passes", "proportional")):
@@ -189,7 +176,7 @@ def _least_rows(
     """
     needed = [1]
     for task in tasks:
-        default = min(LEAST_ROWS_OF_PAIR_LOSSES, batch_size) if settings[task]["loss"] in PAIR_LOSSES else 1
+        default = min(LEAST_ROWS_TO_COMPARE, batch_size) if LOSSES[settings[task]["loss"]].compares_rows else 1
         least = mixture["rows_per_batch"].get(task, default)
         if least > 1:
             share = len(given_labels(rows, task)) / len(rows)

@@ -17,7 +17,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..configuration_multitask import LABELLED_PROBLEM_TYPES, MultiTaskConfig
+from ..configuration_multitask import MultiTaskConfig
+from ..problem_types_multitask import PROBLEM_TYPES
 from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_step
 from .card_metadata import CardContent, card_metadata, read_source
 from .comparison.report import draw_comparison
@@ -43,7 +44,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
         counted = {
             task: read_confusion(found)
             for task, found in results.get("confusion", {}).items()
-            if task in tasks and tasks[task]["problem_type"] in LABELLED_PROBLEM_TYPES
+            if task in tasks and PROBLEM_TYPES[tasks[task]["problem_type"]].has_labels
         }
         for task in most_wrong(counted, MOST_PICTURES):
             file = f"{CONFUSION_PICTURES}{task}.png"

@@ -6,7 +6,6 @@
 matplotlib is needed for drawing only, and imported there.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks_multitask import is_number
 from .confusion import matrix_of, most_confused
 
 # Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.
@@ -22,11 +22,6 @@ LABELS_OF_MANY = 25
 MOST_TASKS = 20  # of more, curves stay without a name
 LONGEST_LABEL = 24
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number: an undefined metric is NaN, or null once it went through JSON."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _series(entries: dict[int, dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

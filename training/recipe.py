@@ -7,20 +7,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..configuration_multitask import (
-    HEAD_PROBLEM_TYPES,
-    LABELLED_PROBLEM_TYPES,
-    METRICS,
-    POOLINGS,
-    complete_projection,
-    complete_task,
-    suggest,
-)
+from ..checks_multitask import check_choice, check_count, check_flag, check_keys, check_mapping
+from ..configuration_multitask import POOLINGS, complete_projection
 from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
 from ..data.rules import reading_rules
 from ..data.sources import TaskSource
 from ..data.splitting import check_split_settings
+from ..problem_types_multitask import PROBLEM_TYPES, find_problem_type
+from ..tasks_multitask import complete_task
 from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import complete_balancing
 from .mixture import complete_mixture
@@ -90,26 +85,22 @@ def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> di
     """The value, if it is a mapping with known keys only; an empty one for nothing at all."""
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r}, but should be a mapping (lines of `key: value`).")
-    for key in value:
-        if known is not None and key not in known:
-            listed = ", ".join(sorted(known)) if len(known) <= 40 else f"{len(known)}; train.py --help lists them"
-            raise ValueError(f"{where}: unknown key {key!r}.{suggest(key, known)} Known keys: {listed}.")
+    check_mapping(where, value)
+    if known is not None:
+        hint = f"Known keys: {len(known)}; train.py --help lists them." if len(known) > 40 else None
+        check_keys(where, value, sorted(known), hint)
     return value
 
 
 def _check_embedding(content: dict[str, Any]) -> None:
     """Pooling, projection, normalize and max_length, each of which may be absent."""
     pooling, normalize, max_length = (content.get(key) for key in ("pooling", "normalize", "max_length"))
-    if pooling is not None and pooling not in POOLINGS:
-        raise ValueError(
-            f"pooling is {pooling!r}, but should be one of {', '.join(POOLINGS)}.{suggest(pooling, POOLINGS)}"
-        )
-    if normalize is not None and not isinstance(normalize, bool):
-        raise ValueError(f"normalize is {normalize!r}, but should be true or false.")
-    if max_length is not None and (type(max_length) is not int or max_length < 1):
-        raise ValueError(f"max_length is {max_length!r}, but should be a whole number of at least 1.")
+    if pooling is not None:
+        check_choice("pooling", pooling, POOLINGS)
+    if normalize is not None:
+        check_flag("normalize", normalize)
+    if max_length is not None:
+        check_count("max_length", max_length)
     complete_projection(content.get("projection"))
 
 
@@ -148,11 +139,12 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     task = _mapping(where, task, _TASK_KEYS)
     settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
     columns = _mapping(f"{where}.columns", task.get("columns"))
-    if settings.get("problem_type") in HEAD_PROBLEM_TYPES:
+    kind = find_problem_type(f"{where}.problem_type", settings.get("problem_type"))
+    if kind.has_head:
         settings["pair"] = "sentence1" in columns
     # What only the data can say stands in for itself here, so that the rest is checked before any data is loaded.
     stand_in = dict(settings)
-    if settings.get("problem_type") in LABELLED_PROBLEM_TYPES:
+    if kind.has_labels:
         stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options")))
     complete_task(name, stand_in)
     if "labels" in settings:
@@ -216,7 +208,7 @@ def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
     for name, settings in tasks.items():
-        for metric in (*METRICS[settings["problem_type"]], "loss"):
+        for metric in (*PROBLEM_TYPES[settings["problem_type"]].metrics, "loss"):
             owner = owners.setdefault(f"{name}_{metric}", name)
             if owner != name:
                 raise ValueError(
@@ -247,8 +239,7 @@ def load_recipe(path: str | Path) -> Recipe:
             raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
         _check_embedding(content)
         drop_held_out = content.get("drop_held_out", False)
-        if not isinstance(drop_held_out, bool):
-            raise ValueError(f"drop_held_out is {drop_held_out!r}, but should be true or false.")
+        check_flag("drop_held_out", drop_held_out)
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
         _check_no_token("training", training)

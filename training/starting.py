@@ -18,18 +18,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from ..backbone_multitask import find_backbone, open_backbone_config, read_sentence_transformers
-from ..configuration_multitask import (
-    LABELLED_PROBLEM_TYPES,
-    MultiTaskConfig,
-    check_encoder,
-    complete_projection,
-    complete_task,
-    extend_labels,
-)
+from ..configuration_multitask import MultiTaskConfig, check_encoder, complete_projection
 from ..data.loading import LoadedTasks
 from ..data.row_hashes import RowHashes, read_row_hashes
 from ..data.sources import TaskSource
 from ..modeling_multitask import MultiTaskModel
+from ..problem_types_multitask import PROBLEM_TYPES
+from ..tasks_multitask import complete_task, extend_labels
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import check_shared_parts, complete_balancing
@@ -180,7 +175,7 @@ def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start
 def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
     """The configuration of the model to train, as far as it is known without data: labels may be stand-ins."""
     new = {
-        name: {"labels": ["first", "second"], **task} if task["problem_type"] in LABELLED_PROBLEM_TYPES else task
+        name: {"labels": ["first", "second"], **task} if PROBLEM_TYPES[task["problem_type"]].has_labels else task
         for name, task in recipe.settings.items()
         if name not in start.tasks
     }

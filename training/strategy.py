@@ -8,7 +8,6 @@
 Without a schedule there is one stage. How a plan is carried out stands in stages.py.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,7 +18,8 @@ import torch.nn as nn
 from tabulate import tabulate
 from transformers import TrainingArguments
 
-from ..configuration_multitask import MultiTaskConfig, suggest
+from ..checks_multitask import check_keys, check_mapping, is_number
+from ..configuration_multitask import MultiTaskConfig
 from ..freezing_multitask import select_parts
 from ..modeling_multitask import MultiTaskModel
 
@@ -76,18 +76,6 @@ class Plan:
 # ---- from the block to the plan ----
 
 
-def _check_keys(where: str, found: Any, known: Sequence[str]) -> None:
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} is {found!r}, but should be a mapping (lines of `key: value`).")
-    for key in found:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}.{suggest(key, known)} Known keys: {', '.join(known)}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -112,10 +100,11 @@ def _check_rates(where: str, rates: Any, names: Sequence[str], trainable: Iterab
     if rates is None:
         return {}
     known = ["backbone", "projection", "heads", *(name[6:] for name in names if name.startswith("heads."))]
-    _check_keys(where, rates, known)
+    check_mapping(where, rates)
+    check_keys(where, rates, known)
     trainable = {key for part in trainable for key in _rate_keys(part)}
     for key, rate in rates.items():
-        if not _is_number(rate) or rate <= 0:
+        if not is_number(rate) or rate <= 0:
             raise ValueError(
                 f"{where}.{key} is {rate!r}, but should be a number above 0. Freeze what should not train."
             )
@@ -131,7 +120,7 @@ def _check_rates(where: str, rates: Any, names: Sequence[str], trainable: Iterab
 def _check_layer_decay(decay: Any, names: Sequence[str]) -> float:
     if decay is None:
         return 1.0
-    if not _is_number(decay) or not 0 < decay <= 1:
+    if not is_number(decay) or not 0 < decay <= 1:
         raise ValueError(f"strategy.layer_decay is {decay!r}, but should be a number above 0 and at most 1.")
     if "backbone" in names:
         raise ValueError("strategy.layer_decay: this backbone has no single list of its own layers. Leave it out.")
@@ -164,11 +153,12 @@ def _read_stages(
     read, joined = [], set()
     for number, stage in enumerate(stages, 1):
         where = f"strategy.unfreeze, stage {number}"
-        _check_keys(where, stage, STAGE_KEYS)
+        check_mapping(where, stage)
+        check_keys(where, stage, STAGE_KEYS)
         epochs, is_last = stage.get("epochs"), number == len(stages)
         if is_last and epochs is not None:
             raise ValueError(f"{where}: the last stage lasts to the end of training. Leave epochs out.")
-        if not is_last and (not _is_number(epochs) or epochs <= 0):
+        if not is_last and (not is_number(epochs) or epochs <= 0):
             raise ValueError(f"{where}: epochs is {epochs!r}, but should be a number above 0; fractions are fine.")
         joined = joined | _stage_parts(where, stage.get("train"), names, frozen, joined)
         own_rates = _check_rates(f"{where}, learning_rates", stage.get("learning_rates"), names, joined)
@@ -211,7 +201,8 @@ def make_plan(strategy: dict[str, Any] | None, parts: Parts, args: TrainingArgum
         ValueError: something is unknown, contradicts something else, or leaves nothing to train.
     """
     strategy, names = strategy or {}, list(parts)
-    _check_keys("strategy", strategy, STRATEGY_KEYS)
+    check_mapping("strategy", strategy)
+    check_keys("strategy", strategy, STRATEGY_KEYS)
     to_freeze = _listed(strategy.get("freeze"))
     chosen = _select("strategy.freeze", names, *to_freeze)
     frozen = [

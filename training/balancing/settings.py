@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ...configuration_multitask import suggest
+from ...checks_multitask import check_choice, check_keys, is_number, suggest
 from ..strategy import Plan
 from .balancers import (
     Balancer,
@@ -69,14 +69,12 @@ def complete_balancing(balancing: str | dict[str, Any] | None) -> dict[str, Any]
         found = "balancing has no method" if method is None else f"balancing is {method!r}"
         raise ValueError(f"{found}, but should be one of {', '.join(METHODS)}.{suggest(method, METHODS)}")
     known = METHODS[method]
+    options = f"The options of {method}: {', '.join(known)}." if known else f"{method} has no options."
+    check_keys("balancing", settings, known, options)
     for key, value in settings.items():
-        if key not in known:
-            options = f"The options of {method}: {', '.join(known)}." if known else f"{method} has no options."
-            raise ValueError(f"balancing: unknown key {key!r}.{suggest(key, known)} {options}")
         if key == "scale_mode":
-            if value not in SCALE_MODES:
-                raise ValueError(f"balancing.scale_mode is {value!r}, but should be one of {', '.join(SCALE_MODES)}.")
-        elif not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            check_choice("balancing.scale_mode", value, SCALE_MODES)
+        elif not is_number(value) or value < 0:
             raise ValueError(f"balancing.{key} is {value!r}, but should be a number of at least 0.")
         elif key == "temperature" and value == 0:
             raise ValueError("balancing.temperature is 0, but should be above 0.")
