@@ -16,6 +16,7 @@ from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import loss_scale
+from multitask_sentence.training.balancing import step
 from multitask_sentence.training.evaluation import Evaluation
 from multitask_sentence.training.losses import mse
 
@@ -250,7 +251,7 @@ def test_training_warns_once_of_a_loss_that_dwarfs_the_others(
     backbone, tmp_path, monkeypatch, weight, balancing, expected
 ):
     warnings: list[str] = []
-    monkeypatch.setattr(loss_scale.logger, "warning", warnings.append)
+    monkeypatch.setattr(step.logger, "warning", warnings.append)
     model = helpers.make_model(backbone, ("sentiment", "rating"))
     model.config.tasks["rating"]["loss_weight"] = weight
     trainer = helpers.make_trainer(

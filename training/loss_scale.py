@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback
-from transformers.utils import logging
 
 from .mixture import given_labels
-
-logger = logging.get_logger(__name__)
 
 FIRST_STEPS = 10  # optimizer steps that the losses are compared over
 DWARFING_FACTOR = 20  # between losses of such different kinds as CoSENT and BCE, five to ten times are usual
@@ -79,30 +75,25 @@ def dwarfing(losses: dict[str, float], weights: dict[str, float], steps: int) ->
     )
 
 
-class LossWatch(TrainerCallback):
-    """Adds up the tasks' weighted losses of the first steps, and warns once where one dwarfs the others."""
+class LossWatch:
+    """
+    Adds up the tasks' weighted losses of the first steps, and warns once where one dwarfs the others.
 
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.sums: torch.Tensor | None = None
-        self.is_done = False
+    Args:
+        weights: each trained task's `loss_weight`.
+        steps: of the training; fewer than `FIRST_STEPS` are looked at where it is shorter.
+    """
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        # Balancing changes the weights by itself, and a run that is resumed was warned before.
-        self.sums, self.is_done = None, self.trainer.balancer.method != "sum" or state.global_step > 0
+    def __init__(self, weights: dict[str, float], steps: int):
+        self.weights = weights
+        self.steps_left = self.steps = min(FIRST_STEPS, steps)
+        self.sums = torch.zeros(len(weights))
 
-    def on_substep_end(self, args, state, control, **kwargs):
-        if not self.is_done:
-            values = self.trainer._values.detach()  # (tasks,): loss_weight times loss, this process's share
-            self.sums = values.clone() if self.sums is None else self.sums + values
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.on_substep_end(args, state, control)
-        if not self.is_done and state.global_step == min(FIRST_STEPS, state.max_steps):
-            self.is_done = True
-            tasks = self.trainer.trained_tasks
-            losses = self.trainer.accelerator.reduce(self.sums, reduction="mean").tolist()
-            weights = {task: settings["loss_weight"] for task, settings in tasks.items()}
-            warning = dwarfing(dict(zip(tasks, losses, strict=True)), weights, state.global_step)
-            if warning is not None and state.is_world_process_zero:
-                logger.warning(warning)
+    def add(self, values: torch.Tensor) -> str | None:
+        """Take a step's weighted losses `(tasks,)`; gives the warning where it is due."""
+        self.steps_left -= 1
+        if self.steps_left >= 0:
+            self.sums += values
+        if self.steps_left != 0:
+            return None
+        return dwarfing(dict(zip(self.weights, self.sums.tolist(), strict=True)), self.weights, self.steps)

@@ -23,9 +23,8 @@ from transformers.utils import logging
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
 from ..data.mixture import MixtureDataset, rows_labelled_for
-from ..modeling_multitask import MultiTaskModel
+from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from .arguments import MultiTaskTrainingArguments
-from .balancing.balancers import GradientBalancer
 from .balancing.settings import check_shared_parts, make_balancer
 from .balancing.step import BalancedStep
 from .best_checkpoints import (
@@ -59,7 +58,8 @@ class _BeginCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._reset_task_losses()
+        self.trainer._reset_logged_losses()
+        self.trainer._watch_losses()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # After resuming, the sampler is wrapped too deeply for the Trainer to reach it.
@@ -147,6 +147,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         self.strategy = strategy or {}
         self.origin = origin or {}
         self._features: FeatureCache | None = None
+        self._loss_watch: LossWatch | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
         self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
@@ -160,7 +161,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         check_best_metric(args, self.tasks)
         check_early_stopping(args, tuple(self.tasks))
         self.best_of_tasks = BestOfTasks(self)
-        own_callbacks = [_BeginCallback(self), self.best_of_tasks, LossWatch(self)]
+        own_callbacks = [_BeginCallback(self), self.best_of_tasks]
         if args.early_stopping_patience is not None:
             own_callbacks.append(EarlyStopping(self.tasks))
         self.drawn = self._drawn_sets()
@@ -193,7 +194,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
             callbacks=[*own_callbacks, *(callbacks or [])],
         )
         self.label_names = ["labels"]
-        self._reset_task_losses()
+        self._reset_logged_losses()
         self._stage = 0
         self._stage_starts = [0]
         if len(self.plan.stages) > 1:
@@ -338,16 +339,26 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
 
     # ---- loss ----
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def task_losses(
+        self, model: torch.nn.Module, inputs: dict[str, Any], counts: dict[str, int] | None = None
+    ) -> tuple[torch.Tensor, MultiTaskOutput]:
         """
-        The weighted sum of the task losses: this process's share of the mean over the whole optimizer step.
+        One loss for each trained task: this process's share of the mean over the whole optimizer step.
 
-        Each `loss_t` is summed over the micro-batch and divided by the task's labelled rows in all micro-batches of
-        all processes. DDP averages gradients over processes, hence the factor.
+        Args:
+            model: the model, or what accelerate has wrapped around it.
+            inputs: a collated batch on the model's device.
+            counts: by task, its labelled rows in all micro-batches of all processes in this step; those of the batch
+                where nothing is said.
+
+        Each loss is summed over the batch and divided by its count. DDP averages gradients over processes, hence the
+        factor. Nothing is kept.
+
+        Returns the losses `(tasks,)`, not weighted, and the model's output.
         """
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        counts = num_items_in_batch or {task: len(labels[task]) for task in labels}
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        counts = counts or {task: len(labels[task]) for task in labels}
         losses = []
         for task, settings in self.trained_tasks.items():
             summed = task_loss(
@@ -359,40 +370,57 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
                 gather=self.accelerator.num_processes > 1,
             )
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
-        losses = torch.stack(losses)  # (tasks,)
-        weights = losses.new_tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
-        self._values = weights * losses
+        return torch.stack(losses), outputs
+
+    @property
+    def loss_weights(self) -> torch.Tensor:
+        """The trained tasks' `loss_weight`, `(tasks,)`, on the CPU."""
+        return torch.tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the task losses, with the balancer's weights while training; see `task_losses`."""
+        losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
+        weights = self.loss_weights.to(losses)
         if model.training and torch.is_grad_enabled():
-            self._step_losses += losses.detach()
-            self._task_losses += losses.detach()
-            if not isinstance(self.balancer, GradientBalancer):  # which have weights only after their backward pass
-                weights = weights * self._weights_of_step()
-                self._weighted_losses += (weights * losses).detach()
+            weights = weights * self._weights_of_step(weights * losses)
+            self._add_to_sums(losses, weights * losses)
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _reset_task_losses(self) -> None:
-        self._step_losses, self._task_losses, self._weighted_losses = torch.zeros(
+    def _add_to_sums(self, losses: torch.Tensor, weighted: torch.Tensor) -> None:
+        """Count a micro-batch's losses `(tasks,)` for the look at the step and for the log."""
+        self._step_losses += losses.detach()
+        self._logged_losses += losses.detach()
+        self._logged_weighted_losses += weighted.detach()
+
+    def _reset_logged_losses(self) -> None:
+        self._step_losses, self._logged_losses, self._logged_weighted_losses = torch.zeros(
             3, len(self.trained_tasks), device=self.args.device
         )
-        self._task_losses_since = self.state.global_step
+        self._logged_since = self.state.global_step
+
+    def _watch_losses(self) -> None:
+        """Not with balancing, which changes the weights by itself, nor in a run that was warned before it stopped."""
+        is_watched = self.balancer.method == "sum" and self.state.global_step == 0
+        weights = {task: settings["loss_weight"] for task, settings in self.trained_tasks.items()}
+        self._loss_watch = LossWatch(weights, self.state.max_steps) if is_watched else None
 
     # ---- what is logged ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            steps = max(self.state.global_step - self._task_losses_since, 1)
-            losses = self.accelerator.reduce(self._task_losses, reduction="mean") / steps
+            steps = max(self.state.global_step - self._logged_since, 1)
+            losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / steps
             names = [f"loss_{task}" for task in self.trained_tasks]
             logs.update(zip(names, losses.tolist(), strict=True))
             if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(self._stage)) is not None:
                 logs["trainable_layers"] = layers
             if self.balancer.method != "sum":
-                weighted = self.accelerator.reduce(self._weighted_losses, reduction="mean") / steps
+                weighted = self.accelerator.reduce(self._logged_weighted_losses, reduction="mean") / steps
                 for task, weight, loss in zip(
                     self.trained_tasks, (weighted / losses).tolist(), losses.tolist(), strict=True
                 ):
                     if loss > 0:  # a task without rows since the last log had no weight
                         logs[f"weight_{task}"] = weight
-            self._reset_task_losses()
+            self._reset_logged_losses()
         super().log(logs, start_time)

@@ -6,19 +6,22 @@ Every step ends with a look at its losses, also under the plain sum: one that is
 """
 
 import torch
+from transformers.utils import logging
 
 from .balancers import GradientBalancer
 from .settings import check_finite, load_balancer, save_balancer
 
+logger = logging.get_logger(__name__)
+
 
 class BalancedStep:
-    """Expects a Trainer with `balancer`, `trained_tasks`, and what its `compute_loss` leaves in `_values`."""
+    """Expects a Trainer with `balancer`, `trained_tasks`, `task_losses` and `loss_weights`."""
 
-    def _weights_of_step(self) -> torch.Tensor:
-        """What the values of this step are multiplied with, `(tasks,)`; with the micro-batches of a step the same."""
+    def _weights_of_step(self, values: torch.Tensor) -> torch.Tensor:
+        """What the weighted losses `(tasks,)` of this step are multiplied with; the same in all its micro-batches."""
         if self.balancer.method == "sum":
-            return torch.ones_like(self._values)
-        values = self._values.detach()
+            return torch.ones_like(values)
+        values = values.detach()
         mean = self.accelerator.reduce(values, reduction="mean").cpu() if self.balancer.needs_values else None
         return self.balancer.weights(self.state.global_step, int(self.state.epoch or 0), mean).to(values)
 
@@ -31,13 +34,13 @@ class BalancedStep:
         if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
             self.optimizer.train()
         with self.compute_loss_context_manager():
-            self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+            losses, _ = self.task_losses(model, self._prepare_inputs(inputs), num_items_in_batch)
         own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         shared = [parameter for parameter in trainable if parameter not in own]
-        values = self._values
+        values = self.loss_weights.to(losses) * losses
         weighted = (self.balancer.backward(values, shared, list(own)) * values).detach()
-        self._weighted_losses += weighted
+        self._add_to_sums(losses, weighted)
         return weighted.sum()
 
     def _rng_states(self) -> list[torch.Tensor]:
@@ -48,9 +51,11 @@ class BalancedStep:
         """Stop at a loss that is NaN or infinite; all processes see the same losses, and so stop together."""
         losses = self.accelerator.reduce(self._step_losses, reduction="mean").cpu()
         self._step_losses = torch.zeros_like(self._step_losses)
-        tasks = self.trained_tasks
-        check_finite(losses.tolist(), tasks, self.state.global_step + 1)
-        self.balancer.update(losses * torch.tensor([settings["loss_weight"] for settings in tasks.values()]))
+        check_finite(losses.tolist(), self.trained_tasks, self.state.global_step + 1)
+        self.balancer.update(losses * self.loss_weights)
+        warning = self._loss_watch.add(losses * self.loss_weights) if self._loss_watch else None
+        if warning is not None and self.is_world_process_zero():
+            logger.warning(warning)
 
     def _learn_from_second_pass(self) -> None:
         """Show the balancer the losses of the last batch after the step, with the dropout of before it."""
@@ -60,8 +65,8 @@ class BalancedStep:
             if cuda_state:
                 torch.cuda.set_rng_state(*cuda_state, self.args.device)
             with self.compute_loss_context_manager():
-                self.compute_loss(self.model, self._prepare_inputs(inputs), num_items_in_batch=counts)
-        values = self.accelerator.reduce(self._values, reduction="mean").cpu()
+                losses, _ = self.task_losses(self.model, self._prepare_inputs(inputs), counts)
+        values = self.accelerator.reduce(self.loss_weights.to(losses) * losses, reduction="mean").cpu()
         check_finite(values.tolist(), self.trained_tasks, self.state.global_step + 1, after=True)
         self.balancer.update_after_step(values)
 
