@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..problem_types_multitask import PROBLEM_TYPES
+
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
 
 
@@ -73,8 +75,8 @@ class MultiTaskCollator:
                 batch["task_rows"][task] = torch.tensor(task_rows)  # (rows, sentences of a row)
             else:
                 batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
-            if settings["problem_type"] == "contrastive":
-                batch["labels"][task] = sentence_ids([row["sentences"] for row in labelled])
-            else:
+            if PROBLEM_TYPES[settings["problem_type"]].has_label_column:
                 batch["labels"][task] = label_tensor(settings, [row[LABEL_PREFIX + task] for row in labelled])
+            else:
+                batch["labels"][task] = sentence_ids([row["sentences"] for row in labelled])
         return batch

@@ -41,6 +41,22 @@ def test_losses_and_metrics_are_those_that_the_problem_types_list() -> None:
     assert set(METRICS) == {metric for kind in PROBLEM_TYPES.values() for metric in kind.metrics}
 
 
+def test_losses_that_compare_rows_are_those_over_pairs() -> None:
+    assert {name for name, loss in LOSSES.items() if loss.compares_rows} == {"cosent", "multiple_negatives_ranking"}
+
+
+def test_metrics_go_by_the_names_of_the_hub() -> None:
+    assert {name: (metric.hub_name, metric.hub_arguments) for name, metric in METRICS.items() if metric.hub_name} == {
+        "macro_f1": ("f1", {"average": "macro"}),
+        "micro_f1": ("f1", {"average": "micro"}),
+        "macro_recall": ("recall", {"average": "macro"}),
+        "mcc": ("matthews_correlation", None),
+        "spearman": ("spearmanr", None),
+        "pearson": ("pearsonr", None),
+        "cosine_spearman": ("spearmanr", None),
+    }
+
+
 def test_every_metric_that_a_task_can_list_is_computed_and_resampled() -> None:
     assert set(METRICS) == set(RESAMPLED_METRICS)
     assert set(METRICS) == set(METRIC_MODULES) - {"mean_cosine_related", "mean_cosine_unrelated"}

@@ -340,7 +340,7 @@ def _limits(content: CardContent) -> str:
     if untested:
         lines.append(f"Not tested: {_and(untested)}.")
     idle = content.results.get("only_evaluated", [])
-    multi_label = [task for task, s in content.tasks.items() if s["problem_type"] == "multi_label_classification"]
+    multi_label = [task for task, settings in content.tasks.items() if "thresholds" in settings]
     if set(multi_label) - set(idle):
         lines.append("The thresholds of multi-label tasks were chosen on validation data as well.")
     lines.append("The data sets and the backbone have licences of their own.")

@@ -199,7 +199,7 @@ def answer_task(
     predictions, references = np.concatenate(found), labels.double().numpy()
     if is_classification:
         references = labels.to(torch.uint8 if labels.dim() == 2 else torch.long).numpy()
-    elif settings["problem_type"] == "contrastive":
+    elif not PROBLEM_TYPES[settings["problem_type"]].has_label_column:
         predictions, references = positive_ranks_of(embeddings, rows), None
     classes, probabilities = map(np.concatenate, zip(*probable, strict=True)) if probable else (None, None)
     return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
@@ -216,7 +216,7 @@ def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[
     settings, scores = model.config.tasks[task], {"loss": answers.loss}
     for metric in settings["metrics"]:
         scores.update(compute_metric(metric, answers.predictions, answers.references))
-    if settings["problem_type"] == "similarity":
+    if "score_range" in settings:
         low, high = settings["score_range"]
         # A split may reach beyond the training scores.
         score_range = (min(low, answers.references.min()), max(high, answers.references.max()))

@@ -144,11 +144,7 @@ class EvaluationLoop:
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
         """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
-        multi_label = [
-            task
-            for task, settings in self.trained_tasks.items()
-            if settings["problem_type"] == "multi_label_classification"
-        ]
+        multi_label = [task for task, settings in self.trained_tasks.items() if "thresholds" in settings]
         if not multi_label:
             return {}
         evaluation, embeddings = self._embed_split(split)

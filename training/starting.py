@@ -226,7 +226,7 @@ def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, An
     for name, task in settings.items():
         if name in loaded.labels:
             task["labels"] = loaded.labels[name]
-        if task["problem_type"] == "similarity" and "score_range" not in task:
+        if "score_range" in PROBLEM_TYPES[task["problem_type"]].settings and "score_range" not in task:
             task["score_range"] = list(loaded.score_ranges[name])
     return settings
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ...data.collation import LABEL_PREFIX, label_tensor, sentence_ids
+from ...problem_types_multitask import PROBLEM_TYPES
 from .cache import FeatureCache, text_hashes
 
 ROWS_PER_WINDOW = 16384
@@ -73,8 +74,8 @@ class FeatureDataset(Dataset):
                 self.number[task][first_row + labelled] = len(self.labels[task]) + np.arange(len(labelled))
                 found = set_places[labelled] if settings["pair"] else set_places[labelled, :1]
                 self.places[task] = np.concatenate([self.places[task], found]) if len(self.labels[task]) else found
-                is_contrastive = settings["problem_type"] == "contrastive"
-                values = dataset.select(labelled)["sentences"][:] if is_contrastive else [labels[i] for i in labelled]
+                has_labels = PROBLEM_TYPES[settings["problem_type"]].has_label_column
+                values = [labels[i] for i in labelled] if has_labels else dataset.select(labelled)["sentences"][:]
                 values = self._labels(settings, values)
                 self.labels[task] = torch.cat([self.labels[task], values]) if len(self.labels[task]) else values
             first_row += len(dataset)
@@ -82,7 +83,8 @@ class FeatureDataset(Dataset):
 
     @staticmethod
     def _labels(settings: dict[str, Any], values: list[Any]) -> torch.Tensor:
-        return sentence_ids(values) if settings["problem_type"] == "contrastive" else label_tensor(settings, values)
+        has_labels = PROBLEM_TYPES[settings["problem_type"]].has_label_column
+        return label_tensor(settings, values) if has_labels else sentence_ids(values)
 
     def __len__(self) -> int:
         return self.num_rows
