@@ -24,11 +24,11 @@ import torch
 import torch.nn as nn
 from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save, save_file
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from .backbone_multitask import find_backbone
+from .backbone_multitask import find_backbone, open_backbone
 from .configuration_multitask import public_name
 
 ADAPTER_FOLDER = "adapter"
@@ -277,7 +277,11 @@ class BackboneAdapter:
             self.config.base_name_or_path = base
 
     def _open_adapter(self, name_or_path: str | os.PathLike, options: dict[str, Any]) -> None:
-        """Load the backbone from where config.json says, and put the adapter on that lies beside it."""
+        """
+        Load the backbone from where config.json says, and put the adapter on that lies beside it.
+
+        Whoever trusts the adapter need not know its base: nothing there is run or unpickled.
+        """
         import_peft(f"{name_or_path} was saved as an adapter, which")
         model, config, device, dtype = self.base_model, self.config, self.device, self.dtype
         if config.base_name_or_path.startswith(("./", "../")):
@@ -292,12 +296,12 @@ class BackboneAdapter:
                 raise ValueError("that is the folder itself.")
             found, _ = PreTrainedConfig.get_config_dict(path, **reached)
             if found.get("model_type") == config.model_type:
-                opened = type(model).from_pretrained(path, dtype=dtype, **reached)
+                opened = type(model).from_pretrained(path, dtype=dtype, trust_remote_code=False, **reached)
                 if has_adapter(opened.backbone):
                     opened.merge_adapter()
                 model.backbone = opened.backbone
             else:
-                model.backbone = AutoModel.from_pretrained(path, config=config.backbone_config, dtype=dtype, **reached)
+                model.backbone = open_backbone(path, config.backbone_config, dtype, **reached)
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{name_or_path} was saved as an adapter on {base}, which cannot be opened: {error}"

@@ -2,6 +2,8 @@
 
     find_backbone                the folder or Hub id to load (a packaged MiniLM where the Hub cannot be reached)
     open_backbone_config         its configuration; code that it brings along is never run
+    open_backbone                its weights; pickled ones only where the caller trusts them
+    open_backbone_tokenizer      its tokenizer; code of its own only where the caller trusts it
     read_sentence_transformers   pooling, projection, normalisation and maximum length, from modules.json
     load_dense_weights           the weights of a sentence-transformers Dense layer
     longest_input                how many tokens the backbone has positions for
@@ -20,11 +22,19 @@ from typing import Any
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import cached_file, logging
+from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, cached_file, logging
 
 logger = logging.get_logger(__name__)
 
@@ -140,6 +150,63 @@ def open_backbone_config(name_or_path: str) -> PreTrainedConfig:
             "that transformers knows, such as BERT, RoBERTa, XLM-R, MPNet, DeBERTa-v2 or ModernBERT."
         )
     return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+
+
+def open_backbone(
+    name_or_path: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """
+    The encoder with its weights, by transformers' own code.
+
+    Args:
+        name_or_path: what `find_backbone` gives.
+        config: its configuration.
+        dtype: of the weights.
+        trust_remote_code: whether pickled weights are read, where there are no others.
+        options: how to reach the Hub, such as `revision` and `token`.
+
+    Raises:
+        ValueError: the weights are pickled, and the caller did not say `trust_remote_code=True`.
+        OSError: there are no weights, or they are damaged.
+    """
+    use_safetensors = None if trust_remote_code else True
+    try:
+        return AutoModel.from_pretrained(
+            name_or_path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=use_safetensors,
+            trust_remote_code=False,
+            **options,
+        )
+    except SafetensorError as error:
+        raise OSError(f"backbone: the weights of {name_or_path} are damaged ({error}). Fetch them again.") from error
+    except OSError as error:
+        lookup = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors")}
+        pickled = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if cached_file(name_or_path, name, **lookup)]
+        if trust_remote_code or not pickled:
+            raise
+        raise ValueError(
+            f"backbone {name_or_path}: its weights are pickled ({pickled[0]}). Nothing is unpickled unless you say "
+            "so. Save them as safetensors once, SentenceTransformer(name).save_pretrained(folder), and start from "
+            "that folder. In Python, from_backbone(..., trust_remote_code=True) reads them as they are."
+        ) from error
+
+
+def open_backbone_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone; code of its own runs only where the caller trusts it. A warning says where not."""
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    settings = _read_json(name_or_path, "tokenizer_config.json") or {}
+    if not trust_remote_code and "AutoTokenizer" in settings.get("auto_map", ()):
+        logger.warning(
+            f"backbone {name_or_path}: its tokenizer brings code of its own, which was not run; tokenizer.json was "
+            "read without it, which may give other tokens. from_backbone(..., trust_remote_code=True) runs the code."
+        )
+    return tokenizer
 
 
 def _read_json(name_or_path: str, filename: str) -> Any:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 
@@ -26,7 +25,9 @@ from .backbone_multitask import (
     find_backbone,
     load_dense_weights,
     longest_input,
+    open_backbone,
     open_backbone_config,
+    open_backbone_tokenizer,
     read_sentence_transformers,
 )
 from .configuration_multitask import MultiTaskConfig, check_encoder
@@ -146,11 +147,12 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
             normalize: whether embeddings are handed out with length 1.
             max_length: longest sentence in tokens, 128 where nothing else says so.
             dtype: of the weights, or its name.
-            trust_remote_code: whether the tokenizer may run code of its own, and a pickled Dense layer is read. The
-                encoder itself is always transformers' own code.
+            trust_remote_code: whether the tokenizer may run code of its own, and weights are read that are pickled.
+                The encoder itself is always transformers' own code.
 
         Raises:
-            ValueError: the backbone is no encoder, a setting is wrong, or `max_length` is beyond its positions.
+            ValueError: the backbone is no encoder, a setting is wrong, `max_length` is beyond its positions, or
+                weights are pickled that nobody trusts.
         """
         if isinstance(dtype, str):
             dtype = getattr(torch, dtype, dtype)
@@ -169,10 +171,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
                 f"max_length is {max_length}, but the backbone {backbone} has positions for {limit} tokens."
             )
 
-        try:
-            pretrained = AutoModel.from_pretrained(path, config=backbone_config, dtype=dtype, trust_remote_code=False)
-        except SafetensorError as error:
-            raise OSError(f"backbone: the weights of {backbone} are damaged ({error}). Fetch them again.") from error
+        pretrained = open_backbone(path, backbone_config, dtype, trust_remote_code)
         pretrained.config._name_or_path = os.fspath(backbone)
         config = MultiTaskConfig(
             backbone_config=pretrained.config,
@@ -187,7 +186,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         model._adopt_backbone()
         if stored.dense_path and projection is None:
             model.projection.load_state_dict(load_dense_weights(path, stored.dense_path, trust_remote_code))
-        model.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model.tokenizer = open_backbone_tokenizer(path, trust_remote_code)
         model._note_origin()
         return model.eval()
 

@@ -85,7 +85,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         if name_or_path is not None and os.path.isdir(name_or_path):
             model.config.name_or_path = os.path.abspath(name_or_path)
         # AutoModel keeps `trust_remote_code` to itself, but runs this file from where remote code lies only with it.
-        trusted = kwargs.get("trust_remote_code") or cls.__module__.startswith("transformers_modules.")
+        trusted = kwargs.get("trust_remote_code", cls.__module__.startswith("transformers_modules."))
         model.base_model._find_tokenizer(bool(trusted))
         if model.config.base_name_or_path:
             model._open_adapter(name_or_path, options)
