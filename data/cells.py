@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from .labels import Marks, clean, spell
-from .problems import CellError
+from .problems import CellError, brief
 from .rules import ReadingRules
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -26,6 +26,11 @@ LONGEST_NUMBER = 10**100  # Python refuses to write numbers of thousands of digi
 
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NUMPY_ITEM = rf"{_QUOTED}|[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?|True|False|None|nan"
+# What Python, numpy and torch write around a list: set(), frozenset({...}), array([1, 0]), tensor([1., 0.]).
+_WRAPPED = re.compile(
+    r"(?:set|frozenset|list|tuple|(?:np\.)?array|tensor)\(\s*([\[({].*[\])}]|)\s*(?:,\s*(?:dtype|device)=[^()]*)?\)",
+    re.DOTALL,
+)
 _NUMPY_LIST = re.compile(rf"\[\s*(?:(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*)?\s*\]", re.DOTALL)
 
 
@@ -54,7 +59,10 @@ def _bare_list(text: str) -> list[str] | None:
     inner = text[1:-1].strip()
     if re.search(r"[\[\]{}:'\n]|\.\.\.", inner):
         return None
-    return [item for item in next(csv.reader([inner], skipinitialspace=True), []) if item.strip()]
+    try:
+        return [item for item in next(csv.reader([inner], skipinitialspace=True, strict=True), []) if item.strip()]
+    except csv.Error:  # quotes that enclose no name
+        return None
 
 
 def _split(rules: ReadingRules, text: str) -> list[Any]:
@@ -64,7 +72,7 @@ def _split(rules: ReadingRules, text: str) -> list[Any]:
         found = _bare_list(text) if closed else None
         if found is None:
             raise CellError(
-                f"found {text!r}, which looks like a list and cannot be read as one.",
+                f"found {brief(text)}, which looks like a list and cannot be read as one.",
                 f"Write lists as JSON or Python does, or list such names under tasks.{rules.task}.labels.",
             )
         return found
@@ -78,7 +86,7 @@ def _flag(rules: ReadingRules, name: Any, value: Any, cell: Any) -> bool | None:
     if isinstance(value, int | float) and value in (0, 1):
         return bool(value)
     raise CellError(
-        f"found {cell!r} for task {rules.task!r}, where {name!r} is neither 0 nor 1.",
+        f"found {brief(cell)} for task {rules.task!r}, where {brief(name)} is neither 0 nor 1.",
         "A mapping should say of each label whether it applies, with 1 or 0, or be like {choices: [...]}.",
     )
 
@@ -91,24 +99,25 @@ def _item_name(rules: ReadingRules, item: Any, cell: Any) -> str:
             )
         if LARGEST_FLOAT < abs(item) < math.inf:
             raise CellError(
-                f"found {item!r} for task {rules.task!r}, a number too large to have kept all of its digits.",
+                f"found {brief(item)} for task {rules.task!r}, a number too large to have kept all of its digits.",
                 "Store labels with so many digits as text.",
             )
     too_long = isinstance(item, int) and abs(item) >= LONGEST_NUMBER
     if not isinstance(item, str | int | float | Decimal) or too_long or not spell(item):
         raise CellError(
-            f"the labels {cell!r} of task {rules.task!r} hold an empty or true/false entry, or one that is no name.",
+            f"the labels {brief(cell)} of task {rules.task!r} hold an empty or true/false entry, or one that is "
+            "no name.",
             "List names or ids.",
         )
     return spell(item)
 
 
 def _wrong_kind(rules: ReadingRules, cell: Any) -> CellError:
-    found = f"found {type(cell).__name__} {cell!r} where"
+    found = f"found {type(cell).__name__} {brief(cell)} where"
     if rules.multi_label:
         return CellError(
             f"{found} multi-label task {rules.task!r} needs a list of labels, or text with "
-            f"{rules.label_separator or '|'!r} between the labels.",
+            f"{brief(rules.label_separator or '|')} between the labels.",
             f"Correct the row, or name several 0/1 columns as tasks.{rules.task}.columns.label.",
         )
     return CellError(
@@ -135,6 +144,8 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
         text = clean(cell)
         if not text:
             return None
+        if text not in known and (wrapped := _WRAPPED.fullmatch(text)):
+            text = wrapped[1].strip() or "[]"
         if text in known or (not rules.multi_label and text[0] not in BRACKETS):
             return Marks((text,))
         items = _written_out(text) if BRACKETS.get(text[0]) == text[-1] else None

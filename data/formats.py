@@ -5,7 +5,6 @@ A reader is a function `(task, file, options, columns, notes)` that returns a Pa
 `notes` takes what a person should know of the file.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from datasets import BuilderConfig, Dataset, Features, List, Value, load_dataset
 from datasets.packaged_modules.arrow.arrow import ArrowConfig
 from datasets.packaged_modules.json.json import JsonConfig
@@ -21,13 +19,16 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from ..checks_multitask import suggest
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
-from .parts import Part, attempt, no_pattern
+from .half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
+from .json_files import read_json
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, no_pattern
+from .problems import brief
 from .tables import read_excel, read_sql, read_sqlite
 
-SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
 # Options that may differ from split to split: `field: {train: train, validation: val}`.
 SPLIT_OPTIONS = ("field", "sheet_name", "sql")
 LABEL_PREFIX = "__label__"
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass
@@ -46,81 +47,36 @@ def _packaged(
     """Load one file with the builder of `datasets` for its format."""
     load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, **options)
     rows = attempt(task, {"path": file} | options, load)["train"]
-    return Part(file, rows, hint=partial(_json_hint, task, rows) if builder == "json" else None)
+    return Part(file, without_halves(task, file, rows, notes))
 
 
-def _read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
-    """Load a JSON file: a list of rows, or the one below `field`, with `column_names` where each row is a list."""
-    field, names = options.get("field"), options.get("column_names")
-    if field is None and names is None:
-        return _packaged("json", task, file, options, columns, notes)
+def _read_text(task: str, file: str, options: dict[str, Any]) -> str:
+    """The text of a file, without a byte order mark."""
     encoding = options.get("encoding", "utf-8")
-    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
 
-    def load() -> Any:
-        with fsspec.open(file, "rt", compression="infer", encoding=encoding) as opened:
-            return json.load(opened)
+    def load() -> str:
+        content = read_bytes(file)
+        return content.decode(encoding, encoding_errors_for(content, encoding)).removeprefix("\ufeff")
 
-    content = attempt(task, {"path": file} | options, load)
-    where, setting = file, f"tasks.{task}.dataset"
-    for key in [] if field is None else str(field).split("."):
-        if not isinstance(content, dict) or key not in content:
-            known = list(content) if isinstance(content, dict) else []
-            raise ValueError(
-                f"{where}: there is no {key!r} with rows.{suggest(key, known)} Found "
-                f"{known or type(content).__name__}. Correct {setting}.field."
-            )
-        content, where = content[key], f"{file}, field {field}"
-    if not isinstance(content, list) or not content:
-        raise ValueError(
-            f"{where}: found {str(content)[:60]!r} where a list of rows should be. Correct {setting}.field."
-        )
-    for row, cells in enumerate(content, start=1):
-        if isinstance(cells, dict) if names is None else isinstance(cells, list) and len(cells) == len(names):
-            continue
-        wanted = "an object with names" if names is None else f"a list of {len(names)} cells, {names}"
-        remedy = "Correct the row."
-        if names is None and isinstance(cells, list):
-            remedy = f"Give the cells of a row names, in their order: add `column_names: [...]` to {setting}."
-        raise ValueError(f"{where}, row {row}: found {str(cells)[:60]!r} where a row should be {wanted}. {remedy}")
-    if names is not None:
-        content = [dict(zip(names, cells, strict=True)) for cells in content]
-    rows = Dataset.from_list(content, on_mixed_types="use_json")
-    return Part(where, rows, hint=partial(_json_hint, task, rows))
-
-
-def _json_hint(task: str, rows: Dataset, missing: str) -> str:
-    """Where the file is one object with rows below its names: the line of the recipe that reads them."""
-    found = rows[0] if len(rows) == 1 else {}
-    lists = [name for name, cell in found.items() if isinstance(cell, list) and cell]
-    lists = [name for name in lists if isinstance(found[name][0], dict | list)]
-    if not lists:
-        return ""
-    splits = {split: own for split, aliases in SPLIT_NAMES.items() for own in lists if own in aliases}
-    field = f"{{{', '.join(f'{split}: {own}' for split, own in splits.items())}}}" if splits else lists[0]
-    named = " and `column_names: [...]` for the cells of a row" if isinstance(found[lists[0]][0], list) else ""
-    return f" The file holds one object with rows below {lists}: add `field: {field}`{named} to tasks.{task}.dataset."
+    return attempt(task, {"path": file} | options, load, partial(encoding_hint, task, file))
 
 
 def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
     """Load lines of `__label__a __label__b text` as columns `text` and `label`, a list of names."""
-    prefix, encoding = options.get("label_prefix", LABEL_PREFIX), options.get("encoding", "utf-8")
-
-    def load() -> list[str]:
-        with fsspec.open(file, "rt", compression="infer", encoding=encoding) as opened:
-            return list(opened)
-
+    prefix = options.get("label_prefix", LABEL_PREFIX)
     marked = re.compile(rf"(?:^|(?<=\s)){re.escape(prefix)}(\S+)")
     texts: list[str | None] = []
     labels: list[list[str] | None] = []
-    for line in attempt(task, {"path": file} | options, load):
+    for line in LINE_END.split(_read_text(task, file, options).removesuffix("\n")):
         texts.append(marked.sub("", line).strip() or None)
         labels.append(marked.findall(line) or None)
     if not any(labels):
         raise ValueError(
-            f"{file}: no line holds a word that starts with {prefix!r}. Correct tasks.{task}.dataset.path, or name "
+            f"{file}: no line holds a word that starts with {brief(prefix)}. Correct tasks.{task}.dataset.path, "
+            "or name "
             f"what marks a label under tasks.{task}.dataset.label_prefix."
         )
+    count_halves(task, file, texts, notes)
     features = Features({"text": Value("string"), "label": List(Value("string"))})
     return Part(file, Dataset.from_dict({"text": texts, "label": labels}, features))
 
@@ -139,10 +95,8 @@ def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[st
             f"{file}: there are no folders with files in them. Name the folder that holds one folder for each class "
             f"under tasks.{task}.dataset.data_files."
         )
-    encoding = options.get("encoding", "utf-8")
-    texts = [
-        attempt(task, {"path": str(path)} | options, partial(path.read_text, encoding=encoding)) for path, _ in found
-    ]
+    texts = [_read_text(task, str(path), options) for path, _ in found]
+    count_halves(task, file, texts, notes)
     names = [str(path.relative_to(file)) for path, _ in found]
     return Part(file, Dataset.from_dict({"text": texts, "label": [label for _, label in found], "file": names}))
 
@@ -157,8 +111,8 @@ def _own(config: type[BuilderConfig]) -> tuple[str, ...]:
 FORMATS = {
     "csv": Format(read_csv, CSV_OPTIONS, {"delimiter": ","}),
     "tsv": Format(read_csv, CSV_OPTIONS, {"delimiter": "\t"}),
-    "json": Format(_read_json, (*_own(JsonConfig), "column_names"), {}),
-    "jsonl": Format(partial(_packaged, "json"), _own(JsonConfig), {}),
+    "json": Format(read_json, (*_own(JsonConfig), "column_names"), {}),
+    "jsonl": Format(read_json, _own(JsonConfig), {}),
     "parquet": Format(partial(_packaged, "parquet"), _own(ParquetConfig), {}),
     "arrow": Format(partial(_packaged, "arrow"), _own(ArrowConfig), {}),
     "xlsx": Format(read_excel, ("header", "nrows", "sheet_name", "skipfooter", "skiprows", "usecols"), {}),
@@ -198,19 +152,20 @@ def check_options(task: str, path: str, options: dict[str, Any]) -> None:
         if names is not None and (
             not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names)
         ):
-            raise ValueError(f"tasks.{task}.dataset.{key} should be a list of names. Found {names!r}.")
+            raise ValueError(f"tasks.{task}.dataset.{key} should be a list of names. Found {brief(names)}.")
     for key in ("encoding", "label_prefix", "delimiter", "sep"):
         if not isinstance(options.get(key), str | None):
-            raise ValueError(f"tasks.{task}.dataset.{key} should be text. Found {options[key]!r}.")
+            raise ValueError(f"tasks.{task}.dataset.{key} should be text. Found {brief(options[key])}.")
     # What load_dataset takes for all builders has no effect on a reader that does not use it.
     packaged = path in ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
     for key in options:
         if key in known or (packaged and key in _LOADING) or (path in ("csv", "tsv") and key in CSV_TYPES):
             continue
         meant = _SYNONYMS.get(key)
-        meant = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
+        meant = f" Did you mean {brief(meant)}?" if meant in known else suggest(key, known)
         raise ValueError(
-            f"tasks.{task}.dataset: files of format {path!r} have no option {key!r}.{meant} Known: {', '.join(known)}."
+            f"tasks.{task}.dataset: files of format {brief(path)} have no option {key!r}.{meant} Known: "
+            f"{', '.join(known)}."
         )
 
 

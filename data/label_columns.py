@@ -32,7 +32,7 @@ from .labels import (
     whole_number,
 )
 from .parts import Part
-from .problems import CellError, Problems
+from .problems import CellError, Problems, brief, shorten
 from .rules import ReadingRules, reading_rules
 from .sources import TaskSource
 
@@ -98,7 +98,7 @@ def _check_fractions(
                     part.where,
                     row,
                     CellError(
-                        f"found {cell!r}: a score column for a classification task.",
+                        f"found {brief(cell)}: a score column for a classification task.",
                         f"Write tasks.{task}.problem_type: regression, or list the classes under tasks.{task}.labels.",
                     ),
                 )
@@ -141,7 +141,7 @@ def _infer_names(
     names = sort_names(counts)
     if not problems.shown:  # else the rows are at fault
         check_names(task, names, 1 if rules.multi_label else 2)
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = ", ".join(map(shorten, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     announcements.append(f"{task}: {len(names)} labels, from the train split: {shown}")
     announce_doubtful_names(task, counts, announcements)
     return names
@@ -226,7 +226,7 @@ def read_labels(
 
     def read_part(part: Part) -> list[Any]:
         if names is None:
-            read = score_reader(task, rules.missing_labels, part.score_cell)
+            read = score_reader(task, rules.missing_labels, part.score_cell, part.all_text)
             return read_cells(part.where, part.column(task, "label", column), read, problems)
         flags = zip(*(part.column(task, "label", name) for name in column), strict=True)
         return read_cells(part.where, flags, flags_reader(task, column, rules.missing_labels), problems)

@@ -9,6 +9,7 @@ from collections import Counter
 from decimal import Decimal, InvalidOperation
 
 from .labels import Marks, clean, quoted
+from .problems import brief
 
 MISSING_WORDS = {
     *("", "na", "n/a", "n.a.", "n.a", "nan", "nat", "none", "null", "nil", "nul", "missing", "undefined", "empty"),
@@ -32,6 +33,7 @@ MOST_GROUPS = 10
 # Full-width and ideographic commas and semicolons, and the Arabic comma, separate as ours do.
 SEPARATORS = (",", ";", "#", "/", "+", "&", "\t", "\n", "\uff0c", "\u3001", "\uff1b", "\u060c")
 WITHIN_NAMES = (" ", "-", ":", "~", "^", "\\")  # so common in whole names that only names with shared parts tell
+CONJUNCTIONS = (" and ", " und ", " et ", " y ")
 # What alone may tell two names apart ("C", "C++", "C#") is left in the form that names are compared in.
 TELLING = set("#%&@*")
 
@@ -57,7 +59,7 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
     """Tell of names that look like missing values, and of such that differ in hardly anything, with their rows."""
 
     def show(name: str) -> str:
-        return f"{name!r} ({counts[name]} {'row' if counts[name] == 1 else 'rows'})"
+        return f"{brief(name)} ({counts[name]} {'row' if counts[name] == 1 else 'rows'})"
 
     missing = [name for name in counts if _looks_missing(name)]
     if missing:
@@ -86,6 +88,28 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
         )
 
 
+def _other_signs(names: set[str]) -> list[str]:
+    """Punctuation and symbols beyond ASCII (bullets, middle dots, other scripts' commas) that stand in the names."""
+    signs = {sign for name in names if not name.isascii() for sign in name if not sign.isascii()}
+    return sorted(sign for sign in signs - set(SEPARATORS) if unicodedata.category(sign) in ("Po", "Sm", "So", "Pd"))
+
+
+def _announce_few_joined(task: str, rows: Counter[Marks], announcements: list[str]) -> None:
+    """Tell of names that are other names of the task with a separator between them, where most cells are lists."""
+    names = {name for marks in rows for name in marks.on}
+    for separator in SEPARATORS:
+        joined = [name for name in names if separator in name]
+        joined = sorted(name for name in joined if names.issuperset(map(clean, name.split(separator))))
+        if joined:
+            cells = sum(count for marks, count in rows.items() if not set(joined).isdisjoint(marks.on))
+            announcements.append(
+                f"{task}: {len(joined)} label names are others with {quoted(separator)} between them, such as "
+                f"{quoted(joined[0])} ({cells} cells in all): they are classes of their own. If they are several "
+                "labels, "
+                "write all cells in one way."
+            )
+
+
 def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, announcements: list[str]) -> None:
     """
     Look whether the names of a multi-label task are several labels with a separator between them.
@@ -98,22 +122,28 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
         ValueError: the labels are joined, and the recipe gives no separator.
     """
     labelled = sum(count for marks, count in rows.items() if marks.on)
-    if label_separator == "|" or 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
+    if label_separator == "|":
+        return
+    if 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
+        _announce_few_joined(task, rows, announcements)
         return
     names = {name for marks in rows for name in marks.on}
-    for separator in (*SEPARATORS, *WITHIN_NAMES):
+    for separator in (*SEPARATORS, *CONJUNCTIONS, *WITHIN_NAMES, *_other_signs(names)):
         taken_apart = {name: [part for part in map(clean, name.split(separator)) if part] for name in names}
         joined = sorted(name for name, parts in taken_apart.items() if len(parts) > 1)
         parts = {part for found in taken_apart.values() for part in found}
-        within_names = separator in WITHIN_NAMES
-        spaced = separator.strip() and all(name.count(separator) == name.count(separator + " ") for name in joined)
+        within_names = separator not in SEPARATORS
+        spaced = separator.strip() == separator and all(
+            name.count(separator) == name.count(separator + " ") for name in joined
+        )
         written = quoted(f"{separator} " if spaced else separator)
         # "a, b" beside "b" is enough; "not good" beside "good" is not, as words recur in whole names.
         if joined and len(parts) < len(names) + (not within_names):
             if label_separator is None:
                 raise ValueError(
                     f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
-                    f"{joined[0]!r}: {len(names)} different names are made of {len(parts)} labels. Write tasks.{task}."
+                    f"{brief(joined[0])}: {len(names)} different names are made of {len(parts)} labels. Write "
+                    f"tasks.{task}."
                     f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
                     f"list them under tasks.{task}.labels."
                 )
@@ -121,7 +151,7 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
             continue
         if joined:
             announcements.append(
-                f"{task}: {len(joined)} of {len(names)} label names hold {written}, such as {joined[0]!r}. If it "
+                f"{task}: {len(joined)} of {len(names)} label names hold {written}, such as {brief(joined[0])}. If it "
                 f"stands between labels, write tasks.{task}.label_separator: {written}."
             )
 

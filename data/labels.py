@@ -15,7 +15,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from ..checks_multitask import suggest
-from .problems import CellError, Problems
+from .half_characters import whole
+from .problems import CellError, Problems, brief
 
 Reader = Callable[[Any], Any]
 ClassOf = Callable[[str], str | None]  # from a name in the data to the class that the recipe says it means
@@ -40,7 +41,7 @@ class Marks(NamedTuple):
 def show_names(names: Sequence[str]) -> str:
     """The names as a list in a message, cut short where there are many."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"{list(names[:MOST_NAMES])}{more}"
+    return f"[{', '.join(map(brief, names[:MOST_NAMES]))}]{more}"
 
 
 def quoted(text: str) -> str:
@@ -52,7 +53,7 @@ def clean(text: str) -> str:
     """A label's spelling: Unicode form NFC, without white space around it and without invisible characters."""
     if text.isascii():
         return text.strip()
-    return unicodedata.normalize("NFC", text.translate(INVISIBLE)).strip().strip(JOINERS).strip()
+    return unicodedata.normalize("NFC", whole(text).translate(INVISIBLE)).strip().strip(JOINERS).strip()
 
 
 def spell(item: Any) -> str:
@@ -131,10 +132,18 @@ def check_names(task: str, names: list[Any], least: int) -> list[str]:
         )
     if len(names) < least:
         raise ValueError(
-            f"Task {task!r}: found {len(names)} label(s) {names}; there is nothing to tell apart. A classification "
+            f"Task {task!r}: found {len(names)} label(s) {show_names(names)}; there is nothing to tell apart. A "
+            "classification "
             f"task needs at least {least}: correct tasks.{task}.labels or tasks.{task}.columns.label."
         )
     return names
+
+
+def vector(on: Sequence[str], length: int) -> list[float] | None:
+    """The 0/1 list that a cell's entries are, if they are one of that length."""
+    if len(on) != length or not all(name in FLAGS for name in on):
+        return None
+    return [FLAGS[name] for name in on]
 
 
 def _joined_by(name: str, known: Iterable[str]) -> str | None:
@@ -142,14 +151,14 @@ def _joined_by(name: str, known: Iterable[str]) -> str | None:
     known = set(known)
     for separator in (", ", ",", "; ", ";", "|", "#", "/", "+", "&", "\t", "\n", " "):
         parts = [clean(part) for part in name.split(separator)]
-        if len(parts) > 1 and known.issuperset(parts):
+        if len(parts) > 1 and (known.issuperset(parts) or vector(parts, len(known)) is not None):
             return separator
     return None
 
 
 def _unknown(task: str, name: str, names: list[str], multi_label: bool) -> str:
     """What is told of a name that is no label."""
-    text = f"label {name if whole_number(name) == name else repr(name)} is not a label of task {task!r}."
+    text = f"label {name if whole_number(name) == name else brief(name)} is not a label of task {task!r}."
     if separator := _joined_by(name, names):
         text += f" It holds labels with {separator!r} between them: write tasks.{task}.label_separator: "
         text += quoted(separator)
@@ -197,13 +206,6 @@ def class_reader(task: str, names: list[str], class_of: ClassOf) -> Reader:
     return read
 
 
-def vector(on: Sequence[str], length: int) -> list[float] | None:
-    """The 0/1 list that a cell's entries are, if they are one of that length."""
-    if len(on) != length or not all(name in FLAGS for name in on):
-        return None
-    return [FLAGS[name] for name in on]
-
-
 def multi_label_reader(task: str, names: list[str], class_of: ClassOf, vectors: bool | None) -> Reader:
     """Marks to a 0/1 list as long as `names`; without any name all zeros (labelled, none applies).
 
@@ -219,14 +221,15 @@ def multi_label_reader(task: str, names: list[str], class_of: ClassOf, vectors: 
             if vectors:
                 return flags
             raise CellError(
-                f"the labels {list(on)} of task {task!r} can be read in two ways: as a row of zeros and ones, one for "
+                f"the labels {show_names(on)} of task {task!r} can be read in two ways: as a row of zeros and "
+                "ones, one for "
                 f"each of the {len(names)} labels, or as ids of labels. Other rows cannot be zeros and ones.",
                 f"Correct the rows of another length. If all are ids, say what they mean: tasks.{task}.label_map: "
                 f"{{0: {names[0]}, ...}}.",
             )
         if len(set(on)) < len(on):
             raise CellError(
-                f"the labels {list(on)} of task {task!r} hold one twice.",
+                f"the labels {show_names(on)} of task {task!r} hold one twice.",
                 "List each label that applies once, as a name or an id; a row of zeros and ones is read from separate "
                 f"columns, named under tasks.{task}.columns.label, or where every row has one for each of the "
                 f"{len(names)} labels.",
@@ -257,7 +260,7 @@ def flags_reader(task: str, columns: list[str], missing_labels: Iterable[str]) -
             text = spell(cell).lower() if value is None or not value.is_integer() else str(int(value))
             if text not in FLAGS:
                 raise CellError(
-                    f"column {column!r} holds {cell!r} where multi-label task {task!r} needs 0 or 1.",
+                    f"column {brief(column)} holds {brief(cell)} where multi-label task {task!r} needs 0 or 1.",
                     "Correct the row; if it is not labelled, leave all of its label columns empty.",
                 )
             row.append(FLAGS[text])
@@ -266,8 +269,26 @@ def flags_reader(task: str, columns: list[str], missing_labels: Iterable[str]) -
     return read
 
 
-def score_reader(task: str, missing_labels: Iterable[str], score_cell: Callable[[Any], Any]) -> Reader:
-    """Cell to a finite float; `score_cell` gives a number as Python writes it."""
+def _score_remedy(task: str, cell: Any, csv_file: bool) -> str:
+    """What to do about a text that is no number."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    if csv_file and re.fullmatch(r"[-+]?\d+(\.\d{3})*,\d+", text):
+        thousands = " and `thousands: '.'`" if "." in text else ""
+        return f"If the comma is a decimal comma, add `decimal: ','`{thousands} to tasks.{task}.dataset."
+    if csv_file and re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        return f"If the comma separates thousands, add `thousands: ','` to tasks.{task}.dataset."
+    if re.search(r"\d", text) and not re.search(r"[^\W\d_]", text):
+        return "Write it as a plain number: with a point, with - for minus, and without %, currency or other signs."
+    return (
+        f"Correct the row, leave the cell empty if the row is not labelled, write tasks.{task}.missing_labels "
+        f"for what means so, or name another column under tasks.{task}.columns.label."
+    )
+
+
+def score_reader(
+    task: str, missing_labels: Iterable[str], score_cell: Callable[[Any], Any], csv_file: bool = False
+) -> Reader:
+    """Cell to a finite float; `score_cell` gives a number as Python writes it, `csv_file` is for the remedy."""
     missing = set(missing_labels)
 
     def read(cell: Any) -> float | None:
@@ -276,9 +297,8 @@ def score_reader(task: str, missing_labels: Iterable[str], score_cell: Callable[
         value = number(score_cell(cell))
         if value is None or not math.isfinite(value):
             raise CellError(
-                f"found {cell!r} where task {task!r} needs a number as its score.",
-                f"Correct the row, leave the cell empty if the row is not labelled, write tasks.{task}.missing_labels "
-                f"for what means so, or name another column under tasks.{task}.columns.label.",
+                f"found {brief(cell)} where task {task!r} needs a number as its score.",
+                _score_remedy(task, cell, csv_file),
             )
         return value
 

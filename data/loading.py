@@ -20,7 +20,7 @@ from ..problem_types_multitask import PROBLEM_TYPES
 from .contradictions import settle_contradictions
 from .label_columns import read_labels
 from .labels import is_empty, number
-from .problems import CellError, Problems
+from .problems import CellError, Problems, brief, with_short_values
 from .row_hashes import RowHashes
 from .rules import reading_rules
 from .sources import SPLIT_NAMES, Part, TaskSource, check_source, load_parts
@@ -74,7 +74,7 @@ def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
     task, columns = source.name, source.columns
     if source.problem_type not in PROBLEM_TYPES:
         raise ValueError(
-            f"Task {task!r}: unknown problem_type {source.problem_type!r}."
+            f"Task {task!r}: unknown problem_type {brief(source.problem_type)}."
             f"{suggest(source.problem_type, PROBLEM_TYPES)} Known: {sorted(PROBLEM_TYPES)}."
         )
     kind = PROBLEM_TYPES[source.problem_type]
@@ -89,7 +89,7 @@ def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
         many = source.problem_type == "multi_label_classification" if key == "label" else True
         names = value if many and isinstance(value, list) else [value]
         if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {value!r}.")
+            raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {brief(value)}.")
         if key == "negative":
             pairs += [(key, name) for name in names]
         elif key != "label":
@@ -112,8 +112,8 @@ def _read_sentences(
         filled = [row for row in keep if not is_empty(cells[row])]
         if part.all_text and filled and all(number(cells[row]) is not None for row in filled):
             raise ValueError(
-                f"{part.where}, row {filled[0] + 1}: column {name!r} of task {task!r} holds only numbers, like "
-                f"{cells[filled[0]]!r}, where sentences should be. Name the text column in "
+                f"{part.where}, row {filled[0] + 1}: column {brief(name)} of task {task!r} holds only numbers, like "
+                f"{brief(cells[filled[0]])}, where sentences should be. Name the text column in "
                 f"tasks.{task}.columns.{key}."
             )
         for row in keep:
@@ -122,7 +122,7 @@ def _read_sentences(
                 continue
             bad.add(row)
             if not (empty and drop_empty):
-                found = f"column {name!r} of task {task!r} holds {cells[row]!r} where a sentence should be"
+                found = f"column {brief(name)} of task {task!r} holds {brief(cells[row])} where a sentence should be"
                 remedy = "Correct or remove the row"
                 if empty:
                     remedy += f", or leave all rows without text out with tasks.{task}.empty_text: drop"
@@ -312,8 +312,11 @@ def load_tasks(
     data_root = Path(data_root).expanduser().absolute()
     loaded = LoadedTasks([], earlier=earlier)
     known = earlier.sides() if earlier else {}
-    for group in group_sources(sources):
-        loaded.sets.append(_load_set(group, data_root, seed, require_train, loaded, known))
+    try:
+        for group in group_sources(sources):
+            loaded.sets.append(_load_set(group, data_root, seed, require_train, loaded, known))
+    except ValueError as error:
+        raise ValueError(with_short_values(str(error), list(map(vars, sources)))) from error
     return loaded
 
 

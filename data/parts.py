@@ -13,9 +13,11 @@ from typing import Any
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from ..checks_multitask import suggest
-from .labels import is_empty
-from .problems import CellError
+from .half_characters import read_bytes
+from .labels import is_empty, show_names
+from .problems import CellError, brief, shorten
 
+SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
 MAX_SHOWN = 10  # values or columns that a message lists
 
 
@@ -32,10 +34,26 @@ def attempt(
         if "corresponds to no data" in str(cause) or isinstance(cause, StopIteration):
             reason = "it holds no rows. Add rows, or take the split out of the recipe."
         else:
-            reason = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+            reason = f"{type(cause).__name__}: {shorten((str(cause).strip().splitlines() or [''])[0])}"
             if hint is not None and (mended := hint(cause)):
                 reason = reason.removesuffix(".") + "." + mended
         raise ValueError(f"Task {task!r}: could not load {shown}: {reason}") from error
+
+
+def encoding_hint(task: str, file: str, cause: BaseException) -> str:
+    """Where a file is not in UTF-8: the line of the recipe that names the encoding it is probably in."""
+    if not isinstance(cause, UnicodeDecodeError):
+        return ""
+    sample = read_bytes(file)[: 1 << 20]
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        # Windows has letters and quotes where latin-1 has control characters.
+        encoding = "cp1252" if re.search(rb"[\x80-\x9f]", sample) else "latin-1"
+    return (
+        f" The file is not in UTF-8: add `encoding: {encoding}` to tasks.{task}.dataset, or the name of the encoding "
+        "that it was saved in (such as cp1252, cp1251, gb18030, shift_jis, utf-16)."
+    )
 
 
 def no_pattern(file: str) -> str:
@@ -149,7 +167,7 @@ class Part:
             )
         kind = "objects" if isinstance(feature, dict) else "lists"
         raise ValueError(
-            f"{self.where}: column {name!r} of task {task!r} holds {kind}, like {str(cell)[:60]}, where "
+            f"{self.where}: column {brief(name)} of task {task!r} holds {kind}, like {str(cell)[:60]}, where "
             f"sentences should be. {remedy}"
         )
 
@@ -166,7 +184,7 @@ class Part:
 
     def values(self, column: str) -> list[str]:
         """The first different values of a column, for a message."""
-        found = dict.fromkeys(repr(plain_text(cell)) for cell in self._cells("", "", column))
+        found = dict.fromkeys(brief(plain_text(cell)) for cell in self._cells("", "", column))
         return list(found)[:MAX_SHOWN]
 
     def score_cell(self, cell: Any) -> Any:
@@ -176,7 +194,8 @@ class Part:
         text = cell.strip().replace(self.thousands or "", "")
         if self.decimal != "." and "." in text:
             raise CellError(
-                f"found {cell!r}, which has a point, where numbers are written with `decimal: {self.decimal!r}`.",
+                f"found {brief(cell)}, which has a point, where numbers are written with `decimal: "
+                f"{brief(self.decimal)}`.",
                 "Correct the row, or say what the point means with `thousands: '.'`.",
             )
         return text.replace(self.decimal, ".")
@@ -187,13 +206,14 @@ class Part:
         wrong = next((cell for cell in lists if not isinstance(cell, list | None)), None)
         if wrong is not None:
             raise ValueError(
-                f"{self.where}: column {column!r} holds {wrong!r} and no list, so tasks.{task}.dataset.explode has "
+                f"{self.where}: column {brief(column)} holds {brief(wrong)} and no list, so "
+                f"tasks.{task}.dataset.explode has "
                 "nothing to take apart. Leave it out."
             )
         parents = [row for row, texts in enumerate(lists) for _ in texts or []]
         texts = [text for texts in lists for text in texts or []]
         self.rows = self.rows.select(parents).remove_columns(column).add_column(column, texts)
-        self.where += f" (rows counted after {column!r} was exploded)"
+        self.where += f" (rows counted after {brief(column)} was exploded)"
 
     def _cells(self, task: str, setting: str, name: str) -> list[Any]:
         if name in self.rows.column_names:
@@ -206,11 +226,10 @@ class Part:
                 if any(cell is not None for cell in cells) or not len(cells):
                     return cells
         names = self._names()
-        shown = f"{names[: 2 * MAX_SHOWN]}" + (f" and {more} more" if (more := len(names) - 2 * MAX_SHOWN) > 0 else "")
         mended = self.hint(name) if self.hint else ""
         raise ValueError(
-            f"{self.where}: task {task!r} needs a column {name!r}, which is missing."
-            f"{'' if mended else self._nearest(name, names)} Columns: {shown}. "
+            f"{self.where}: task {task!r} needs a column {brief(name)}, which is missing."
+            f"{'' if mended else self._nearest(name, names)} Columns: {show_names(names)}. "
             f"Correct tasks.{task}.{setting}.{mended}"
         )
 
@@ -226,7 +245,7 @@ class Part:
         """The column that was probably meant: one with this name inside a nested cell, else one spelt alike."""
         inside = [own for own in names if name in own.split(".") or f"from_name={name}" in own.split(".")]
         chosen = next((own for own in inside if own.endswith(("choices", name))), inside[0] if inside else None)
-        return f" Did you mean {chosen!r}?" if chosen else suggest(name, names)
+        return f" Did you mean {brief(chosen)}?" if chosen else suggest(name, names)
 
 
-__all__ = ["Part", "attempt", "no_pattern", "plain_text"]
+__all__ = ["SPLIT_NAMES", "Part", "attempt", "encoding_hint", "no_pattern", "plain_text"]

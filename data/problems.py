@@ -6,8 +6,33 @@ goes on, and raises once at the end.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from .half_characters import texts_in
 
 MOST_SHOWN = 10
+LONGEST_SHOWN = 160
+
+
+def brief(value: Any) -> str:
+    """A value as Python writes it, for a message; of a long one the beginning and the end."""
+    return shorten(repr(value))
+
+
+def shorten(text: str) -> str:
+    """The text, or of a long one the beginning and the end."""
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    return f"{text[: LONGEST_SHOWN - 40]}...{text[-20:]} ({len(text)} characters)"
+
+
+def with_short_values(message: str, settings: Any) -> str:
+    """The message without the middle of long texts that the settings hold."""
+    for text in texts_in(settings):
+        if len(text) > LONGEST_SHOWN:
+            for form in (text, repr(text)[1:-1]):
+                message = message.replace(form, shorten(text))
+    return message
 
 
 class CellError(ValueError):
@@ -57,4 +82,4 @@ class Problems:
         raise ValueError("\n".join(lines))
 
 
-__all__ = ["CellError", "Problems"]
+__all__ = ["CellError", "Problems", "brief", "shorten", "with_short_values"]

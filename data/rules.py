@@ -10,6 +10,7 @@ from typing import Any
 from ..checks_multitask import check_choice, suggest
 from ..problem_types_multitask import PROBLEM_TYPES
 from .labels import clean, spell
+from .problems import brief
 from .sources import TaskSource
 
 MULTI_LABEL = "multi_label_classification"
@@ -60,51 +61,58 @@ def _name(where: str, value: Any) -> str:
     if value is None:
         raise ValueError(f"{where} holds nothing, which is how YAML reads an unquoted null or ~. Put it into quotes.")
     if not isinstance(value, str | int | float) or not spell(value):
-        raise ValueError(f"{where} holds {value!r} where the name of a label should be.")
+        raise ValueError(f"{where} holds {brief(value)} where the name of a label should be.")
     return spell(value)
 
 
 def _missing_labels(where: str, value: Any, labels: list[str]) -> frozenset[str]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{where} is {value!r}, but should be a list of names, such as [N/A, unknown].")
+        raise ValueError(f"{where} is {brief(value)}, but should be a list of names, such as [N/A, unknown].")
     names = frozenset(_name(where, item) for item in value)
     if listed := sorted(names & set(labels)):
-        raise ValueError(f"{where} holds {listed[0]!r}, which is a label of the task. Take it out of one of the two.")
+        raise ValueError(
+            f"{where} holds {brief(listed[0])}, which is a label of the task. Take it out of one of the two."
+        )
     return names
 
 
 def _label_map(where: str, value: Any, labels: list[str], missing: frozenset[str]) -> dict[str, str]:
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"{where} is {value!r}, but should be a mapping of names, such as {{NEG: negative}}.")
+        raise ValueError(f"{where} is {brief(value)}, but should be a mapping of names, such as {{NEG: negative}}.")
     found: dict[str, str] = {}
     for key, target in value.items():
         name = _name(where, key)
         if target is None:
             raise ValueError(
-                f"{where}: {name!r} has no label. Rows without a label are named in missing_labels: [{name}]."
+                f"{where}: {brief(name)} has no label. Rows without a label are named in missing_labels: [{name}]."
             )
         if name in found:
-            raise ValueError(f"{where}: {name!r} stands twice, for {found[name]!r} and {spell(target)!r}. Keep one.")
+            raise ValueError(
+                f"{where}: {brief(name)} stands twice, for {brief(found[name])} and {brief(spell(target))}. Keep one."
+            )
         found[name] = _name(f"{where}.{name}", target)
     for name, target in found.items():
         if found.get(target, target) != target:
             raise ValueError(
-                f"{where}: {name!r} becomes {target!r}, which becomes {found[target]!r}. Each name is replaced once: "
+                f"{where}: {brief(name)} becomes {brief(target)}, which becomes {brief(found[target])}. Each name "
+                "is replaced once: "
                 f"write the label that is meant, such as {name}: {found[target]}."
             )
         if {name, target} & missing:
             raise ValueError(
-                f"{where}: {name!r} becomes {target!r}, and missing_labels says that "
-                f"{name if name in missing else target!r} is no label. Take it out of one of the two."
+                f"{where}: {brief(name)} becomes {brief(target)}, and missing_labels says that "
+                f"{brief(name if name in missing else target)} is no label. Take it out of one of the two."
             )
         if labels and target not in labels:
             raise ValueError(
-                f"{where}: {name!r} becomes {target!r}, which is not a label of the task.{suggest(target, labels)} "
+                f"{where}: {brief(name)} becomes {brief(target)}, which is not a label of the "
+                f"task.{suggest(target, labels)} "
                 f"Known labels: {labels[:20]}."
             )
         if name in labels and name != target:
             raise ValueError(
-                f"{where}: {name!r} becomes {target!r}, but is a label of the task itself. Take it out of the labels, "
+                f"{where}: {brief(name)} becomes {brief(target)}, but is a label of the task itself. Take it out "
+                "of the labels, "
                 "or out of label_map."
             )
     return found

@@ -6,6 +6,8 @@ here too (`where`, `explode`); what a cell means is not, but in loading.py.
 """
 
 import glob
+import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -20,7 +22,9 @@ from ..checks_multitask import suggest
 from ..problem_types_multitask import PROBLEM_TYPES
 from .csv_files import CSV_OPTIONS, check_csv_options, read_csv
 from .formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
+from .half_characters import without_halves
 from .parts import Part, attempt
+from .problems import brief
 
 
 @dataclass
@@ -61,11 +65,11 @@ def _files(task: str, split: str, spec: Any, data_root: Path, folders: bool) -> 
     files = []
     for name in spec if isinstance(spec, list) else [spec]:
         if not isinstance(name, str):
-            raise ValueError(f"tasks.{task}.dataset.data_files, {split}: found {name!r} where a path should be.")
+            raise ValueError(f"tasks.{task}.dataset.data_files, {split}: found {brief(name)} where a path should be.")
         path = data_root / Path(name).expanduser()
         if "://" in name and not folders:
             files.append(name)
-        elif path.is_dir() if folders else path.is_file():
+        elif os.path.isdir(path) if folders else os.path.isfile(path):
             files.append(str(path))
         else:
             found = [data_root / match for match in sorted(glob.glob(name, root_dir=data_root, recursive=True))]
@@ -86,7 +90,7 @@ def _choose_splits(task: str, available: list[str], wanted: dict[str, str] | Non
         aliases = {split: [name for name in names if name in available] for split, names in SPLIT_NAMES.items()}
         return {split: names[0] for split, names in aliases.items() if names}
     if not isinstance(wanted, dict):
-        raise ValueError(f"tasks.{task}.dataset.splits should be like {{train: train}}. Found {wanted!r}.")
+        raise ValueError(f"tasks.{task}.dataset.splits should be like {{train: train}}. Found {brief(wanted)}.")
     for split, own in wanted.items():
         if split not in SPLIT_NAMES:
             raise ValueError(
@@ -95,7 +99,7 @@ def _choose_splits(task: str, available: list[str], wanted: dict[str, str] | Non
             )
         if own not in available:
             raise ValueError(
-                f"tasks.{task}.dataset.splits.{split}: the data set has no split {own!r}."
+                f"tasks.{task}.dataset.splits.{split}: the data set has no split {brief(own)}."
                 f"{suggest(own, available)} It has: {available}."
             )
     return dict(wanted)
@@ -110,11 +114,11 @@ def _data_files(task: str, arguments: dict[str, Any], data_root: Path) -> dict[s
         if not isinstance(data_files, str):
             raise ValueError(
                 f"tasks.{task}.dataset.con should be an address, like sqlite:///reviews.db, or $NAME for an "
-                f"environment variable that holds one. Found {data_files!r}."
+                f"environment variable that holds one. Found {brief(data_files)}."
             )
     elif data_files is None and data_dir is not None:
         folder = data_root / Path(data_dir).expanduser()
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(
                 f"Task {task!r}: there is no folder {folder}. Correct tasks.{task}.dataset.data_dir; relative paths "
                 f"are looked up in --data_root, now {data_root}."
@@ -155,7 +159,8 @@ def _load_files(source: TaskSource, scores: bool, data_root: Path, announcements
     chosen = _choose_splits(task, list(data_files), wanted)
     if wanted is None and (unknown := [split for split in data_files if split not in chosen.values()]):
         raise ValueError(
-            f"tasks.{task}.dataset.data_files: unknown split {unknown[0]!r}.{suggest(unknown[0], SPLIT_NAMES)} "
+            f"tasks.{task}.dataset.data_files: unknown split "
+            f"{brief(unknown[0])}.{suggest(unknown[0], SPLIT_NAMES)} "
             f"Known: {list(SPLIT_NAMES)}; say otherwise under tasks.{task}.dataset.splits."
         )
     check_options(task, path, arguments)
@@ -194,14 +199,14 @@ def _load_repository(
     task, arguments = source.name, dict(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
     local = data_root / Path(path).expanduser()
-    if local.is_file():
+    if os.path.isfile(local):  # which, unlike Path.is_file, takes any text for a name
         suffix = local.suffix[1:].lower()
         written = {"db": "sqlite", "sqlite3": "sqlite"}.get(suffix, suffix if suffix in FORMATS else "csv")
         raise ValueError(
             f"Task {task!r}: {local} is a file. Write tasks.{task}.dataset as {{path: {written}, data_files: "
             f"{{train: {path}}}}}, with the file's format as path: {list(FORMATS)}."
         )
-    if local.is_dir():
+    if os.path.isdir(local):
         arguments["path"] = str(local)
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ValueError(
@@ -210,9 +215,11 @@ def _load_repository(
         )
     elif path in UNREAD or ("/" not in path and "data_files" in arguments):
         reason = f" This format is not read: {UNREAD[path]}" if path in UNREAD else suggest(path, FORMATS)
-        raise ValueError(f"tasks.{task}.dataset.path: unknown file format {path!r}.{reason} Known: {list(FORMATS)}.")
+        raise ValueError(
+            f"tasks.{task}.dataset.path: unknown file format {brief(path)}.{reason} Known: {list(FORMATS)}."
+        )
     shown = {key: value for key, value in arguments.items() if key != "storage_options"}  # which may hold secrets
-    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+    if os.path.isfile(local / "dataset_dict.json") or os.path.isfile(local / "state.json"):
         loaded = attempt(task, shown, partial(load_from_disk, str(local)))
         loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     else:
@@ -231,17 +238,20 @@ def _load_repository(
     unused = [str(split) for split in loaded if split not in chosen.values()]
     if unused and wanted is None:
         announcements.append(f"{task}: the data set's splits {', '.join(unused)} are not used")
-    return {split: [Part(f"{path}, {own} split", loaded[own])] for split, own in chosen.items()}
+    parts = {split: Part(f"{path}, {own} split", loaded[own]) for split, own in chosen.items()}
+    for part in parts.values():
+        part.rows = without_halves(task, part.where, part.rows, announcements)
+    return {split: [part] for split, part in parts.items()}
 
 
 def _explode(task: str, column: Any, parts: list[Part], announcements: list[str]) -> None:
     """Make a row of every text in a column of lists."""
     if not isinstance(column, str):
-        raise ValueError(f"tasks.{task}.dataset.explode should be a column's name. Found {column!r}.")
+        raise ValueError(f"tasks.{task}.dataset.explode should be a column's name. Found {brief(column)}.")
     for part in parts:
         where, rows = part.where, len(part.rows)
         part.explode(task, column)
-        announcements.append(f"{task}: the {rows} rows of {where} give {len(part.rows)}, one for each {column!r}")
+        announcements.append(f"{task}: the {rows} rows of {where} give {len(part.rows)}, one for each {brief(column)}")
 
 
 def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announcements: list[str]) -> None:
@@ -253,12 +263,37 @@ def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announc
             part.keep_where(task, conditions)
         total, left_out = sum(len(part.rows) for part in found), sum(part.left_out for part in found)
         if left_out == total:
-            held = [f"{column!r} holds {', '.join(found[0].values(column))}" for column in conditions]
+            held = [f"{brief(column)} holds {', '.join(found[0].values(column))}" for column in conditions]
             raise ValueError(
-                f"Task {task!r}: where {conditions} keeps none of the {total} {split} rows ({found[0].where}). Column "
+                f"Task {task!r}: where {brief(conditions)} keeps none of the {total} {split} rows "
+                f"({found[0].where}). Column "
                 f"{'; column '.join(held)}. Correct tasks.{task}.where."
             )
-        announcements.append(f"{tasks}: {left_out} of {total} {split} rows are left out by where {conditions}")
+        announcements.append(f"{tasks}: {left_out} of {total} {split} rows are left out by where {brief(conditions)}")
+
+
+# What annotation tools say of a row: the column, the answers that it may hold, and the one that counts.
+REVIEWS = {
+    "answer": ({"accept", "reject", "ignore"}, "accept"),  # Prodigy
+    "status": ({"completed", "submitted", "pending", "draft", "discarded"}, "completed"),  # Argilla 2
+}
+
+
+def _announce_reviews(source: TaskSource, parts: list[Part], announcements: list[str]) -> None:
+    """Tell of rows that an annotator has rejected, which count where no `where` leaves them out."""
+    used = {*source.columns.values()} if all(isinstance(own, str) for own in source.columns.values()) else set()
+    for column, (answers, good) in REVIEWS.items():
+        cells = [cell for part in parts if column in part.rows.column_names for cell in part.rows[column][:]]
+        counts = Counter(cell for cell in cells if isinstance(cell, str))
+        if counts.keys() <= answers and good in counts and len(counts) > 1 and column not in used:
+            others = ", ".join(
+                f"{answer} ({count} rows)" for answer, count in sorted(counts.items()) if answer != good
+            )
+            announcements.append(
+                f"{source.name}: rows whose {column!r} is {others} count like all others. Where they should not, "
+                "write "
+                f"tasks.{source.name}.where: {{{column}: {good}}}."
+            )
 
 
 def check_source(source: TaskSource) -> None:
@@ -271,10 +306,10 @@ def check_source(source: TaskSource) -> None:
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path"), str):
         raise ValueError(
             f"tasks.{task}.dataset should hold the arguments of datasets.load_dataset, at least path (a Hub id, a "
-            f"folder or one of {list(FORMATS)}). Found {dataset!r}."
+            f"folder or one of {list(FORMATS)}). Found {brief(dataset)}."
         )
     if unnamed := [key for key in dataset if not isinstance(key, str)]:
-        raise ValueError(f"tasks.{task}.dataset: the key {unnamed[0]!r} is no name of an option. Take it out.")
+        raise ValueError(f"tasks.{task}.dataset: the key {brief(unnamed[0])} is no name of an option. Take it out.")
     for key in {"split", "streaming"} & set(dataset):
         raise ValueError(
             f"tasks.{task}.dataset.{key} is not supported: all splits are loaded as a whole. "
@@ -286,7 +321,9 @@ def check_source(source: TaskSource) -> None:
             "Log in with `hf auth login`, or set HF_TOKEN."
         )
     if not isinstance(dataset.get("data_dir"), str | None):
-        raise ValueError(f"tasks.{task}.dataset.data_dir should be a folder's path. Found {dataset['data_dir']!r}.")
+        raise ValueError(
+            f"tasks.{task}.dataset.data_dir should be a folder's path. Found {brief(dataset['data_dir'])}."
+        )
     if conditions is None:
         return
     if (
@@ -297,7 +334,7 @@ def check_source(source: TaskSource) -> None:
     ):
         raise ValueError(
             f"tasks.{task}.where should say which values of a column to keep, like {{answer: accept}} or "
-            f"{{language: [en, de]}}. Found {conditions!r}."
+            f"{{language: [en, de]}}. Found {brief(conditions)}."
         )
 
 
@@ -312,7 +349,7 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
     task, dataset = source.name, source.dataset
     source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})
     # A folder may have the name of a format.
-    named = {"data_files", "data_dir", "con"} & dataset.keys() or not (data_root / dataset["path"]).is_dir()
+    named = {"data_files", "data_dir", "con"} & dataset.keys() or not os.path.isdir(data_root / dataset["path"])
     load = _load_files if dataset["path"] in FORMATS and named else _load_repository
     parts = load(source, scores, data_root, announcements)
     if not parts:
@@ -327,6 +364,8 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
                 part.check_texts(task, key, name)
     if source.where is not None:
         _keep_where(sources, parts, announcements)
+    else:
+        _announce_reviews(source, list(chain.from_iterable(parts.values())), announcements)
     return parts
 
 

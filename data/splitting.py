@@ -30,6 +30,7 @@ import numpy as np
 
 from ..checks_multitask import is_number
 from .parts import Part, plain_text
+from .problems import brief
 from .sources import TaskSource
 from .texts import hash_of, row_hash
 
@@ -48,7 +49,7 @@ def check_split_settings(source: TaskSource) -> None:
     shares = {"validation_split": source.validation_split, "test_split": source.test_split}
     for key, share in shares.items():
         if share is not None and not (is_number(share) and 0 < share < 1):
-            raise ValueError(f"tasks.{task}.{key} should be above 0 and below 1. Found {share!r}.")
+            raise ValueError(f"tasks.{task}.{key} should be above 0 and below 1. Found {brief(share)}.")
     if None not in shares.values() and sum(shares.values()) >= 1:
         raise ValueError(
             f"tasks.{task}: validation_split {source.validation_split} and test_split {source.test_split} leave no "
@@ -57,7 +58,7 @@ def check_split_settings(source: TaskSource) -> None:
     if source.group is None:
         return
     if not isinstance(source.group, str) or not source.group:
-        raise ValueError(f"tasks.{task}.group should be the name of a column. Found {source.group!r}.")
+        raise ValueError(f"tasks.{task}.group should be the name of a column. Found {brief(source.group)}.")
     if set(shares.values()) == {None}:
         raise ValueError(
             f"tasks.{task}.group keeps the rows of a group on one side when rows are set aside, but none are. Add "
@@ -316,11 +317,12 @@ def set_aside(
                 why = f", {settled} of which are settled by a run or a data set before," if settled else ""
                 why += f" in {len(set(map(_group_value, groups)))} groups" if groups is not None else ""
                 raise ValueError(
-                    f"Task {own.name!r}: {key} {shares.get(split, shares.get('validation'))} of {total} rows{why} "
+                    f"Task {brief(own.name)}: {key} {shares.get(split, shares.get('validation'))} of {total} "
+                    f"rows{why} "
                     f"leaves no labelled row for {split}. Change tasks.{own.name}.{key}, or add rows."
                 )
     tasks = ", ".join(own.name for own in sources)
-    how = f"whole groups of {source.group!r}" if groups is not None else "stratified"
+    how = f"whole groups of {brief(source.group)}" if groups is not None else "stratified"
     for split, share in shares.items():
         announcements.append(
             f"{tasks}: no {split} split; {100 * share:g} % of the training rows ({len(rows_of[split])} of {total}) "

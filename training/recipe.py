@@ -11,6 +11,7 @@ from ..checks_multitask import check_choice, check_count, check_flag, check_keys
 from ..configuration_multitask import POOLINGS, complete_projection
 from ..data.augmentation import complete_augmentation
 from ..data.loading import group_sources
+from ..data.problems import with_short_values
 from ..data.rules import reading_rules
 from ..data.sources import TaskSource
 from ..data.splitting import check_split_settings
@@ -265,4 +266,4 @@ def load_recipe(path: str | Path) -> Recipe:
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {with_short_values(str(error), content)}") from error

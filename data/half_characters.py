@@ -1,0 +1,141 @@
+"""Half characters ("lone surrogates") in files: read as U+FFFD, and counted, as `encode` and `predict` read them.
+
+They are what is left of an emoji that was cut in the middle. JSON files hold them as `\\ud83d`, others as bytes that
+UTF-8 and UTF-16 do not allow. Two halves that belong together are one character. Anything else that an encoding does
+not allow stays an error.
+
+    HALVES               the name to give as `errors=` of `open` and `decode`
+    encoding_errors_for  that name, for a file that needs it
+    count_halves         how many there are in what was read from such a file, as an announcement
+    without_halves       a data set that was loaded with them
+"""
+
+import codecs
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+from datasets import Dataset, Value
+
+HALVES = "multitask_sentence.half_characters"
+REPLACEMENT = "\ufffd"
+
+_AS_BYTES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")
+_CUT_OFF = re.compile(rb"\xed[\xa0-\xbf]?\Z")
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+
+
+def whole(text: str) -> str:
+    """The text with pairs of halves as one character, and single ones as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _read_half(error: UnicodeError) -> tuple[str, int]:
+    """An error handler as `codecs.register_error` wants it: text in place of what is wrong, and where to go on."""
+    if isinstance(error, UnicodeDecodeError):
+        content, start = error.object, error.start
+        if error.encoding.startswith("utf-16") and ("surrogate" in error.reason or len(content) - start == 2):
+            return REPLACEMENT, error.end
+        if found := _AS_BYTES.match(content, start):
+            return whole(found[0].decode("utf-8", "surrogatepass")), found.end()
+        # A reader in pieces cuts a half in two: its end comes first in the next piece.
+        if found := _CUT_OFF.match(content, start):
+            return REPLACEMENT, found.end()
+        if start == 0 and (found := re.match(rb"[\xa0-\xbf]?[\x80-\xbf]", content)):
+            return "", found.end()
+    raise error
+
+
+codecs.register_error(HALVES, _read_half)
+
+
+def read_bytes(file: str) -> bytes:
+    """All of a file, unpacked where it is compressed."""
+    with fsspec.open(file, "rb", compression="infer") as opened:
+        return opened.read()
+
+
+def encoding_errors_for(content: bytes, encoding: str) -> str:
+    """`HALVES` where half characters are all that the encoding does not allow in these bytes, else "strict"."""
+    kind = encoding.lower().replace("_", "-")
+    may_hold = _AS_BYTES.search(content) if kind.startswith("utf-8") or kind == "utf8" else kind.startswith("utf-16")
+    if not may_hold:
+        return "strict"
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        try:
+            content.decode(encoding, HALVES)
+        except UnicodeDecodeError:
+            return "strict"
+        return HALVES
+    return "strict"
+
+
+def holds_escaped_halves(content: bytes) -> bool:
+    """Whether bytes of JSON may hold half characters as `\\ud83d`."""
+    return _ESCAPED_HALF.search(content) is not None
+
+
+def texts_in(value: Any) -> Iterable[str]:
+    """Every text in cells or settings that are nested as JSON has them, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts_in(key)
+            yield from texts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts_in(item)
+
+
+def mended(value: Any) -> Any:
+    """Cells, nested as JSON has them, with every text `whole`."""
+    if isinstance(value, str):
+        return value if value.isascii() else whole(value)
+    if isinstance(value, dict):
+        return {mended(key): mended(item) for key, item in value.items()}
+    return [mended(item) for item in value] if isinstance(value, list) else value
+
+
+def count_halves(task: str, where: str, rows: Iterable[Any], notes: list[str]) -> None:
+    """Announce in how many rows U+FFFD stands, and the first of them."""
+    found = [row for row, cells in enumerate(rows) if any(REPLACEMENT in text for text in texts_in(cells))]
+    if found:
+        notes.append(
+            f"{task}: halves of characters (lone surrogates), as text has that was cut within an emoji, are read as "
+            f"U+FFFD in {len(found)} rows of {where}, first in row {found[0] + 1}"
+        )
+
+
+def without_halves(task: str, where: str, rows: Dataset, notes: list[str]) -> Dataset:
+    """A data set whose columns of text are whole: what wrote it may not have looked."""
+    for name, feature in rows.features.items():
+        column = rows.data.column(name)
+        if feature not in (Value("string"), Value("large_string")):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            cells = [
+                None if cell is None else cell.decode("utf-8", HALVES) for cell in column.cast("binary").to_pylist()
+            ]
+            rows = rows.remove_columns(name).add_column(name, cells)
+            count_halves(task, where, cells, notes)
+    return rows
+
+
+__all__ = [
+    "HALVES",
+    "count_halves",
+    "encoding_errors_for",
+    "holds_escaped_halves",
+    "mended",
+    "read_bytes",
+    "texts_in",
+    "whole",
+    "without_halves",
+]

@@ -1,0 +1,122 @@
+"""Half characters (lone surrogates) in training data are read as U+FFFD and counted, whatever file they stand in."""
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from multitask_sentence.data.half_characters import HALVES, encoding_errors_for, holds_escaped_halves
+from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+
+HALF = "\ud83d"
+BYTES = b"\xed\xa0\xbd"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def load(tmp_path: Path, path: str, problem_type: str = "single_label_classification", **options: Any) -> LoadedTasks:
+    dataset = {"path": path, "data_files": {"train": f"rows.{path}", "validation": f"rows.{path}"}} | options
+    columns = {"sentence": "text", "label": "label"}
+    return load_tasks([TaskSource("t", problem_type, dataset, columns)], tmp_path, seed=42)
+
+
+def check(loaded: LoadedTasks, rows: int = 1, first: int = 2) -> None:
+    assert [row[0] for row in loaded.sets[0].splits["train"]["sentences"]] == ["fine \U0001f600", "cut \ufffd!"]
+    told = [line for line in loaded.announcements if "U+FFFD" in line]
+    assert told and all(line.endswith(f"first in row {first}") and f" {rows} rows of " in line for line in told)
+
+
+@pytest.mark.parametrize("path", ["csv", "fasttext"])
+def test_bytes_of_half_a_character_in_text_files(tmp_path: Path, path: str) -> None:
+    fine = "fine \U0001f600".encode()
+    lines = {
+        "csv": b"text,label\n" + fine + b",x\ncut " + BYTES + b"!,y\n",
+        "fasttext": b"__label__x " + fine + b"\n__label__y cut " + BYTES + b"!\n",
+    }
+    (tmp_path / f"rows.{path}").write_bytes(lines[path])
+    check(load(tmp_path, path))
+
+
+def test_two_halves_that_belong_together_are_one_character(tmp_path: Path) -> None:
+    pair = "\ud83d\ude00".encode("utf-8", "surrogatepass")
+    (tmp_path / "rows.csv").write_bytes(b"text,label\nfine " + pair + b",x\ncut " + BYTES + b"!,y\n")
+    check(load(tmp_path, "csv"))
+
+
+def test_half_characters_in_utf16(tmp_path: Path) -> None:
+    text = f"text,label\nfine \U0001f600,x\ncut {HALF}!,y\n"
+    (tmp_path / "rows.csv").write_bytes(text.encode("utf-16", "surrogatepass"))
+    check(load(tmp_path, "csv", encoding="utf-16"))
+
+
+def test_a_reader_in_pieces_finds_every_half(tmp_path: Path) -> None:
+    rows = 30_001  # at many different places of a piece
+    (tmp_path / "rows.csv").write_bytes(
+        b"text,label\n" + b"".join(b"%d " % row + BYTES + b",x\n" for row in range(rows))
+    )
+    with (tmp_path / "rows.csv").open(encoding="utf-8", errors=HALVES, newline="") as file:
+        assert [cells[0] for cells in csv.reader(file)][1:] == [f"{row} \ufffd" for row in range(rows)]
+
+
+@pytest.mark.parametrize("form", ["lines", "list", "field"])
+def test_escaped_half_characters_in_json(tmp_path: Path, form: str) -> None:
+    rows = [{"text": "fine \U0001f600", "label": "x"}, {"text": f"cut {HALF}!", "label": "y"}]
+    content = (
+        "\n".join(map(json.dumps, rows)) if form == "lines" else json.dumps(rows if form == "list" else {"d": rows})
+    )
+    (tmp_path / "rows.json").write_text(content, encoding="utf-8")
+    check(load(tmp_path, "json", **({"field": "d"} if form == "field" else {})))
+
+
+def test_half_characters_in_parquet_and_saved_data_sets(tmp_path: Path) -> None:
+    texts = pa.array(["fine \U0001f600".encode(), b"cut " + BYTES + b"!"]).cast(pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 2, texts.buffers())
+    table = pa.table({"text": texts, "label": ["x", "y"]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    check(load(tmp_path, "parquet"))
+    datasets.DatasetDict(dict.fromkeys(("train", "validation"), datasets.Dataset(table))).save_to_disk(
+        tmp_path / "saved"
+    )
+    columns = {"sentence": "text", "label": "label"}
+    check(load_tasks([TaskSource("t", "single_label_classification", {"path": "saved"}, columns)], tmp_path, seed=42))
+
+
+def test_half_characters_in_sqlite(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "rows.sqlite")) as connection:
+        connection.execute("CREATE TABLE r (text, label)")
+        connection.execute("INSERT INTO r VALUES (?, 'x')", ["fine \U0001f600"])
+        connection.execute(f"INSERT INTO r VALUES (CAST(x'{(b'cut ' + BYTES + b'!').hex()}' AS TEXT), 'y')")
+        connection.commit()
+    check(load(tmp_path, "sqlite", sql="r"))
+
+
+def test_half_a_character_in_a_label_name_can_be_written_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('text,label\na,"[""x\\ud83d"", ""y""]"\nb,"[""y""]"\n', encoding="utf-8")
+    loaded = load(tmp_path, "csv", "multi_label_classification")
+    assert loaded.labels["t"] == ["x\ufffd", "y"]
+    "\n".join(loaded.announcements).encode()
+
+
+def test_other_bytes_that_are_no_utf8_stay_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"text,label\na " + BYTES + b" \xff,x\nb,y\n")
+    with pytest.raises(ValueError, match="not in UTF-8: add `encoding: "):
+        load(tmp_path, "csv")
+    with pytest.raises(ValueError, match="surrogatepass gives halves of characters"):
+        load(tmp_path, "csv", encoding_errors="surrogatepass")
+
+
+def test_whole_characters_need_no_other_reader() -> None:
+    assert encoding_errors_for("\U0001f600 \ud7ff".encode(), "utf-8") == "strict"
+    assert encoding_errors_for(b"caf\xe9", "utf-8") == "strict"
+    assert not holds_escaped_halves(rb'"\ud83d\ude00"')
+    assert holds_escaped_halves(rb'"\ud83d\ud83d\ude00"') and holds_escaped_halves(rb'"\ude00"')
