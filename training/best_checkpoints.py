@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..checks_multitask import suggest
+from ..checks_multitask import check_count, is_number, suggest
 from ..problem_types_multitask import PROBLEM_TYPES
 
 BEST_FOLDER = "best"
@@ -173,9 +173,8 @@ def check_early_stopping(args: TrainingArguments, tasks: Sequence[str]) -> None:
                 f"{name} is given without early_stopping_patience. Say after how many evaluations to stop."
             )
         return
-    if patience < 1:
-        raise ValueError(f"early_stopping_patience is {patience}, but should be a whole number of at least 1.")
-    if not 0 <= threshold < math.inf:
+    check_count("early_stopping_patience", patience)
+    if not is_number(threshold) or threshold < 0:
         raise ValueError(f"early_stopping_threshold is {threshold}, but should be a number of at least 0.")
     if task is not None and task not in tasks:
         raise ValueError(
