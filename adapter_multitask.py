@@ -254,6 +254,14 @@ class BackboneAdapter:
                 f"{folder} holds the weights that the adapter was trained on, which would be written over. Save to "
                 "another folder, or fold the adapter in first: model.merge_adapter()."
             )
+        known, rows = self.base_model._vocab_size_of_base, self.config.vocab_size
+        if rows != known:
+            raise ValueError(
+                f"The vocabulary was resized to {rows} rows, but the adapter's base {self.config.base_name_or_path} "
+                f"has {known}, and an adapter is saved without them. Fold the adapter in first: "
+                "model.merge_adapter(). Or resize the model without adapter, save it, and put the adapter on what is "
+                "opened from there."
+            )
         prefix, state_dict = self._backbone_prefix, state_dict or self.state_dict()
         of_backbone = {
             name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)
@@ -263,6 +271,15 @@ class BackboneAdapter:
             save_file({}, os.path.join(folder, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
         base, revision = public_name(self.config.base_name_or_path), self.config.base_revision
         write_adapter(self.base_model.backbone, folder, base, revision, of_backbone)
+
+    def _check_can_push(self) -> None:
+        """Raise a ValueError where the adapter's base is a folder: nobody else has it."""
+        base = self.config.base_name_or_path
+        if base and os.path.isabs(base):
+            raise ValueError(
+                f"The adapter was trained on the folder {base}, which nobody else has, so the model would not open "
+                "from the Hub. Fold the adapter in first, model.merge_adapter(), or push the base and train on that."
+            )
 
     @contextlib.contextmanager
     def _base_relative_to(self, folder: str | os.PathLike) -> Iterator[None]:

@@ -108,6 +108,7 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._hub_options: dict[str, Any] = {}  # how the repository was reached that the model was opened from
+        self._vocab_size_of_base = config.vocab_size  # of where the model is started or opened from
         self._origin: Origin | None = None  # what the heads were trained on
         if config.base_name_or_path:
             self._keys_to_ignore_on_load_missing = [r"^(multitask\.)?backbone\."]  # they come from the base

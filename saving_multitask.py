@@ -99,6 +99,8 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
+        if kwargs.get("push_to_hub"):
+            self._check_can_push()
         # Named only here, both travel with the model all the same: the saver follows relative imports.
         from .classification_multitask import MultiTaskForSequenceClassification
         from .modeling_multitask import MultiTaskModel
@@ -122,6 +124,16 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             # safetensors writes files that only their owner can read; config.json has what the umask gives.
             for path in glob.glob(os.path.join(glob.escape(os.fspath(save_directory)), "*.safetensors")):
                 shutil.copymode(os.path.join(save_directory, CONFIG_NAME), path)
+
+    def push_to_hub(self, *args, **kwargs) -> str:
+        """
+        Push the model to the Hub; arguments as of any transformers model.
+
+        Raises:
+            ValueError: it has an adapter whose base is a folder of this machine.
+        """
+        self._check_can_push()
+        return super().push_to_hub(*args, **kwargs)
 
     def _save_companions(self, save_directory: str | os.PathLike) -> None:
         """Save what stands beside weights, configuration and code."""

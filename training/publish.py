@@ -8,6 +8,7 @@ has written or edited stays; the folder's then goes beside it, as README.generat
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -78,6 +79,19 @@ def _explain(error: BaseException, repo_id: str) -> str:
     return message if isinstance(error, ValueError) else f"{type(error).__name__}: {message.rstrip('.')}."
 
 
+def _check_base(folder: Path) -> None:
+    """Raise a ValueError where the folder holds an adapter whose base is another folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    base = config.get("base_name_or_path")
+    if base and (base.startswith(".") or os.path.isabs(base)):
+        raise ValueError(
+            f"{folder} holds an adapter that was trained on the folder {base}, which nobody else has, so the model "
+            "would not open from the Hub. Push a whole model: model = MultiTaskModel.from_pretrained("
+            f"{os.fspath(folder)!r}), model.merge_adapter(), model.save_pretrained(another folder), and push that. Or "
+            "push the base, and train the adapter on it from there."
+        )
+
+
 def check_can_push(repo_id: str, token: str | None = None) -> None:
     """
     Make sure that a push will not fail for want of a name, a token or a permission; nothing is created.
@@ -144,12 +158,13 @@ def push_folder(
         The URL of the commit.
 
     Raises:
-        ValueError: the folder holds no finished model.
+        ValueError: the folder holds no finished model, or an adapter on a folder, which nobody else has.
         OSError: the push failed, and the Hub shows nothing of it; the message says why and how to repeat it.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no finished model to push: there is no config.json in it.")
+    _check_base(folder)
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     keeps_card = False
     excluded = [pattern for pattern in EXCLUDED if any(fnmatchcase(path, pattern) for path in paths)]

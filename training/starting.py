@@ -155,10 +155,11 @@ def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start
     """
     if recipe.peft is not None:
         adapter_config(recipe.peft)  # before anything is looked for on the Hub
-        if pushes and recipe.peft.get("save") == "adapter" and Path(recipe.backbone).is_dir():
+        source = recipe.continue_from or recipe.backbone
+        if pushes and recipe.peft.get("save") == "adapter" and Path(source).is_dir():
             raise ValueError(
-                f"peft.save is 'adapter', but the backbone is the folder {recipe.backbone}, where nobody else finds "
-                "it. Set save: merged, or start from a model on the Hub."
+                f"peft.save is 'adapter', but {'continue_from' if recipe.continue_from else 'the backbone'} is the "
+                f"folder {source}, where nobody else finds it. Set save: merged, or start from a model on the Hub."
             )
     if recipe.continue_from is not None:
         start = _check_continued(recipe, output_dir)
