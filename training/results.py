@@ -27,7 +27,8 @@ EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for
 
 
 def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
-    """The training arguments that a reader needs: all that differ from transformers' own defaults, but no token."""
+    """The training arguments that a reader needs: all that differ from transformers' own defaults, but no token and no
+    empty list."""
     changed = {}
     for argument in fields(MultiTaskTrainingArguments):
         if not argument.init or argument.name.endswith("_token") or argument.name in WITHOUT_EFFECT:
@@ -36,7 +37,8 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
         value = getattr(arguments, argument.name)
         if argument.name in MultiTaskTrainingArguments.__annotations__ or value != default:
             changed[argument.name] = getattr(value, "value", value) if not isinstance(value, dict) else value
-    return {key: value for key, value in changed.items() if isinstance(value, (str, int, float, bool, list, dict))}
+    shown = (str, int, float, bool, list, dict)
+    return {key: value for key, value in changed.items() if isinstance(value, shown) and value not in ([], {})}
 
 
 def format_settings(

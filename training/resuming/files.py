@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
@@ -41,7 +42,12 @@ def write_record(checkpoint: Path, run: dict[str, Any], parameters: list[list[st
         if path.is_file() and path.name != RUN_FILE
     }
     content = {"run": run, "optimizer": parameters, "save_only_model": save_only_model, "files": files}
-    write_json(checkpoint / RUN_FILE, content)
+    write_json(checkpoint / RUN_FILE, {**content, "hash": _content_hash(content)})
+
+
+def _content_hash(content: dict[str, Any]) -> str:
+    """Of all that a record says, so that a bit that flipped in it is found too."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def read_record(checkpoint: Path) -> dict[str, Any] | None:
@@ -108,6 +114,8 @@ def _problem(checkpoint: Path, num_processes: int) -> str | None:
     if damage := _damage(checkpoint / RUN_FILE):
         return f"is damaged: {RUN_FILE} is not what was written ({damage})"
     record = read_record(checkpoint)
+    if record.pop("hash", None) not in (None, _content_hash(record)):
+        return f"is damaged: {RUN_FILE} is not what was written (its content has changed)"
     for name, expected in record["files"].items():
         file = checkpoint / name
         if not file.is_file():
