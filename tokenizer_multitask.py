@@ -110,6 +110,10 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, sentences: list[str], max_leng
 class ModelTokenizer:
     """The tokenizer of a model with `config`, `_tokenizer`, and `_hub_options` to reach the repository."""
 
+    def __dir__(self) -> list[str]:
+        """Without `tokenizer` where there is none: `torch.jit.trace` asks for all that is listed."""
+        return [name for name in super().__dir__() if name != "tokenizer" or self.has_tokenizer]
+
     @property
     def has_tokenizer(self) -> bool:
         """Whether there is a tokenizer."""

@@ -49,6 +49,20 @@ def test_traced_model_answers_other_lengths_as_the_model_does(model: MultiTaskMo
 
 
 @torch.no_grad()
+def test_model_without_tokenizer_is_traced_as_one_with_it(model: MultiTaskModel) -> None:
+    model.config.return_dict = False
+    bare = MultiTaskModel(model.config).eval()
+    bare.load_state_dict(model.state_dict())
+    assert "tokenizer" in dir(model)
+    assert "tokenizer" not in dir(bare)
+    traced = torch.jit.trace(bare, example_kwarg_inputs=EXAMPLE, check_trace=False)
+    for inputs in OTHERS:
+        assert_equal_where_there_are_tokens(traced(**inputs), model(**inputs), inputs["attention_mask"])
+    with pytest.raises(ValueError, match="has no tokenizer yet"):
+        bare.tokenizer  # noqa: B018 - that it is not listed changes nothing for whoever asks
+
+
+@torch.no_grad()
 def test_traced_view_of_one_head_answers_other_lengths(model: MultiTaskModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     view = MultiTaskForSequenceClassification.from_pretrained(tmp_path, task="mood", return_dict=False)
