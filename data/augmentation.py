@@ -29,6 +29,7 @@ from transformers import set_seed
 from ..checks_multitask import check_count, check_keys, is_number, suggest
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 from .collation import LABEL_PREFIX
+from .half_characters import whole
 from .held_out import held_out_sentences
 from .loading import LabelledSet, LoadedTasks, group_sources
 from .sources import TaskSource
@@ -184,7 +185,7 @@ def _texts(augmentation: Augmentation, sentences: list[str]) -> dict[str, str]:
             f"{where}: {method} returned {len(texts)} texts for {len(sentences)} sentences. It should return one for "
             "each, in their order; the sentence itself leaves a row as it is."
         )
-    return dict(zip(sentences, (text.strip() for text in texts), strict=True))
+    return dict(zip(sentences, (whole(text).strip() for text in texts), strict=True))
 
 
 def _shown(sentences: list[str]) -> str:

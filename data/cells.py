@@ -16,7 +16,7 @@ from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
-from .labels import Marks, clean, spell
+from .labels import FLAGS, Marks, clean, spell
 from .problems import CellError, brief
 from .rules import ReadingRules
 
@@ -54,6 +54,15 @@ def _written_out(text: str) -> list[Any] | dict[Any, Any] | None:
     return value if isinstance(value, list | dict) else None
 
 
+def _unquoted(text: str) -> str:
+    """The list or mapping that a text is as JSON within JSON (`"[\\"a\\"]"`); other text as it is."""
+    try:
+        inner = json.loads(text) if text[:2] in ('"[', '"{') else None
+    except ValueError:
+        return text
+    return clean(inner) if isinstance(inner, str) else text
+
+
 def _bare_list(text: str) -> list[str] | None:
     """The names of `[a, b]` and `{a,"b c"}`; None where brackets or colons within say that it is something else."""
     inner = text[1:-1].strip()
@@ -85,6 +94,8 @@ def _flag(rules: ReadingRules, name: Any, value: Any, cell: Any) -> bool | None:
         return None
     if isinstance(value, int | float) and value in (0, 1):
         return bool(value)
+    if isinstance(value, str) and value in FLAGS:
+        return bool(FLAGS[value])
     raise CellError(
         f"found {brief(cell)} for task {rules.task!r}, where {brief(name)} is neither 0 nor 1.",
         "A mapping should say of each label whether it applies, with 1 or 0, or be like {choices: [...]}.",
@@ -146,6 +157,7 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
             return None
         if text not in known and (wrapped := _WRAPPED.fullmatch(text)):
             text = wrapped[1].strip() or "[]"
+        text = _unquoted(text) if text not in known else text
         if text in known or (not rules.multi_label and text[0] not in BRACKETS):
             return Marks((text,))
         items = _written_out(text) if BRACKETS.get(text[0]) == text[-1] else None

@@ -14,7 +14,7 @@ import fsspec
 from datasets import Dataset
 
 from ..checks_multitask import suggest
-from .parts import encoding_hint
+from .parts import encoding_hint, format_hint
 from .problems import brief
 
 DELIMITERS = (";", "\t", "|", ",")
@@ -30,15 +30,12 @@ def sample_of(file: str) -> bytes:
 
 def failure_hint(task: str, file: str, parsing: dict[str, Any], wanted: list[str], cause: BaseException) -> str:
     """The line of the recipe that probably mends a file that cannot be parsed."""
-    where = f"tasks.{task}.dataset"
     try:
         sample = sample_of(file)
     except OSError:
         return ""
-    if sample.startswith(b"PK\x03\x04") and (file.endswith(".xlsx") or b"xl/" in sample):
-        return f" This is an Excel file: write `path: xlsx` in {where}."
-    if sample.startswith(b"PAR1"):
-        return f" This is a Parquet file: write `path: parquet` in {where}."
+    if hint := format_hint(task, sample):
+        return hint
     if hint := encoding_hint(task, file, cause):
         return hint
     if type(cause).__name__ == "EmptyDataError":
@@ -61,7 +58,7 @@ def quoting_hint(task: str) -> str:
 def fields_hint(task: str, names: list[str], wanted: list[str], parsing: dict[str, Any], sample: bytes) -> str:
     """What to do where a row has more fields than the header."""
     lines = [line for line in _first_lines(parsing, sample) if line.strip()]
-    if hint := _header_hint(task, wanted, parsing, _first_lines(parsing, sample)):
+    if hint := format_hint(task, sample) or _header_hint(task, wanted, parsing, _first_lines(parsing, sample)):
         return hint
     if hint := _delimiter_hint(task, names, parsing):
         return hint
@@ -115,11 +112,14 @@ def column_hint(
     names = rows.column_names
     if any(LINE_BREAK.search(name) for name in names):
         return f" A quote in the header encloses several lines.{quoting_hint(task)}"
+    sample = sample_of(file)
+    if hint := format_hint(task, sample):
+        return hint
     if names[0].startswith("__label__"):
         return f" The lines start with fastText's labels: write `path: fasttext` in tasks.{task}.dataset."
     if missing in [name.strip() for name in names]:
         return f" A space stands before the column's name: add `skipinitialspace: true` to tasks.{task}.dataset."
-    if hint := _header_hint(task, [missing], parsing, _first_lines(parsing, sample_of(file))):
+    if hint := _header_hint(task, [missing], parsing, _first_lines(parsing, sample)):
         return hint
     if hint := _delimiter_hint(task, names, parsing):
         return hint

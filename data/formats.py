@@ -21,7 +21,7 @@ from ..checks_multitask import suggest
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
 from .half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
 from .json_files import read_json
-from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, no_pattern
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 from .problems import brief
 from .tables import read_excel, read_sql, read_sqlite
 
@@ -46,7 +46,8 @@ def _packaged(
 ) -> Part:
     """Load one file with the builder of `datasets` for its format."""
     load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, **options)
-    rows = attempt(task, {"path": file} | options, load)["train"]
+    hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
+    rows = attempt(task, {"path": file} | options, load, hint)["train"]
     return Part(file, without_halves(task, file, rows, notes))
 
 

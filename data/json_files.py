@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 
 from ..checks_multitask import suggest
 from .half_characters import count_halves, encoding_errors_for, holds_escaped_halves, mended, read_bytes
-from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, no_pattern
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 from .problems import brief
 
 
@@ -76,7 +76,7 @@ def _failure_hint(task: str, file: str, cause: BaseException) -> str:
         content = read_bytes(file)
     except OSError:
         return ""
-    if hint := encoding_hint(task, file, cause):
+    if hint := (content.lstrip()[:1] not in b"[{" and format_hint(task, content)) or encoding_hint(task, file, cause):
         return hint
     try:
         content.decode("utf-8")

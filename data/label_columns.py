@@ -14,7 +14,7 @@ from datasets import ClassLabel
 
 from ..problem_types_multitask import PROBLEM_TYPES
 from .cells import open_cell
-from .label_names import announce_doubtful_names, check_joined
+from .label_names import SEPARATORS, announce_doubtful_names, announce_joined, check_joined
 from .labels import (
     Marks,
     check_names,
@@ -138,6 +138,9 @@ def _infer_names(
     _check_fractions(source, counts, train, parts, problems)
     if rules.multi_label:
         check_joined(task, rows, rules.label_separator, announcements)
+    else:
+        remedy = f"write tasks.{task}.problem_type: multi_label_classification"
+        announce_joined(task, rows, (*SEPARATORS, "|"), remedy, announcements)
     names = sort_names(counts)
     if not problems.shown:  # else the rows are at fault
         check_names(task, names, 1 if rules.multi_label else 2)

@@ -1,11 +1,13 @@
 """Label names that the data gives, and what looks wrong about them.
 
 announce_doubtful_names    names that look like missing values, or that differ in hardly anything
+announce_joined            names that are other names with a separator between them
 check_joined               names that are several labels with a separator between them
 """
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from .labels import Marks, clean, quoted
@@ -94,10 +96,12 @@ def _other_signs(names: set[str]) -> list[str]:
     return sorted(sign for sign in signs - set(SEPARATORS) if unicodedata.category(sign) in ("Po", "Sm", "So", "Pd"))
 
 
-def _announce_few_joined(task: str, rows: Counter[Marks], announcements: list[str]) -> None:
-    """Tell of names that are other names of the task with a separator between them, where most cells are lists."""
+def announce_joined(
+    task: str, rows: Counter[Marks], separators: Sequence[str], remedy: str, announcements: list[str]
+) -> None:
+    """Tell of names that are other names of the task with a separator between them."""
     names = {name for marks in rows for name in marks.on}
-    for separator in SEPARATORS:
+    for separator in separators:
         joined = [name for name in names if separator in name]
         joined = sorted(name for name in joined if names.issuperset(map(clean, name.split(separator))))
         if joined:
@@ -105,8 +109,7 @@ def _announce_few_joined(task: str, rows: Counter[Marks], announcements: list[st
             announcements.append(
                 f"{task}: {len(joined)} label names are others with {quoted(separator)} between them, such as "
                 f"{quoted(joined[0])} ({cells} cells in all): they are classes of their own. If they are several "
-                "labels, "
-                "write all cells in one way."
+                f"labels, {remedy}."
             )
 
 
@@ -125,7 +128,7 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
     if label_separator == "|":
         return
     if 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
-        _announce_few_joined(task, rows, announcements)
+        announce_joined(task, rows, SEPARATORS, "write all cells in one way", announcements)
         return
     names = {name for marks in rows for name in marks.on}
     for separator in (*SEPARATORS, *CONJUNCTIONS, *WITHIN_NAMES, *_other_signs(names)):
@@ -156,4 +159,4 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
             )
 
 
-__all__ = ["announce_doubtful_names", "check_joined"]
+__all__ = ["SEPARATORS", "announce_doubtful_names", "announce_joined", "check_joined"]

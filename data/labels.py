@@ -151,7 +151,8 @@ def _joined_by(name: str, known: Iterable[str]) -> str | None:
     known = set(known)
     for separator in (", ", ",", "; ", ";", "|", "#", "/", "+", "&", "\t", "\n", " "):
         parts = [clean(part) for part in name.split(separator)]
-        if len(parts) > 1 and (known.issuperset(parts) or vector(parts, len(known)) is not None):
+        are_ids = all(part.isdecimal() and int(part[:9]) < len(known) for part in parts)
+        if len(parts) > 1 and (known.issuperset(parts) or are_ids or vector(parts, len(known)) is not None):
             return separator
     return None
 

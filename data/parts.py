@@ -32,7 +32,8 @@ def attempt(
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if "corresponds to no data" in str(cause) or isinstance(cause, StopIteration):
-            reason = "it holds no rows. Add rows, or take the split out of the recipe."
+            mended = hint(cause) if hint is not None else ""
+            reason = "it holds no rows." + (mended or " Add rows, or take the split out of the recipe.")
         else:
             reason = f"{type(cause).__name__}: {shorten((str(cause).strip().splitlines() or [''])[0])}"
             if hint is not None and (mended := hint(cause)):
@@ -54,6 +55,23 @@ def encoding_hint(task: str, file: str, cause: BaseException) -> str:
         f" The file is not in UTF-8: add `encoding: {encoding}` to tasks.{task}.dataset, or the name of the encoding "
         "that it was saved in (such as cp1252, cp1251, gb18030, shift_jis, utf-16)."
     )
+
+
+def format_hint(task: str, sample: bytes) -> str:
+    """Where the beginning of a file shows that it has another format: what to write, or what it is."""
+    for beginning, name in ((b"PAR1", "Parquet"), (b"SQLite format 3", "SQLite")):
+        if sample.startswith(beginning):
+            return f" This is a {name} file: write `path: {name.lower()}` in tasks.{task}.dataset."
+    if sample.startswith(b"PK\x03\x04") and b"xl/" in sample:
+        return f" This is an Excel file: write `path: xlsx` in tasks.{task}.dataset."
+    if sample.startswith(b"version https://git-lfs"):
+        return " This is a pointer to a file in Git LFS, not the file: get it with `git lfs pull`."
+    text = sample.removeprefix(b"\xef\xbb\xbf").lstrip()[:100].lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return " This is a web page or XML, not a table: get the file itself, or write its rows as csv or jsonl."
+    if re.match(rb'\{\s*"|\[\s*\{', text):
+        return f" This looks like JSON: write `path: json` in tasks.{task}.dataset."
+    return ""
 
 
 def no_pattern(file: str) -> str:
@@ -248,4 +266,4 @@ class Part:
         return f" Did you mean {brief(chosen)}?" if chosen else suggest(name, names)
 
 
-__all__ = ["SPLIT_NAMES", "Part", "attempt", "encoding_hint", "no_pattern", "plain_text"]
+__all__ = ["SPLIT_NAMES", "Part", "attempt", "encoding_hint", "format_hint", "no_pattern", "plain_text"]

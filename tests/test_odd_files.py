@@ -150,6 +150,24 @@ def test_few_cells_with_another_separator_are_told(tmp_path: Path) -> None:
     assert "such as 'a, b' (1 cells in all)" in line
 
 
+@pytest.mark.parametrize("separator", ["|", ", ", "/"])
+def test_joined_labels_of_a_single_label_task_are_told(tmp_path: Path, separator: str) -> None:
+    line = told(load_cells(tmp_path, ["a", f"a{separator}b", "b", "x/y"], SINGLE), "1 label names are others with")
+    assert f"'a{separator}b'" in line and "write tasks.t.problem_type: multi_label_classification" in line
+
+
+def test_lists_within_json_text_and_flags_as_text(tmp_path: Path) -> None:
+    cells = [json.dumps(json.dumps(names)) for names in (["a", "b"], ["b"])]
+    assert [names for _, names in rows(load_cells(tmp_path, cells))] == [["a", "b"], ["b"]]
+    cells = ['{"a": "1", "b": "0"}', '{"a": "false", "b": "true"}']
+    assert [names for _, names in rows(load_cells(tmp_path, cells))] == [["a"], ["b"]]
+
+
+def test_ids_with_a_separator_name_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="label_separator: ','"):
+        load_cells(tmp_path, ["0,2", "1", "2,1"], labels=["a", "b", "c"])
+
+
 def test_lists_as_python_numpy_and_torch_show_them(tmp_path: Path) -> None:
     cells = ["{'a', 'b'}", "set()", "array(['b'], dtype=object)", "['a']"]
     assert [names for _, names in rows(load_cells(tmp_path, cells))] == [["a", "b"], [], ["b"], ["a"]]
@@ -242,6 +260,28 @@ def test_rejected_rows_are_told_where_no_condition_leaves_them_out(
     assert f"{bad} (2 rows)" in line and f"tasks.t.where: {{{column}: {good}}}" in line  # once in each split
     loaded = load(tmp_path, content, "json", where={column: good})
     assert len(rows(loaded)) == 2 and "count like" not in "".join(loaded.announcements)
+
+
+@pytest.mark.parametrize("path", ["csv", "parquet", "json"])
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "get it with `git lfs pull`"),
+        (b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "This is a web page or XML, not a table"),
+    ],
+)
+def test_what_is_no_data_at_all_is_named(tmp_path: Path, path: str, content: bytes, remedy: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, content, path)
+    assert remedy in str(error.value)
+
+
+def test_files_of_another_format_name_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="This looks like JSON: write `path: json`"):
+        load(tmp_path, json.dumps([{"text": "a", "label": "x"}]))
+    pd.DataFrame({"text": ["a"], "label": ["x"]}).to_parquet(tmp_path / "rows.csv")
+    with pytest.raises(ValueError, match="write `path: parquet`"):
+        load(tmp_path, None)
 
 
 # ---- long values ----
