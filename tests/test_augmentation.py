@@ -130,6 +130,12 @@ def test_what_comes_back_empty_or_equal_adds_nothing():
     assert added == [{"sentences": ["a", "D"], "label_near": 1.0}], "one new sentence makes a new pair"
 
 
+def test_half_a_character_that_comes_back_is_read_as_one_that_is_unknown():
+    loaded = make_loaded({"sentences": [["a"], ["b"]], "label_mood": [0, 1]})
+    added = augment(loaded, lambda sentences: [f"{sentence} \ud83d" for sentence in sentences])
+    assert [row["sentences"] for row in added] == [["a \ufffd"], ["b \ufffd"]]
+
+
 def test_nothing_changed_leaves_the_set_alone():
     loaded = make_loaded({"sentences": [["a"]], "label_mood": [0]})
     assert augment(loaded, list) == []
