@@ -301,7 +301,7 @@ def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(tmp_path: Pat
         load(tmp_path, dataset | {"explode": "tag"}, "patterns", "tag")
 
 
-PAGE = (Path(__file__).parents[1] / "recipes/README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs/training.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\| [^|]+ \| `(\{path: .*\})` \|$", PAGE, flags=re.MULTILINE))
@@ -318,7 +318,7 @@ def test_page_on_recipes_names_every_format() -> None:
     assert set(FORMATS) <= set(named)
 
 
-# Annotation tools, read with the lines that recipes/README.md gives
+# Annotation tools, read with the lines that docs/training.md gives
 
 
 def documented(export: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Every code block of the README runs as written: Python in a folder that holds runs/quickstart, recipes, commands.
 
-The blocks of recipes/README.md are parts of recipes: each is put into a whole one, unless it has tasks, and checked.
+The blocks of docs/training.md are parts of recipes: each is put into a whole one, unless it has tasks, and checked.
 """
 
 import re
@@ -20,8 +20,8 @@ from multitask_sentence.training.starting import check_start, check_strategy
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES_README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-# What the parts of recipes/README.md are put into.
+TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+# What the parts of docs/training.md are put into.
 WHOLE = """
 tasks:
   sentiment:
@@ -103,7 +103,7 @@ def test_command_of_the_real_run_is_understood(monkeypatch) -> None:
 
 
 @pytest.mark.pretrained
-@pytest.mark.parametrize("block", [block for block in blocks("yaml", RECIPES_README) if "continue_from" not in block])
+@pytest.mark.parametrize("block", [block for block in blocks("yaml", TRAINING_PAGE) if "continue_from" not in block])
 def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> None:
     (tmp_path / "whole.yaml").write_text(block if "tasks:" in block else WHOLE + block, encoding="utf-8")
     recipe = load_recipe(tmp_path / "whole.yaml")
@@ -114,7 +114,7 @@ def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> N
 
 
 def test_page_on_recipes_names_every_key() -> None:
-    tables = set(re.findall(r"`(\w+)`", RECIPES_README))
+    tables = set(re.findall(r"`(\w+)`", TRAINING_PAGE))
     assert set(RECIPE_KEYS) <= tables
     own = {argument.name for argument in fields(MultiTaskTrainingArguments)}
     own -= {argument.name for argument in fields(TrainingArguments)}
