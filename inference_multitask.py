@@ -80,6 +80,12 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
             module.training = True
 
 
+def _is_embedding(row: Any) -> bool:
+    """Whether a row of `similarity` is numbers in a row, not text, nor a list of texts."""
+    numbers = isinstance(row, list) and not any(isinstance(value, (str, bytes)) for value in row)
+    return numbers or isinstance(row, (np.ndarray, torch.Tensor))
+
+
 class SentenceInference:
     """`encode`, `predict` and `similarity`; mixed into [`MultiTaskModel`]."""
 
@@ -435,7 +441,7 @@ class SentenceInference:
             if not isinstance(side, str):
                 check_container(side)
                 side = list(chain.from_iterable(window for _, window in windows_of(side, SENTENCES_PER_WINDOW)))
-            if isinstance(side, str) or not all(isinstance(row, (np.ndarray, torch.Tensor, list)) for row in side):
+            if isinstance(side, str) or not all(_is_embedding(row) for row in side):
                 side = self.encode([side] if isinstance(side, str) else side, convert_to="tensor")
             else:
                 rows = [torch.as_tensor(row, **options) for row in side]

@@ -40,6 +40,8 @@ def _remedy(rows: Any) -> str | None:
         return "a set, which has no order. Give a list, as in sorted(texts)"
     if callable(getattr(rows, "readline", None)):
         return "an open file. Give its lines, as in file.read().splitlines()"
+    if getattr(rows, "ndim", 1) == 0:
+        return "a single value in an array. Give array.item() in a list"
     if getattr(rows, "ndim", 1) != 1:
         return f"an array of {rows.ndim} dimensions. Give one column of it, as in array[:, 0]; pairs as array.tolist()"
     try:

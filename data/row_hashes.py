@@ -91,7 +91,7 @@ def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
     }
     unfinished = folder / (ROW_HASHES_FILE + ".part")
     table = pa.table(columns).replace_schema_metadata({"is_complete": str(hashes.is_complete)})
-    parquet.write_table(table, unfinished, use_dictionary=["task", "split"])
+    parquet.write_table(table, unfinished, use_dictionary=["task", "split"], write_page_checksum=True)
     unfinished.replace(folder / ROW_HASHES_FILE)
 
 
@@ -108,11 +108,12 @@ def read_row_hashes(name_or_path: str) -> RowHashes:
     if file is None:
         return RowHashes(name, {}, is_complete=False)
     try:
-        table = parquet.read_table(file, columns=["task", "split", "hash"])
+        table = parquet.read_table(file, columns=["task", "split", "hash"], page_checksum_verification=True)
         columns = (table[name].to_pylist() for name in ("task", "split", "hash"))
     except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
         raise ValueError(
-            f"{file} is damaged ({error}). Take it from where the model came from, or delete it: which rows the model "
+            f"{file} is damaged ({said}). Take it from where the model came from, or delete it: which rows the model "
             "was trained on is then not known."
         ) from error
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)

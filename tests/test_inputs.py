@@ -62,7 +62,7 @@ NO_LISTS: dict[str, tuple[Callable[[], Any], str]] = {
     "bytes": (lambda: b"the cat sat", "a bytes, .*Decode them"),
     "open file": (lambda: io.StringIO("the cat\nsat\n"), r"a StringIO, .*file\.read\(\)\.splitlines\(\)"),
     "array of two dimensions": (lambda: FRAME[["text"]].to_numpy(), r"a ndarray, .* 2 dimensions.*array\[:, 0\]"),
-    "array of no dimension": (lambda: np.array("the cat"), "a ndarray, .* 0 dimensions"),
+    "array of no dimension": (lambda: np.array("the cat"), r"a ndarray, .*a single value.*array\.item\(\) in a list"),
     "number": (lambda: 5, "a int, .*Give a list of strings"),
     "nothing": (lambda: None, "a NoneType, .*Give a list of strings"),
 }
@@ -141,7 +141,12 @@ def test_list_that_grows_meanwhile_is_an_error(tiny_model: MultiTaskModel, monke
 
 @pytest.mark.parametrize(
     ("side", "message"),
-    [([0.5, 1.0], r"Sentence 0 is 0\.5"), ([None, "a cat"], "Sentence 0 is None"), (["a cat", None], "Sentence 1")],
+    [
+        ([0.5, 1.0], r"Sentence 0 is 0\.5"),
+        ([None, "a cat"], "Sentence 0 is None"),
+        (["a cat", None], "Sentence 1"),
+        ([["a cat"]], r"Sentence 0 is \['a cat'\] \(list\)"),
+    ],
 )
 def test_similarity_names_what_is_neither_sentence_nor_embedding(tiny_model, side: list, message: str) -> None:
     with pytest.raises(TypeError, match=message):

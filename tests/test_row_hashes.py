@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from datasets import Dataset
+from pyarrow import parquet
 
 from multitask_sentence.data.held_out import announce_trained_on
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks
@@ -102,6 +103,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     pd.DataFrame({"text": ["a"]}).to_parquet(file)
     with pytest.raises(ValueError, match=r"row_hashes.parquet is damaged"):
         read_row_hashes(str(tmp_path))
+
+
+def test_one_flipped_bit_among_the_hashes_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    hashes = {1234567890123456789 + number for number in range(50)}
+    write_row_hashes(tmp_path, RowHashes("model", {("topic", "train"): hashes}))
+    assert read_row_hashes(str(tmp_path)).rows == {("topic", "train"): hashes}
+    file = tmp_path / "row_hashes.parquet"
+    column = parquet.read_metadata(file).row_group(0).column(2)
+    assert column.path_in_schema == "hash"
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start + column.total_compressed_size - 20] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"row_hashes.parquet is damaged") as caught:
+        read_row_hashes(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_rows_that_the_model_was_trained_on_are_told_of_with_their_number() -> None:
