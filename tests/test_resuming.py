@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.training.resuming.files import RUN_FILE, last_checkpoint
+from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint, write_record
 from multitask_sentence.training.resuming.optimizer_state import match_state
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
@@ -275,6 +275,12 @@ def test_adapter_is_refused_in_the_run_of_a_model_without_and_so_is_another_base
     assert_same(dict(resumed.model.state_dict()), dict(run.model.state_dict()))
 
 
+def test_record_with_what_json_does_not_know_is_whole_when_read(copied: Path):
+    checkpoint = copied / "checkpoint-3"
+    write_record(checkpoint, {"nan": float("nan"), 2: "two", 10: "ten", "path": copied}, [["a"]], False)
+    check_files(checkpoint, num_processes=1)
+
+
 def test_another_number_of_processes_is_refused(make, copied: Path, tmp_path: Path):
     record = json.loads((copied / "checkpoint-3" / RUN_FILE).read_text())
     assert record["run"]["processes"] == 1
@@ -452,10 +458,19 @@ def flip(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+def empty(content: bytes) -> bytes:
+    return b"{}"
+
+
+def another_kind(content: bytes) -> bytes:
+    return b"[]"
+
+
 @pytest.mark.parametrize(
     ("part", "damage"),
     [
         *((part, damage) for part in (*PARTS, RUN_FILE) for damage in (cut, overwrite, flip)),
+        *((RUN_FILE, damage) for damage in (empty, another_kind)),
     ],
 )
 def test_damaged_file_is_named_with_the_checkpoint_that_is_whole(part: str, damage, make, copied, tmp_path):

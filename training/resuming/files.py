@@ -24,6 +24,7 @@ from ..output_folder import write_json
 logger = logging.get_logger(__name__)
 
 RUN_FILE = "run.json"
+RECORDED = ("run", "optimizer", "save_only_model", "files")
 
 
 def write_record(checkpoint: Path, run: dict[str, Any], parameters: list[list[str]], save_only_model: bool) -> None:
@@ -41,8 +42,10 @@ def write_record(checkpoint: Path, run: dict[str, Any], parameters: list[list[st
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != RUN_FILE
     }
-    content = {"run": run, "optimizer": parameters, "save_only_model": save_only_model, "files": files}
-    write_json(checkpoint / RUN_FILE, {**content, "hash": _content_hash(content)})
+    content = dict(zip(RECORDED, (run, parameters, save_only_model, files), strict=True))
+    write_json(checkpoint / RUN_FILE, content)
+    record = read_record(checkpoint)  # as JSON holds it, which knows no NaN
+    write_json(checkpoint / RUN_FILE, {**record, "hash": _content_hash(record)})
 
 
 def _content_hash(content: dict[str, Any]) -> str:
@@ -114,6 +117,8 @@ def _problem(checkpoint: Path, num_processes: int) -> str | None:
     if damage := _damage(checkpoint / RUN_FILE):
         return f"is damaged: {RUN_FILE} is not what was written ({damage})"
     record = read_record(checkpoint)
+    if not isinstance(record, dict) or not record.keys() >= set(RECORDED):
+        return f"is damaged: {RUN_FILE} is not what was written (it lacks {', '.join(RECORDED)})"
     if record.pop("hash", None) not in (None, _content_hash(record)):
         return f"is damaged: {RUN_FILE} is not what was written (its content has changed)"
     for name, expected in record["files"].items():
