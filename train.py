@@ -164,7 +164,10 @@ def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
             )
         return last
     if not any((Path(wanted) / name).is_file() for name in (RUN_FILE, TRAINER_STATE_NAME)):
-        raise ValueError(f"resume_from_checkpoint: {wanted} is no checkpoint of a Trainer.")
+        raise ValueError(
+            f"resume_from_checkpoint: {wanted or 'an empty name'} is no checkpoint of a Trainer. Name a folder, such "
+            f"as {Path(arguments.output_dir, 'checkpoint-500')}, or give the flag without a value for the last one."
+        )
     return Path(wanted)
 
 
