@@ -211,7 +211,7 @@ def run_in_two_processes() -> Callable[..., str]:
             text=True,
         )
         try:
-            printed, _ = launched.communicate(timeout=200)
+            printed, _ = launched.communicate(timeout=500)
         except subprocess.TimeoutExpired:
             launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
             printed, _ = launched.communicate(timeout=60)
