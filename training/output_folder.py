@@ -32,11 +32,15 @@ def _layout(value: Any, indent: str = "") -> str:
     return f"{left}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{right}"
 
 
+def as_json(content: dict[str, Any]) -> dict[str, Any]:
+    """The same as it is read back from a file: keys and what JSON has no type for as text, null for NaN."""
+    return json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file that is either there as a whole or not at all."""
     unfinished = path.with_name(path.name + ".part")
-    content = json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
-    unfinished.write_text(_layout(content), encoding="utf-8")
+    unfinished.write_text(_layout(as_json(content)), encoding="utf-8")
     unfinished.replace(path)
 
 

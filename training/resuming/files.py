@@ -19,7 +19,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ...data.shards import file_hash
-from ..output_folder import write_json
+from ..output_folder import as_json, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -42,9 +42,7 @@ def write_record(checkpoint: Path, run: dict[str, Any], parameters: list[list[st
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != RUN_FILE
     }
-    content = dict(zip(RECORDED, (run, parameters, save_only_model, files), strict=True))
-    write_json(checkpoint / RUN_FILE, content)
-    record = read_record(checkpoint)  # as JSON holds it, which knows no NaN
+    record = as_json(dict(zip(RECORDED, (run, parameters, save_only_model, files), strict=True)))
     write_json(checkpoint / RUN_FILE, {**record, "hash": _content_hash(record)})
 
 
