@@ -30,7 +30,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from multitask_sentence.checks_multitask import suggest
-from multitask_sentence.data.augmentation import Augmentation, augment_sets, describe_augmentations, open_augmentations
+from multitask_sentence.data.augmentation.rows import (
+    Augmentation,
+    augment_sets,
+    describe_augmentations,
+    open_augmentations,
+)
 from multitask_sentence.data.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.loading import load_tasks
 from multitask_sentence.data.report import describe, format_report
@@ -44,20 +49,9 @@ from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
 from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.machine import look_at_machine
-from multitask_sentence.training.model_card import CARD_FILE, is_generated, write_model_card
 from multitask_sentence.training.output_folder import check_output_dir, claim_output_dir
-from multitask_sentence.training.predictions import write_predictions
-from multitask_sentence.training.publish import check_can_push, push_folder
-from multitask_sentence.training.recipe import Recipe, load_recipe
-from multitask_sentence.training.results import (
-    add_result,
-    format_scores,
-    format_settings,
-    save_result,
-    scores_by_task,
-)
-from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint
-from multitask_sentence.training.starting import (
+from multitask_sentence.training.recipe.recipe import Recipe, load_recipe
+from multitask_sentence.training.recipe.starting import (
     Start,
     check_start,
     check_strategy,
@@ -66,6 +60,17 @@ from multitask_sentence.training.starting import (
     scores_before,
     start_model,
 )
+from multitask_sentence.training.report.model_card import CARD_FILE, is_generated, write_model_card
+from multitask_sentence.training.report.predictions import write_predictions
+from multitask_sentence.training.report.publish import check_can_push, push_folder
+from multitask_sentence.training.report.results import (
+    add_result,
+    format_scores,
+    format_settings,
+    save_result,
+    scores_by_task,
+)
+from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint
 from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
@@ -351,10 +356,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     trainer.accelerator.end_training()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command: a person's mistake ends with one message and exit status 1, without a stack trace."""
     try:
-        run()
+        run(argv)
     except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         sys.exit(f"error: {cause}")

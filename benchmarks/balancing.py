@@ -30,9 +30,9 @@ from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import METHODS
 from multitask_sentence.training.evaluation import combined_score
-from multitask_sentence.training.recipe import DEFAULT_BACKBONE, load_recipe
-from multitask_sentence.training.results import scores_by_task
-from multitask_sentence.training.starting import task_settings
+from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE, load_recipe
+from multitask_sentence.training.recipe.starting import task_settings
+from multitask_sentence.training.report.results import scores_by_task
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 TASKS: dict[str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ from multitask_sentence.data.loading import LabelledSet, TaskSource, load_tasks
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.features.batches import sentence_windows
 from multitask_sentence.training.features.cache import cache_sentences, open_features
-from multitask_sentence.training.recipe import DEFAULT_BACKBONE
+from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 WARM_UP_STEPS = 2

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.backbone_multitask import find_backbone
-from multitask_sentence.training.recipe import DEFAULT_BACKBONE
+from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE
 
 # `AutoModel` and `BertModel` are imported first: what is timed is the model's own code and its weights.
 LOAD = """

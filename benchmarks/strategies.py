@@ -24,7 +24,7 @@ import yaml
 from tabulate import tabulate
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.training.recipe import DEFAULT_BACKBONE
+from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 TASKS: dict[str, dict[str, Any]] = {

@@ -1,9 +1,9 @@
 """From the tasks of a recipe to checked data sets in canonical columns.
 
 `load_tasks` groups the tasks that read the same sentences of the same data (a sentence with labels for two tasks is
-one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (label_columns.py), settles
-texts with several labels (contradictions.py), leaves out rows that no task has a label for, and sets validation and
-test rows aside where the recipe asks for them (splitting.py). What a person should know is collected as
+one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (labels/columns.py), settles
+texts with several labels (labels/contradictions.py), leaves out rows that no task has a label for, and sets
+validation and test rows aside where the recipe asks for them (splitting.py). What a person should know is collected as
 announcements; what they must mend is an error that names task, file and row.
 """
 
@@ -17,12 +17,12 @@ from datasets import Dataset, Features, List, Value
 
 from ..checks_multitask import suggest
 from ..problem_types_multitask import PROBLEM_TYPES
-from .contradictions import settle_contradictions
-from .label_columns import read_labels
-from .labels import is_empty, number
+from .labels.columns import read_labels
+from .labels.contradictions import settle_contradictions
+from .labels.reading import is_empty, number
+from .labels.rules import reading_rules
 from .problems import CellError, Problems, brief, with_short_values
 from .row_hashes import RowHashes
-from .rules import reading_rules
 from .sources import SPLIT_NAMES, Part, TaskSource, check_source, load_parts
 from .splitting import check_splits, set_aside
 

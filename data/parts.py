@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, LargeList, List
 
 from ..checks_multitask import suggest
 from .half_characters import read_bytes
-from .labels import is_empty, show_names
+from .labels.reading import is_empty, show_names
 from .problems import CellError, brief, shorten
 
 SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}

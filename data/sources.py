@@ -1,8 +1,8 @@
 """Finding a task's data: a recipe's `dataset` block becomes parts (files, or splits of a Hub data set).
 
-Files of a known format (formats.py) are loaded one by one, so that a message can name file and row and a column may
-have another type in the next file; Hub data sets and local folders are loaded as a whole. Which rows count is decided
-here too (`where`, `explode`); what a cell means is not, but in loading.py.
+Files of a known format (files/formats.py) are loaded one by one, so that a message can name file and row and a column
+may have another type in the next file; Hub data sets and local folders are loaded as a whole. Which rows count is
+decided here too (`where`, `explode`); what a cell means is not, but in loading.py.
 """
 
 import glob
@@ -20,8 +20,8 @@ from datasets.packaged_modules.text.text import TextConfig
 
 from ..checks_multitask import suggest
 from ..problem_types_multitask import PROBLEM_TYPES
-from .csv_files import CSV_OPTIONS, check_csv_options, read_csv
-from .formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
+from .files.csv_files import CSV_OPTIONS, check_csv_options, read_csv
+from .files.formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
 from .half_characters import without_halves
 from .parts import Part, attempt
 from .problems import brief

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import MarianMTModel
 
-from multitask_sentence.data.augmentation import augment_sets, complete_augmentation, open_augmentations
+from multitask_sentence.data.augmentation.rows import augment_sets, complete_augmentation, open_augmentations
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource
 
 SENTENCES = [f"the {word} {verb} today" for word in ("cat", "dog", "bird") for verb in ("sat", "ran", "sang")]

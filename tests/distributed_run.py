@@ -27,7 +27,7 @@ from trainer_helpers import (
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines, cosines_of_history
 from multitask_sentence.training.comparison.single_runs import compare_single
-from multitask_sentence.training.results import scores_by_task
+from multitask_sentence.training.report.results import scores_by_task
 
 # Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
 SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import main
-from multitask_sentence.training import publish
+from multitask_sentence.training.report import publish
 
 TASKS = {"mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}}
 LORA = {"r": 3, "target_modules": ["query", "value"]}

@@ -18,7 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import MarianMTModel
 
-from multitask_sentence.data.augmentation import (
+from multitask_sentence.data.augmentation.rows import (
     Augmentation,
     augment_sets,
     choose_rows,
@@ -27,7 +27,7 @@ from multitask_sentence.data.augmentation import (
 )
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource, load_tasks
 from multitask_sentence.train import main, run
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE = "single_label_classification"
 OWN = {"method": "words.shout", "share": 1.0}

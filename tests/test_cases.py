@@ -18,7 +18,7 @@ from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.data.row_hashes import collect_row_hashes
 from multitask_sentence.train import run
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix, precision_recall_fscore_support
 
-from multitask_sentence.training import confusion
-from multitask_sentence.training.confusion import (
+from multitask_sentence.training.output_folder import write_json
+from multitask_sentence.training.report import confusion
+from multitask_sentence.training.report.confusion import (
     count_confusion,
     matrix_of,
     most_confused,
     read_confusion,
     worst_classes,
 )
-from multitask_sentence.training.output_folder import write_json
-from multitask_sentence.training.plots import draw_confusion
+from multitask_sentence.training.report.plots import draw_confusion
 
 
 def random_classes(rows: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,8 @@ from transformers import AutoModel, BertConfig
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
-from multitask_sentence.training.recipe import load_recipe
-from multitask_sentence.training.starting import check_start, scores_before, start_model
+from multitask_sentence.training.recipe.recipe import load_recipe
+from multitask_sentence.training.recipe.starting import check_start, scores_before, start_model
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

@@ -12,7 +12,7 @@ import pytest
 from datasets.packaged_modules.csv.csv import CsvConfig
 
 from multitask_sentence.data import sources
-from multitask_sentence.data.csv_files import read_csv
+from multitask_sentence.data.files.csv_files import read_csv
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE = "single_label_classification"

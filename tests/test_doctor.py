@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multitask_sentence import MultiTaskModel, doctor
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands import doctor
 
 
 @pytest.fixture
@@ -81,8 +82,7 @@ def test_model_saved_in_bfloat16_is_sound(tiny_model: MultiTaskModel, tmp_path: 
 def test_exit_status_tells_whether_every_door_opens(monkeypatch, capsys, works: bool, status: int) -> None:
     row = {"door": "AutoModel", "works": works, "difference": 0.0, "seconds": 1.0, "message": ""}
     monkeypatch.setattr(doctor, "examine", lambda source: [row])
-    monkeypatch.setattr("sys.argv", ["doctor.py", "folder"])
     with pytest.raises(SystemExit) as exited:
-        doctor.main()
+        doctor.main(["folder"])
     assert exited.value.code == status
     assert ("yes" if works else "NO") in capsys.readouterr().out

@@ -18,7 +18,7 @@ from transformers import AutoModel
 from multitask_sentence.data import shards
 from multitask_sentence.data.collation import MultiTaskCollator
 from multitask_sentence.data.loading import LabelledSet
-from multitask_sentence.data.mixture import FILLER_ROW, MixtureDataset
+from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureDataset
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.features import cache as feature_cache
 from multitask_sentence.training.features.batches import FeatureDataset, sentence_windows
@@ -30,7 +30,7 @@ from multitask_sentence.training.features.cache import (
     open_features,
     text_hashes,
 )
-from multitask_sentence.training.results import format_settings
+from multitask_sentence.training.report.results import format_settings
 
 SCRIPT = Path(__file__).with_name("feature_cache_run.py")
 sys.path.insert(0, str(SCRIPT.parent))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from multitask_sentence.data.formats import FORMATS, check_options
+from multitask_sentence.data.files.formats import FORMATS, check_options
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

@@ -8,7 +8,7 @@ from datasets import Dataset
 from multitask_sentence.data.held_out import announce_held_out, drop_held_out, held_out_sentences
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks
 from multitask_sentence.data.texts import text_key
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 
 def two_sets_of_pairs() -> LoadedTasks:

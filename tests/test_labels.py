@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 WORDS = ["a", "b", "c"]

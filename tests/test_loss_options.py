@@ -17,9 +17,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
-from multitask_sentence.training.class_balance import balanced_class_weights, balanced_pos_weight
+from multitask_sentence.training.class_weights import balanced_class_weights, balanced_pos_weight
 from multitask_sentence.training.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

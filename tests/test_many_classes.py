@@ -16,13 +16,14 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.bootstrap import paired_interval
 from multitask_sentence.data.metrics import compute_metric
-from multitask_sentence.data.mixture import FILLER_ROW, MixtureDataset
+from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureDataset
 from multitask_sentence.tasks_multitask import complete_task
-from multitask_sentence.training import evaluation, model_card
-from multitask_sentence.training.confusion import count_confusion
+from multitask_sentence.training import evaluation
 from multitask_sentence.training.evaluation import answer_task, task_scores
-from multitask_sentence.training.plots import draw_training
-from multitask_sentence.training.results import write_json
+from multitask_sentence.training.report import model_card
+from multitask_sentence.training.report.confusion import count_confusion
+from multitask_sentence.training.report.plots import draw_training
+from multitask_sentence.training.report.results import write_json
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

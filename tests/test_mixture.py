@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 
-from multitask_sentence.data.layout import least_pieces
-from multitask_sentence.data.mixture import FILLER_ROW, MixtureBatchSampler, MixtureDataset, first_rows
-from multitask_sentence.data.rates import deal_rows, set_weights
+from multitask_sentence.data.sampling.layout import least_pieces
+from multitask_sentence.data.sampling.rates import deal_rows, set_weights
+from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureBatchSampler, MixtureDataset, first_rows
 
 
 def epoch_batches(sampler: MixtureBatchSampler, epoch: int = 0) -> list[list[int]]:

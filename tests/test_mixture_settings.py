@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask_sentence.data.mixture import MixtureBatchSampler
+from multitask_sentence.data.sampling.sampler import MixtureBatchSampler
 from multitask_sentence.tasks_multitask import complete_task
-from multitask_sentence.training.card_body import _tasks, _training
 from multitask_sentence.training.mixture import complete_mixture, describe_epoch
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
+from multitask_sentence.training.report.card_body import _tasks, _training
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

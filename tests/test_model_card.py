@@ -15,12 +15,12 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
-from multitask_sentence.training.card_body import FOLDER_PLACEHOLDER
-from multitask_sentence.training.card_metadata import code_span, read_source
-from multitask_sentence.training.confusion import count_confusion, read_confusion
-from multitask_sentence.training.model_card import write_model_card
-from multitask_sentence.training.plots import draw_confusion, draw_training
-from multitask_sentence.training.publish import is_generated
+from multitask_sentence.training.report.card_body import FOLDER_PLACEHOLDER
+from multitask_sentence.training.report.card_metadata import code_span, read_source
+from multitask_sentence.training.report.confusion import count_confusion, read_confusion
+from multitask_sentence.training.report.model_card import write_model_card
+from multitask_sentence.training.report.plots import draw_confusion, draw_training
+from multitask_sentence.training.report.publish import is_generated
 
 # What must be told apart in Markdown and drawn without being read as a formula.
 ODD_LABELS = ["a|b", "two\nlines", "`code`", "$x^", "<b>", "*star*", "喜び", "_under_", " ", "a ``b"]
@@ -277,7 +277,7 @@ def test_unedited_card_is_written_anew(finished: Path):
 @pytest.mark.parametrize("edit", ["header", "body", "unmarked", "after the mark"])
 def test_edited_card_is_kept(finished: Path, edit: str, monkeypatch: pytest.MonkeyPatch):
     warnings: list[str] = []
-    monkeypatch.setattr("multitask_sentence.training.model_card.logger.warning", warnings.append)
+    monkeypatch.setattr("multitask_sentence.training.report.model_card.logger.warning", warnings.append)
     path = write_model_card(finished)
     text = path.read_text(encoding="utf-8")
     edited = {

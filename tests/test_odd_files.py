@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 LONG = "x" * 5000

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
-from multitask_sentence.training.adapters import check_adapter
+from multitask_sentence.training.recipe.adapters import check_adapter
 
 _spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
 hub_server = importlib.util.module_from_spec(_spec)

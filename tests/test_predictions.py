@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from multitask_sentence.training import evaluation
-from multitask_sentence.training.predictions import write_predictions
+from multitask_sentence.training.report.predictions import write_predictions
 
 _spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
 helpers = importlib.util.module_from_spec(_spec)

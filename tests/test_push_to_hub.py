@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import run
-from multitask_sentence.training.publish import MARK, check_can_push, push_folder
+from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
 
 _spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
 hub_server = importlib.util.module_from_spec(_spec)

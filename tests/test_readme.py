@@ -15,8 +15,8 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import RecipeArgumentParser
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import make_balancer
-from multitask_sentence.training.recipe import RECIPE_KEYS, load_recipe
-from multitask_sentence.training.starting import check_start, check_strategy
+from multitask_sentence.training.recipe.recipe import RECIPE_KEYS, load_recipe
+from multitask_sentence.training.recipe.starting import check_start, check_strategy
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.output_folder import check_output_dir
-from multitask_sentence.training.results import (
+from multitask_sentence.training.report.results import (
     changed_arguments,
     format_scores,
     scores_by_task,

@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, group_sources, load_tasks
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE = "single_label_classification"
 ANSWERS = (

@@ -13,7 +13,7 @@ import pytest
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
 from multitask_sentence.data.splitting import split_rows
 from multitask_sentence.data.texts import row_hash
-from multitask_sentence.training.recipe import load_recipe
+from multitask_sentence.training.recipe.recipe import load_recipe
 
 Row = tuple[str, dict[str, Any]]  # a sentence and its labels by task
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, set_seed
 
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.train import run
-from multitask_sentence.training.plots import draw_training
+from multitask_sentence.training.report.plots import draw_training
 from multitask_sentence.training.stages import parameter_groups, stage_starts
 from multitask_sentence.training.strategy import format_plan, make_plan, planned_parts
 from multitask_sentence.training.trainer import MultiTaskTrainer

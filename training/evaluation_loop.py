@@ -12,7 +12,6 @@ import torch
 from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import suggest
-from .confusion import count_confusion
 from .evaluation import (
     Evaluation,
     TaskAnswers,
@@ -23,6 +22,7 @@ from .evaluation import (
     task_scores,
 )
 from .features.cache import embed_cached
+from .report.confusion import count_confusion
 
 
 class EvaluationLoop:

@@ -17,8 +17,8 @@ from transformers import TrainingArguments
 
 from ..checks_multitask import check_choice, check_keys, check_mapping, is_number
 from ..data.collation import LABEL_PREFIX
-from ..data.mixture import MixtureBatchSampler, first_rows
-from ..data.rates import SAMPLINGS, deal_rows, set_weights
+from ..data.sampling.rates import SAMPLINGS, deal_rows, set_weights
+from ..data.sampling.sampler import MixtureBatchSampler, first_rows
 from ..problem_types_multitask import LOSSES
 
 BATCHES = ("mixed", "single_task")

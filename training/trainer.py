@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
-from ..data.mixture import MixtureDataset, rows_labelled_for
+from ..data.sampling.sampler import MixtureDataset, rows_labelled_for
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from .arguments import MultiTaskTrainingArguments
 from .balancing.settings import check_shared_parts, make_balancer
@@ -33,7 +33,7 @@ from .best_checkpoints import (
     check_best_metric,
     check_early_stopping,
 )
-from .class_balance import resolve_balanced
+from .class_weights import resolve_balanced
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
 from .features.batches import FeatureDataset, as_it_is, describe_features, sentence_windows

@@ -17,7 +17,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from ...data.collation import MultiTaskCollator
-from ...data.mixture import rows_labelled_for
+from ...data.sampling.sampler import rows_labelled_for
 from ...inference_multitask import evaluating
 from ..losses import task_loss
 

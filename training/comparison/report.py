@@ -16,8 +16,8 @@ from typing import Any
 from tabulate import tabulate
 
 from ...checks_multitask import is_number
-from ..card_metadata import code_span
-from ..plots import STYLE
+from ..report.card_metadata import code_span
+from ..report.plots import STYLE
 from .gradient_cosines import mean_cosines
 from .single_runs import LEAST_EVALUATIONS
 

@@ -27,15 +27,15 @@ from transformers import set_seed
 from ...data.bootstrap import RESAMPLES, paired_interval
 from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
-from ...data.mixture import rows_labelled_for
+from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
 from ..mixture import complete_mixture, make_sampler, steps_of_epoch
-from ..recipe import Recipe
-from ..results import changed_arguments, scores_by_task, write_json
+from ..recipe.recipe import Recipe
+from ..recipe.starting import Start, plan_before_data
+from ..report.results import changed_arguments, scores_by_task, write_json
 from ..stages import stage_starts
-from ..starting import Start, plan_before_data
 from ..strategy import plan_of_tasks
 from ..trainer import MultiTaskTrainer
 from .gradient_cosines import cosines_of_history

@@ -1,0 +1,15 @@
+"""What can be done with recipes and trained folders: one file a command, but for train.py, which stands at the top.
+
+    multitask-sentence NAME ...
+    python -m multitask_sentence NAME ...
+
+Each file has a `main(argv)`, which reads the command's own arguments, and `--help` is its docstring. A new command is
+a file here and a line in `COMMANDS`.
+"""
+
+COMMANDS = {
+    "train": "train a model from a recipe",
+    "doctor": "open a folder or repository through every door and compare what they answer",
+}
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,197 @@
+"""Does a folder (or Hub repository) open through every door, with the same numbers? Ask before you push.
+
+    multitask-sentence doctor runs/quickstart
+    python -m multitask_sentence doctor user/name
+
+Each door is opened in a process of its own, in another working directory, as somebody who downloaded the folder would.
+The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SENTENCES = [
+    "The committee will publish its findings in spring.",
+    "I would happily stay here again!",
+    "Prices went up; nobody was surprised, least of all the shopkeepers around the corner from the old station.",
+    "Cafe, naive, emoji \N{ROCKET} and a little \N{ARABIC LETTER ALEF}\N{ARABIC LETTER LAM}.",
+    "",
+    "\t\n ",
+    "one\N{ZERO WIDTH SPACE}word e\N{COMBINING ACUTE ACCENT} \N{REPLACEMENT CHARACTER} <s> [SEP] </s>\N{NULL}",
+    "It took so long that nobody could say any more how it had begun. " * 80,  # more than 1,000 tokens
+]
+TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
+FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
+
+
+def _auto_model(source: str) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(source, **FLOAT32)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    with torch.no_grad():
+        output = model(**tokenizer(SENTENCES, padding=True, return_tensors="pt"))
+    found = {"embedding": output.sentence_embedding}
+    for task, logits in output.logits.items():
+        problem_type = model.config.tasks[task]["problem_type"]
+        if problem_type == "single_label_classification":
+            found[task] = logits.softmax(dim=-1)
+        else:
+            found[task] = logits.sigmoid() if problem_type == "multi_label_classification" else logits
+    return {name: values.float().numpy() for name, values in found.items()}
+
+
+def _auto_config(source: str) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained(source, trust_remote_code=True)
+    return {}
+
+
+def _encode_and_predict(source: str) -> dict[str, Any]:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source, **FLOAT32)
+    answers = model.predict(SENTENCES)
+    found = {task: answer.get("probabilities", answer.get("values")) for task, answer in answers.items()}
+    return {"embedding": model.encode(SENTENCES), **found}
+
+
+def _sequence_classification(source: str) -> dict[str, Any]:
+    from transformers import AutoConfig, pipeline
+
+    found = {}
+    for task, settings in AutoConfig.from_pretrained(source, trust_remote_code=True).tasks.items():
+        if settings.get("labels") and not settings["pair"]:
+            classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
+            answers = classify(SENTENCES, top_k=None)
+            rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
+            found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
+    return found
+
+
+def _multitask_pipeline(source: str) -> dict[str, Any]:
+    from transformers import pipeline
+
+    rows = pipeline("multitask", model=source, **FLOAT32)(SENTENCES)
+    found: dict[str, list] = {}
+    for row in rows:
+        for name, answer in row.items():
+            scores = answer if name == "embedding" else answer.get("scores", answer.get("value"))
+            found.setdefault(name, []).append(list(scores.values()) if isinstance(scores, dict) else scores)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _feature_extraction(source: str) -> dict[str, Any]:
+    from transformers import pipeline
+
+    pipeline("feature-extraction", model=source, **FLOAT32)(SENTENCES)
+    return {}
+
+
+def _sentence_transformer(source: str) -> dict[str, Any]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(source, trust_remote_code=True, model_kwargs={"dtype": "float32"})
+    return {"embedding": model.encode(SENTENCES)}
+
+
+# The first is what the others are compared with.
+DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "AutoModel": _auto_model,
+    "AutoConfig": _auto_config,
+    "model.encode, model.predict": _encode_and_predict,
+    'pipeline("text-classification")': _sequence_classification,
+    'pipeline("multitask")': _multitask_pipeline,
+    'pipeline("feature-extraction")': _feature_extraction,
+    "SentenceTransformer": _sentence_transformer,
+}
+COMPLETE = ("model.encode, model.predict", 'pipeline("multitask")')  # doors that answer all that AutoModel does
+
+
+def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str]:
+    """What a door gave in a clean process, or `None` and the last line of what it said instead."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.npz"
+        command = [sys.executable, os.path.abspath(__file__), source, "--door", door, "--out", str(file)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            return None, lines[-1]
+        with np.load(file) as found:
+            return dict(found), ""
+
+
+def largest_difference(found: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:
+    """Over everything that both hold; `None` where a door opens but gives no numbers to compare."""
+    differences = [float(np.abs(found[name] - reference[name]).max()) for name in found if name in reference]
+    return float(np.max(differences)) if differences else None  # NaN is the largest
+
+
+def examine(source: str) -> list[dict[str, Any]]:
+    """One row per door: `door`, `works`, `difference` (to AutoModel), `seconds`, `message`."""
+    reference, rows = None, []
+    for door in DOORS:
+        started = time.time()
+        found, message = open_door(door, source)
+        if reference is None:
+            reference = found
+        difference = largest_difference(found, reference) if found and reference else None
+        missing = sorted(reference.keys() - found.keys()) if found and reference and door in COMPLETE else []
+        if missing:
+            message = f"does not answer {', '.join(missing)}"
+        elif difference is not None and not difference <= TOLERANCE:  # NaN is no good either
+            message = f"differs by more than {TOLERANCE:g}"
+        works = found is not None and not message
+        seconds = time.time() - started
+        rows.append({"door": door, "works": works, "difference": difference, "seconds": seconds, "message": message})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="A folder or a Hub repository.")
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of the table.")
+    parser.add_argument("--door", choices=list(DOORS), help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
+    if options.door:
+        np.savez(options.out, **DOORS[options.door](source))
+        return
+
+    rows = examine(source)
+    if options.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201 - what this command is for
+    else:
+        from tabulate import tabulate
+
+        table = [
+            [
+                row["door"],
+                "yes" if row["works"] else "NO",
+                "-" if row["difference"] is None else f"{row['difference']:.1e}",
+                f"{row['seconds']:.0f} s",
+                row["message"][:100],
+            ]
+            for row in rows
+        ]
+        print(tabulate(table, ["door", "works", "difference", "took", ""]))  # noqa: T201
+    sys.exit(0 if all(row["works"] for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Whether quotes and line breaks in a csv or tsv file mean what they seem to: no row is lost, no cell is cut.
+
+check_line_breaks   lines are counted against rows; a cell that has swallowed rows is an error
+check_quotes        text behind a closing quote, and quotes behind a space, are announced
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from ..labels.reading import number
+from ..problems import brief
+from .csv_hints import LINE_BREAK
+
+
+def _count_lines(file: str) -> int:
+    """Lines that hold more than white space."""
+    with fsspec.open(file, "rb", compression="infer") as opened:
+        return sum(1 for line in opened if line.strip())
+
+
+def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, Any], notes: list[str]) -> None:
+    """Count lines against rows, and look into cells of several lines: one of them may have swallowed rows."""
+    broken = _cells_with_breaks(rows)
+    within = sum(len([line for line in LINE_BREAK.split(cell)[1:-1] if line.strip()]) + 1 for *_, cell in broken)
+    if broken and "quoting" not in parsing:
+        _check_swallowed(task, file, rows, parsing, broken)
+    if broken:
+        row, place, longest = max(broken, key=lambda found: len(found[2]))
+        notes.append(
+            f"{task}: {len(broken)} cells of {file} hold several lines; the longest, row {row + 1}, column "
+            f"{brief(rows.column_names[place])}, has {len(LINE_BREAK.split(longest))} lines and {len(longest)} "
+            "characters"
+        )
+    if "://" not in file and not (parsing.get("encoding") or "").lower().startswith(("utf-16", "utf_16", "utf-32")):
+        header = 0 if parsing.get("header", "infer") is None or parsing.get("column_names") else 1
+        if (missing := _count_lines(file) - within - header - len(rows)) > 0:
+            notes.append(f"{task}: {missing} lines of {file} give no row ({len(rows)} rows)")
+
+
+def _cells_with_breaks(rows: Dataset) -> list[tuple[int, int, str]]:
+    """Row, place of the column and text of each cell that holds a line break, in the order of the file."""
+    found = []
+    for place, name in enumerate(rows.column_names):
+        column = rows.data.column(name)
+        mask = pc.or_(pc.match_substring(column, "\n"), pc.match_substring(column, "\r"))
+        if pc.any(mask).as_py():
+            mask = mask.fill_null(False)
+            numbers = np.flatnonzero(mask.to_numpy()).tolist()
+            found += [(row, place, cell) for row, cell in zip(numbers, column.filter(mask).to_pylist(), strict=True)]
+    return sorted(found)
+
+
+def _check_swallowed(
+    task: str, file: str, rows: Dataset, parsing: dict[str, Any], broken: list[tuple[int, int, str]]
+) -> None:
+    """Refuse a cell that holds line breaks and the delimiter, unless it is clearly one text in quotes.
+
+    Clearly: the closing quote ends the cell, and its lines neither hold values of other columns in their places nor,
+    where no column repeats a value, the fields of a row throughout. No prose holds tabs.
+    """
+    delimiter = parsing["delimiter"]
+    suspected = [found for found in broken if delimiter in found[2]]
+    if not suspected:
+        return
+    known = [_Known(rows[name][:]) for name in rows.column_names]
+    for (row, place, cell), closed in zip(suspected, _well_closed(file, suspected, parsing, delimiter), strict=True):
+        if closed and delimiter != "\t" and not _looks_like_rows(cell, place, known, delimiter):
+            continue
+        raise ValueError(
+            f"{file}, row {row + 1}: the cell of column {brief(rows.column_names[place])} holds "
+            f"{len(LINE_BREAK.split(cell))} lines and {brief(delimiter)} in them. They look like rows that a "
+            "quote at its "
+            f"start has swallowed: {brief(cell[:60])}... If quotes are part of the text, add `quoting: 3` to "
+            f"tasks.{task}."
+            "dataset; if the cell is one text, add `quoting: 0`."
+        )
+
+
+class _Known:
+    """The values of a column, to recognise a cell of it: one that is there already, or a number among numbers."""
+
+    def __init__(self, cells: list[str | None]) -> None:
+        self.values = {cell for cell in cells if cell is not None}
+        self.repeats = len(self.values) < 0.9 * len(cells)
+        sample = list(self.values)[:100]
+        self.numbers = sum(number(cell) is not None for cell in sample) > len(sample) / 2
+
+    def has(self, text: str) -> bool:
+        return bool(text.strip()) and (text in self.values or (self.numbers and number(text) is not None))
+
+
+def _looks_like_rows(cell: str, place: int, known: list[_Known], delimiter: str) -> bool:
+    if any(known[other].has(text) for other, text in _row_cells(cell, place, len(known), delimiter)):
+        return True
+    first, *inner, _ = LINE_BREAK.split(cell)
+    # Three lines that fit by chance are few; a shorter text may well have one comma in each line.
+    fits = first.count(delimiter) == len(known) - 1 - place and len(inner) >= 3
+    return (
+        fits
+        and all(line.count(delimiter) == len(known) - 1 for line in inner)
+        and not any(column.repeats for column in known)
+    )
+
+
+def _row_cells(cell: str, place: int, width: int, delimiter: str) -> Iterator[tuple[int, str]]:
+    """The whole cells, with their columns' places, that the lines of a cell would be as rows."""
+    first, *inner, last = LINE_BREAK.split(cell)
+    if len(found := first.split(delimiter)) == width - place:
+        yield from enumerate(found[1:], start=place + 1)
+    for line in inner:
+        if len(found := line.split(delimiter)) == width:
+            yield from enumerate(found)
+    if len(found := last.split(delimiter)) <= width:
+        yield from enumerate(found[:-1])
+
+
+def _well_closed(
+    file: str, suspected: list[tuple[int, int, str]], parsing: dict[str, Any], delimiter: str
+) -> Iterator[bool]:
+    """Whether each cell stands in the file in quotes that a delimiter or the end of the line follows."""
+    quote = parsing.get("quotechar") or '"'
+    if parsing.get("escapechar") or parsing.get("doublequote") is False:
+        yield from (True for _ in suspected)
+        return
+    encoding, errors = parsing.get("encoding") or "utf-8", parsing.get("encoding_errors") or "strict"
+    with fsspec.open(file, "rt", compression="infer", encoding=encoding, errors=errors, newline="") as opened:
+        text = opened.read()
+    position = 0
+    for *_, cell in suspected:
+        quoted = quote + cell.replace(quote, quote * 2) + quote
+        found = text.find(quoted, position)
+        position = found + len(quoted) if found >= 0 else position
+        yield found >= 0 and text[position : position + 1] in ("", "\r", "\n", delimiter)
+
+
+def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[str, Any], notes: list[str]) -> None:
+    """Tell of quotes that are read otherwise than they were probably meant, with the option that mends it.
+
+    Text behind a closing quote comes of a quote within the cell that was not doubled: `"say \\"hi\\" twice"` and
+    `"great" they said` lose quotes. A quote behind a space (`, "good"`) encloses nothing and stays in the cell.
+    """
+    quote = parsing.get("quotechar") or '"'
+    if quote not in text or parsing.get("quoting") == 3 or parsing.get("escapechar"):
+        return
+    before, end = re.escape(quote), re.escape(parsing["delimiter"]) + r"\r\n"
+    space = " *" if parsing.get("skipinitialspace") else ""
+    cell = re.compile(
+        rf"(?:\A|(?<=[{end}])){space}{before}([^{before}]*(?:{before}{before}[^{before}]*)*){before}([^{end}]*)"
+    )
+    where = f"tasks.{task}.dataset"
+    wrong = [found for found in cell.finditer(text) if found[2].strip()]
+    if wrong:
+        escaped = any(found[1].endswith("\\") for found in wrong)
+        remedy = "add `escapechar: '\\'`" if escaped else "add `quoting: 3`"
+        notes.append(
+            f"{task}: in {len(wrong)} cells of {file} text follows a closing quote, first in "
+            f"{brief(wrong[0][0][:60])}: such "
+            f"quotes are lost. If quotes are part of the text, {remedy} to {where}"
+        )
+    if not space:
+        names, kept = rows.column_names, Counter()
+        for name in names:
+            column = rows.data.column(name)
+            kept[name] = pc.sum(pc.match_substring_regex(column, rf"^ +{before}.*{before} *$")).as_py() or 0
+        if total := kept.total():
+            notes.append(
+                f"{task}: {total} cells of {file} keep quotes behind a space, first in column "
+                f"{brief(next(iter(+kept)))}: add "
+                f"`skipinitialspace: true` to {where} if the quotes enclose these cells"
+            )
+
+
+__all__ = ["check_line_breaks", "check_quotes"]

@@ -1,0 +1,173 @@
+"""The file formats that a recipe may name: a reader for each, and the options it takes.
+
+A reader is a function `(task, file, options, columns, notes)` that returns a Part. `task` is a name for messages,
+`options` holds what the recipe's `dataset` says beside files and splits, `columns` are the task's own, for hints, and
+`notes` takes what a person should know of the file.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import BuilderConfig, Dataset, Features, List, Value, load_dataset
+from datasets.packaged_modules.arrow.arrow import ArrowConfig
+from datasets.packaged_modules.json.json import JsonConfig
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+from ...checks_multitask import suggest
+from ..half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
+from ..parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
+from ..problems import brief
+from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
+from .json_files import read_json
+from .tables import read_excel, read_sql, read_sqlite
+
+# Options that may differ from split to split: `field: {train: train, validation: val}`.
+SPLIT_OPTIONS = ("field", "sheet_name", "sql")
+LABEL_PREFIX = "__label__"
+LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass
+class Format:
+    """How files of one format are read; `defaults` are options, `source` says what `data_files` names."""
+
+    read: Callable[[str, str, dict[str, Any], dict[str, Any], list[str]], Part]
+    options: tuple[str, ...]
+    defaults: dict[str, Any]
+    source: str = "file"
+
+
+def _packaged(
+    builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]
+) -> Part:
+    """Load one file with the builder of `datasets` for its format."""
+    load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, **options)
+    hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
+    rows = attempt(task, {"path": file} | options, load, hint)["train"]
+    return Part(file, without_halves(task, file, rows, notes))
+
+
+def _read_text(task: str, file: str, options: dict[str, Any]) -> str:
+    """The text of a file, without a byte order mark."""
+    encoding = options.get("encoding", "utf-8")
+
+    def load() -> str:
+        content = read_bytes(file)
+        return content.decode(encoding, encoding_errors_for(content, encoding)).removeprefix("\ufeff")
+
+    return attempt(task, {"path": file} | options, load, partial(encoding_hint, task, file))
+
+
+def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+    """Load lines of `__label__a __label__b text` as columns `text` and `label`, a list of names."""
+    prefix = options.get("label_prefix", LABEL_PREFIX)
+    marked = re.compile(rf"(?:^|(?<=\s)){re.escape(prefix)}(\S+)")
+    texts: list[str | None] = []
+    labels: list[list[str] | None] = []
+    for line in LINE_END.split(_read_text(task, file, options).removesuffix("\n")):
+        texts.append(marked.sub("", line).strip() or None)
+        labels.append(marked.findall(line) or None)
+    if not any(labels):
+        raise ValueError(
+            f"{file}: no line holds a word that starts with {brief(prefix)}. Correct tasks.{task}.dataset.path, "
+            "or name "
+            f"what marks a label under tasks.{task}.dataset.label_prefix."
+        )
+    count_halves(task, file, texts, notes)
+    features = Features({"text": Value("string"), "label": List(Value("string"))})
+    return Part(file, Dataset.from_dict({"text": texts, "label": labels}, features))
+
+
+def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+    """Load a folder with a folder of text files for each class as columns `text`, `label` and `file`."""
+    found = [
+        (path, folder.name)
+        for folder in sorted(Path(file).iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(
+            f"{file}: there are no folders with files in them. Name the folder that holds one folder for each class "
+            f"under tasks.{task}.dataset.data_files."
+        )
+    texts = [_read_text(task, str(path), options) for path, _ in found]
+    count_halves(task, file, texts, notes)
+    names = [str(path.relative_to(file)) for path, _ in found]
+    return Part(file, Dataset.from_dict({"text": texts, "label": [label for _, label in found], "file": names}))
+
+
+def _own(config: type[BuilderConfig]) -> tuple[str, ...]:
+    """The options of a builder of `datasets` beyond those of all builders."""
+    general = {option.name for option in fields(BuilderConfig)}
+    without_effect = {"use_threads", "newlines_in_values"}
+    return tuple(sorted({option.name for option in fields(config)} - general - without_effect))
+
+
+FORMATS = {
+    "csv": Format(read_csv, CSV_OPTIONS, {"delimiter": ","}),
+    "tsv": Format(read_csv, CSV_OPTIONS, {"delimiter": "\t"}),
+    "json": Format(read_json, (*_own(JsonConfig), "column_names"), {}),
+    "jsonl": Format(read_json, _own(JsonConfig), {}),
+    "parquet": Format(partial(_packaged, "parquet"), _own(ParquetConfig), {}),
+    "arrow": Format(partial(_packaged, "arrow"), _own(ArrowConfig), {}),
+    "xlsx": Format(read_excel, ("header", "nrows", "sheet_name", "skipfooter", "skiprows", "usecols"), {}),
+    "fasttext": Format(_read_fasttext, ("encoding", "label_prefix"), {}),
+    "folder": Format(_read_folder, ("encoding",), {}, source="folder"),
+    "sqlite": Format(read_sqlite, ("sql",), {}),
+    "sql": Format(read_sql, ("sql",), {}, source="address"),
+}
+# What a recipe may say in place of a format's name, and what to do instead.
+UNREAD = {
+    "text": "a line of text has no label. Write `path: fasttext` for lines such as `__label__name text`, `path: tsv` "
+    "with `column_names: [label, text]` for lines with a tab, `path: folder` for a folder of files for each class.",
+    "yaml": "write the examples as rows with a text and a label (csv, tsv, jsonl); Rasa's `intent` and `examples` are "
+    "such labels and, one line each, such texts.",
+    "xls": "save the workbook as .xlsx and write `path: xlsx`.",
+    "xml": "write its texts and labels as rows (csv, tsv, jsonl).",
+}
+UNREAD |= {"txt": UNREAD["text"], "yml": UNREAD["yaml"], "excel": "write `path: xlsx`.", "pandas": UNREAD["xml"]}
+# What other readers call an option.
+_SYNONYMS = {"separator": "delimiter", "fieldnames": "column_names", "sheet": "sheet_name", "query": "sql"}
+# Arguments of load_dataset that have an effect on files of any format.
+_LOADING = (
+    *("cache_dir", "download_mode", "features", "keep_in_memory", "num_proc", "storage_options", "token"),
+    "verification_mode",
+)
+
+
+def check_options(task: str, path: str, options: dict[str, Any]) -> None:
+    """Refuse an option that the format's reader does not know, and names and marks that are no text.
+
+    Raises:
+        ValueError: the option, with the nearest known one and all known ones, or with what was found.
+    """
+    known = FORMATS[path].options
+    for key in ("column_names", "names"):
+        names = options.get(key)
+        if names is not None and (
+            not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError(f"tasks.{task}.dataset.{key} should be a list of names. Found {brief(names)}.")
+    for key in ("encoding", "label_prefix", "delimiter", "sep"):
+        if not isinstance(options.get(key), str | None):
+            raise ValueError(f"tasks.{task}.dataset.{key} should be text. Found {brief(options[key])}.")
+    # What load_dataset takes for all builders has no effect on a reader that does not use it.
+    packaged = path in ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
+    for key in options:
+        if key in known or (packaged and key in _LOADING) or (path in ("csv", "tsv") and key in CSV_TYPES):
+            continue
+        meant = _SYNONYMS.get(key)
+        meant = f" Did you mean {brief(meant)}?" if meant in known else suggest(key, known)
+        raise ValueError(
+            f"tasks.{task}.dataset: files of format {brief(path)} have no option {key!r}.{meant} Known: "
+            f"{', '.join(known)}."
+        )
+
+
+__all__ = ["FORMATS", "SPLIT_NAMES", "SPLIT_OPTIONS", "UNREAD", "Format", "check_options"]

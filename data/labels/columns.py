@@ -1,0 +1,240 @@
+"""The label column of one task in all files and splits: its names in id order, and one label for each row.
+
+`read_labels` opens the cells (cells.py), finds the label list (from the recipe, a ClassLabel feature, or the train
+split), says what looks wrong about it (names.py), and reads the cells against it (reading.py).
+"""
+
+import math
+from collections import Counter
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from datasets import ClassLabel
+
+from ...problem_types_multitask import PROBLEM_TYPES
+from ..parts import Part
+from ..problems import CellError, Problems, brief, shorten
+from ..sources import TaskSource
+from .cells import open_cell
+from .names import SEPARATORS, announce_doubtful_names, announce_joined, check_joined
+from .reading import (
+    Marks,
+    check_names,
+    class_reader,
+    clean,
+    flags_reader,
+    is_empty,
+    multi_label_reader,
+    number,
+    read_cells,
+    score_reader,
+    show_names,
+    sort_names,
+    vector,
+    whole_number,
+)
+from .rules import ReadingRules, reading_rules
+
+Labels = dict[str, list[list[Any]]]  # by split, of each part, one label for each row
+
+
+def _feature_names(parts: dict[str, list[Part]], column: str) -> list[str] | None:
+    """The names of a ClassLabel column, or of a list of them."""
+    for part in chain.from_iterable(parts.values()):
+        feature = part.rows.features.get(column)
+        feature = getattr(feature, "feature", feature)
+        if isinstance(feature, ClassLabel):
+            return feature.names
+    return None
+
+
+def _class_names(cell: Any, names: list[str]) -> Any:
+    """ClassLabel ids as names; -1 is how the Hub writes a hidden label."""
+    if isinstance(cell, list):
+        return [_class_names(item, names) for item in cell]
+    if cell == -1:
+        return None
+    return names[cell] if isinstance(cell, int) and cell < len(names) else cell
+
+
+def _without_fractions(part: Part, cells: list[Any]) -> list[Any]:
+    """Text cells as they were before pandas wrote a column of whole numbers with empty cells, which adds `.0`."""
+    kept = set(cells if part.kept is None else (cell for cell, counts in zip(cells, part.kept, strict=True) if counts))
+    filled = {cell for cell in kept if not is_empty(cell)}
+    plain = {cell: whole_number(cell.strip()) for cell in filled if ".0" in cell}
+    written_by_pandas = len(filled) < len(kept) and len(plain) == len(filled) and all(plain.values())
+    return [plain.get(cell, cell) for cell in cells] if written_by_pandas else cells
+
+
+def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Problems) -> list[Marks | None]:
+    """What the cells of a part hold, None for not labelled."""
+    column, given = source.columns["label"], source.labels or []
+    cells = part.column(source.name, "label", column)
+    if own := _feature_names({"": [part]}, column):
+        # The ids count in the feature's own order. Where the recipe uses other names throughout, it renames them.
+        used = {*given, *rules.label_map, *rules.missing_labels}
+        own = own if not given or set(own) & used else given
+        cells = [_class_names(cell, own) for cell in cells]
+    elif part.all_text:
+        cells = _without_fractions(part, cells)
+    known = frozenset(map(clean, map(str, given)))
+    return read_cells(part.where, cells, partial(open_cell, rules, known=known), problems)
+
+
+def _check_fractions(
+    source: TaskSource, counts: Counter[str], train: list[list[Marks | None]], parts: list[Part], problems: Problems
+) -> None:
+    """Note every row with a fraction where all names are numbers: a score column for a classification task."""
+    values = {name: number(name) for name in counts}
+    if not all(value is not None and math.isfinite(value) for value in values.values()):
+        return
+    task, fractions = source.name, {name for name, value in values.items() if not value.is_integer()}
+    for part, found in zip(parts, train, strict=True) if fractions else ():
+        cells = part.column(task, "label", source.columns["label"])
+        for row, (cell, marks) in enumerate(zip(cells, found, strict=True)):
+            if marks is not None and not fractions.isdisjoint(marks.on):
+                problems.add(
+                    part.where,
+                    row,
+                    CellError(
+                        f"found {brief(cell)}: a score column for a classification task.",
+                        f"Write tasks.{task}.problem_type: regression, or list the classes under tasks.{task}.labels.",
+                    ),
+                )
+
+
+def _check_no_vectors(task: str, rows: Counter[Marks]) -> None:
+    """Refuse lists of zeros and ones of one length where no label list says what they stand for."""
+    lengths = {len(marks.on) for marks in rows}
+    length = max(lengths, default=0)
+    if len(lengths) == 1 and length > 1 and all(vector(marks.on, length) is not None for marks in rows):
+        example = list(next(iter(rows)).on)
+        raise ValueError(
+            f"Task {task!r}: the label cells, such as {example}, can be read in two ways: as rows of zeros and ones "
+            f"for {length} labels whose names are not known, or as labels called 0 and 1. List the {length} labels "
+            f"under tasks.{task}.labels, or say what 0 and 1 mean: tasks.{task}.label_map: {{0: ..., 1: ...}}."
+        )
+
+
+def _infer_names(
+    source: TaskSource,
+    rules: ReadingRules,
+    train: list[list[Marks | None]],
+    parts: list[Part],
+    announcements: list[str],
+    problems: Problems,
+) -> list[str]:
+    """Label names in id order: those that the train split holds."""
+    task = source.name
+    rows = Counter(marks for marks in chain.from_iterable(train) if marks is not None)
+    counts: Counter[str] = Counter()
+    for marks, count in rows.items():
+        for name in (*marks.on, *marks.off):
+            if (target := rules.class_of(name)) is not None:
+                counts[target] += count if name in marks.on else 0
+    if rules.multi_label and not rules.label_map:
+        _check_no_vectors(task, rows)
+    _check_fractions(source, counts, train, parts, problems)
+    if rules.multi_label:
+        check_joined(task, rows, rules.label_separator, announcements)
+    else:
+        remedy = f"write tasks.{task}.problem_type: multi_label_classification"
+        announce_joined(task, rows, (*SEPARATORS, "|"), remedy, announcements)
+    names = sort_names(counts)
+    if not problems.shown:  # else the rows are at fault
+        check_names(task, names, 1 if rules.multi_label else 2)
+    shown = ", ".join(map(shorten, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    announcements.append(f"{task}: {len(names)} labels, from the train split: {shown}")
+    announce_doubtful_names(task, counts, announcements)
+    return names
+
+
+def _vectors(marks: set[Marks], rules: ReadingRules, names: list[str]) -> bool | None:
+    """Whether the cells of a column are 0/1 lists; None where some could be those or ids, and others are not."""
+    fits = {
+        cell: not cell.off
+        and vector(cell.on, len(names)) is not None
+        and all(rules.class_of(name) == name for name in cell.on)
+        for cell in marks
+    }
+    if not any(fits.values()):
+        return False
+    return True if all(fits.values()) else None
+
+
+def _announce_unused(rules: ReadingRules, seen: set[str], announcements: list[str]) -> None:
+    """Tell of names in `label_map` and `missing_labels` that no cell of any split holds."""
+    for key, names in (("label_map", rules.label_map), ("missing_labels", rules.missing_labels)):
+        if unused := sorted(name for name in names if name not in seen):
+            announcements.append(f"{rules.task}: no cell holds {show_names(unused)} of tasks.{rules.task}.{key}")
+
+
+def _read_classes(
+    source: TaskSource, parts: dict[str, list[Part]], announcements: list[str], problems: Problems
+) -> tuple[list[str], Labels]:
+    """Names and labels of a classification task with one label column."""
+    rules, task = reading_rules(source), source.name
+    opened = {split: [_open_part(source, rules, part, problems) for part in found] for split, found in parts.items()}
+    distinct = {marks for split in opened.values() for part in split for marks in part if marks is not None}
+    seen = {name for marks in distinct for name in (*marks.on, *marks.off)}
+    _announce_unused(rules, seen, announcements)
+    given = source.labels
+    if not given and (own := _feature_names(parts, source.columns["label"])):
+        given = list(dict.fromkeys(name for name in map(rules.class_of, map(clean, own)) if name is not None))
+    if given:
+        names = check_names(task, given, 1 if rules.multi_label else 2)
+    elif "train" in parts:
+        names = _infer_names(source, rules, opened["train"], parts["train"], announcements, problems)
+    else:
+        raise ValueError(f"Task {task!r}: without a train split the labels must stand under tasks.{task}.labels.")
+    if rules.multi_label:
+        vectors = _vectors(distinct, rules, names) if given else False
+        if vectors and (number_names := {"0", "1"} & set(names)):
+            raise ValueError(
+                f"Task {task!r}: the label cells can be read in two ways: as rows of zeros and ones, one for each of "
+                f"the labels {show_names(names)}, or as labels called {sorted(number_names)}. Give the labels other "
+                f"names under tasks.{task}.labels, or say what 0 and 1 mean under tasks.{task}.label_map."
+            )
+        read = multi_label_reader(task, names, rules.class_of, vectors)
+    else:
+        read = class_reader(task, names, rules.class_of)
+    labels = {
+        split: [read_cells(part.where, cells, read, problems) for part, cells in zip(parts[split], found, strict=True)]
+        for split, found in opened.items()
+    }
+    return names, labels
+
+
+def read_labels(
+    source: TaskSource, parts: dict[str, list[Part]], announcements: list[str], problems: Problems
+) -> tuple[list[str] | None, Labels]:
+    """
+    The label names of a task in id order (None for scores), and of every row its label: class id, 0/1 list or score.
+
+    None stands for a row that is not labelled, and for one that is noted in `problems`.
+
+    Raises:
+        ValueError: the label list is wrong, or the cells can be read in two ways.
+    """
+    rules, task, column = reading_rules(source), source.name, source.columns["label"]
+    names = check_names(task, source.labels or column, 1) if isinstance(column, list) else None
+    if names is not None and len(names) != len(column):
+        raise ValueError(
+            f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for each "
+            f"column under tasks.{task}.labels, or leave the labels out."
+        )
+    if names is None and not PROBLEM_TYPES[source.problem_type].has_scores:
+        return _read_classes(source, parts, announcements, problems)
+
+    def read_part(part: Part) -> list[Any]:
+        if names is None:
+            read = score_reader(task, rules.missing_labels, part.score_cell, part.all_text)
+            return read_cells(part.where, part.column(task, "label", column), read, problems)
+        flags = zip(*(part.column(task, "label", name) for name in column), strict=True)
+        return read_cells(part.where, flags, flags_reader(task, column, rules.missing_labels), problems)
+
+    return names, {split: [read_part(part) for part in found] for split, found in parts.items()}
+
+
+__all__ = ["read_labels"]

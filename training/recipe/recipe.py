@@ -1,0 +1,269 @@
+"""The recipe: one YAML file with the backbone, the tasks with their datasets, the mixture and the training arguments.
+
+`load_recipe` reads and checks everything that can be checked before any data is loaded.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ...checks_multitask import check_choice, check_count, check_flag, check_keys, check_mapping
+from ...configuration_multitask import POOLINGS, complete_projection
+from ...data.augmentation.rows import complete_augmentation
+from ...data.labels.rules import reading_rules
+from ...data.loading import group_sources
+from ...data.problems import with_short_values
+from ...data.sources import TaskSource
+from ...data.splitting import check_split_settings
+from ...problem_types_multitask import PROBLEM_TYPES, find_problem_type
+from ...tasks_multitask import complete_task
+from ..arguments import MultiTaskTrainingArguments
+from ..balancing.settings import complete_balancing
+from ..mixture import complete_mixture
+from ..strategy import STRATEGY_KEYS
+from .yaml_file import read_yaml
+
+DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+
+RECIPE_KEYS = (
+    *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
+    *("tasks", "drop_held_out", "mixture", "balancing", "strategy", "peft", "training", "card"),
+)
+_SETTING_KEYS = (
+    *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range"),
+    *("target_mean", "target_deviation"),
+)
+# How a task's rows are read and set aside: handed to its TaskSource as they are, and checked in data/.
+_DATA_KEYS = (
+    *("validation_split", "test_split", "group", "where"),
+    *("label_separator", "label_map", "missing_labels", "empty_text", "contradictions"),
+)
+_TASK_KEYS = ("problem_type", "dataset", "columns", "labels", *_DATA_KEYS, "augmentation", *_SETTING_KEYS[2:])
+_CARD_KEYS = ("language", "license")
+_TRAINING_KEYS = tuple(argument.name for argument in fields(MultiTaskTrainingArguments) if argument.init)
+
+
+@dataclass
+class Recipe:
+    """
+    A checked recipe.
+
+    Attributes:
+        path: the file.
+        sources: where each task's rows come from.
+        settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
+        strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
+        training: training arguments by name.
+        card: `language` and `license` of the model card.
+        balancing: how the tasks' losses become one: `method` and its options.
+        text: the file's text, kept beside the finished model.
+        backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
+        continue_from: the trained model to go on from, `None` to start from an encoder.
+        drop_held_out: whether training rows that stand in a validation or test split of any task are left out.
+        peft: settings of an adapter, `None` for none; see adapters.py.
+    """
+
+    path: Path
+    sources: list[TaskSource]
+    settings: dict[str, dict[str, Any]]
+    text: str
+    backbone: str = DEFAULT_BACKBONE
+    pooling: str | None = None
+    projection: dict[str, Any] | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    mixture: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    continue_from: str | None = None
+    drop_held_out: bool = False
+    peft: dict[str, Any] | None = None
+    balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
+
+
+def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The value, if it is a mapping with known keys only; an empty one for nothing at all."""
+    if value is None:
+        return {}
+    check_mapping(where, value)
+    if known is not None:
+        hint = f"Known keys: {len(known)}; train.py --help lists them." if len(known) > 40 else None
+        check_keys(where, value, sorted(known), hint)
+    return value
+
+
+def _check_embedding(content: dict[str, Any]) -> None:
+    """Pooling, projection, normalize and max_length, each of which may be absent."""
+    pooling, normalize, max_length = (content.get(key) for key in ("pooling", "normalize", "max_length"))
+    if pooling is not None:
+        check_choice("pooling", pooling, POOLINGS)
+    if normalize is not None:
+        check_flag("normalize", normalize)
+    if max_length is not None:
+        check_count("max_length", max_length)
+    complete_projection(content.get("projection"))
+
+
+def _label_names(where: str, labels: list[Any]) -> list[str]:
+    """Labels as the text that stands in the data; YAML has already made numbers and booleans of some."""
+    for label in labels:
+        if not isinstance(label, (str, int, float)):
+            raise ValueError(f"{where}.labels holds {label!r}, but should hold names. Put the name into quotes.")
+    return [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
+
+
+def _stand_in_labels(options: Any) -> list[str]:
+    """Labels that fit the weights of a task whose labels only the data can say, so that the rest is checked before."""
+    for key in ("class_weights", "pos_weight"):
+        weights = options.get(key) if isinstance(options, dict) else None
+        if isinstance(weights, (dict, list)) and len(weights) > 1:
+            return (
+                _label_names("", list(weights)) if isinstance(weights, dict) else list(map(str, range(len(weights))))
+            )
+    return ["first", "second"]
+
+
+def _check_no_token(where: str, content: Any) -> None:
+    """Refuse a token in any depth; `token: true` says that one is needed, and is none."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        if isinstance(value, str) and str(key).endswith(("token", "password", "secret")):
+            raise ValueError(
+                f"{where}.{key}: a token does not belong in a recipe, which is published with the model. "
+                "Log in with `hf auth login`, or set HF_TOKEN."
+            )
+        _check_no_token(f"{where}.{key}", value)
+
+
+def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any]]:
+    task = _mapping(where, task, _TASK_KEYS)
+    settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
+    columns = _mapping(f"{where}.columns", task.get("columns"))
+    kind = find_problem_type(f"{where}.problem_type", settings.get("problem_type"))
+    if kind.has_head:
+        settings["pair"] = "sentence1" in columns
+    # What only the data can say stands in for itself here, so that the rest is checked before any data is loaded.
+    stand_in = dict(settings)
+    if kind.has_labels:
+        stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options")))
+    complete_task(name, stand_in)
+    if "labels" in settings:
+        settings["labels"] = _label_names(where, settings["labels"])
+    if not task.get("dataset"):
+        raise ValueError(
+            f"{where}: dataset is missing. Give the arguments of datasets.load_dataset, such as path: csv."
+        )
+    dataset = _mapping(f"{where}.dataset", task["dataset"])
+    if not isinstance(dataset.get("path"), str):
+        raise ValueError(
+            f"{where}.dataset.path is {dataset.get('path')!r}, but should be text: a format such as csv, a folder or "
+            "a Hub id."
+        )
+    _mapping(f"{where}.dataset.splits", dataset.get("splits"))
+    _check_no_token(f"{where}.dataset", dataset)
+    source = TaskSource(
+        name=name,
+        problem_type=settings["problem_type"],
+        dataset=dataset,
+        columns=columns,
+        labels=settings.get("labels"),
+        **{key: task.get(key) for key in _DATA_KEYS},
+        augmentation=complete_augmentation(f"{where}.augmentation", task.get("augmentation")),
+    )
+    check_split_settings(source)
+    reading_rules(source)
+    return source, settings
+
+
+def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
+    """The mixture as it was written, checked for the data sets that the tasks read."""
+    groups = group_sources(sources)
+    if mixture is None:
+        return {}
+    complete_mixture(mixture, [[source.name for source in group] for group in groups])
+    for group in groups:
+        capped = [source.name for source in group if source.name in (mixture.get("max_rows") or {})]
+        augmented = [source.name for source in group if source.augmentation is not None]
+        if capped and augmented:
+            raise ValueError(
+                f"mixture.max_rows cuts down the training rows of {capped[0]!r}, and "
+                f"tasks.{augmented[0]}.augmentation adds some: a cap would drop rows and keep what was made of them. "
+                "Leave one of the two out, or cut the file itself down."
+            )
+    return mixture
+
+
+def _read_card(card: Any) -> dict[str, Any]:
+    """Language and licence, which the card is given only after training."""
+    card = _mapping("card", card, _CARD_KEYS)
+    for key, value in card.items():
+        words = value if key == "language" and isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(word, str) and word for word in words):
+            example = "a code such as en, or a list of codes" if key == "language" else "a name such as apache-2.0"
+            raise ValueError(f"card.{key} is {value!r}, but should be {example}.")
+    return card
+
+
+def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
+    """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
+    owners: dict[str, str] = {}
+    for name, settings in tasks.items():
+        for metric in (*PROBLEM_TYPES[settings["problem_type"]].metrics, "loss"):
+            owner = owners.setdefault(f"{name}_{metric}", name)
+            if owner != name:
+                raise ValueError(
+                    f"tasks: {owner!r} and {name!r} would both report a score called {name}_{metric}. Rename one."
+                )
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """
+    Read a recipe and check it.
+
+    Raises:
+        ValueError: the file cannot be read, is no YAML, or holds something unknown or wrong; the message says where,
+            what was found and what would be right.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no recipe {path}. Give the path of a YAML file, such as recipes/quickstart.yaml.")
+    text, content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is not a recipe: it should be a mapping with tasks, but holds {str(content)[:60]!r}."
+        )
+    try:
+        content = _mapping("recipe", content, RECIPE_KEYS)
+        tasks = _mapping("tasks", content.get("tasks"))
+        if not tasks:
+            raise ValueError("tasks is missing or empty. Name at least one task with its problem_type and dataset.")
+        _check_embedding(content)
+        drop_held_out = content.get("drop_held_out", False)
+        check_flag("drop_held_out", drop_held_out)
+        read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
+        training = _mapping("training", content.get("training"), _TRAINING_KEYS)
+        _check_no_token("training", training)
+        settings = {name: settings for name, (_, settings) in read.items()}
+        check_metric_keys(settings)
+        continue_from = content.get("continue_from")
+        if continue_from and content.get("backbone"):
+            raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
+        return Recipe(
+            path=path,
+            sources=[source for source, _ in read.values()],
+            settings=settings,
+            text=text,
+            mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()]),
+            strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
+            training=training,
+            card=_read_card(content.get("card")),
+            balancing=complete_balancing(content.get("balancing")),
+            backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
+            continue_from=str(continue_from) if continue_from else None,
+            drop_held_out=drop_held_out,
+            peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
+            **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {with_short_values(str(error), content)}") from error

@@ -1,0 +1,306 @@
+"""What a run starts from: an encoder with new heads, or a trained model with tasks added; with an adapter or without.
+
+check_start      all that can be refused before any data is loaded
+plan_before_data what is frozen, what joins when, and learning rates
+check_strategy   whether that fits the model
+start_model      the model to train
+describe_start   what is printed at the start
+describe_origin  what of the recipe makes the run the one it is
+scores_before    what a trained model's tasks score before training goes on
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from ...backbone_multitask import find_backbone, open_backbone_config, read_sentence_transformers
+from ...configuration_multitask import MultiTaskConfig, check_encoder, complete_projection
+from ...data.loading import LoadedTasks
+from ...data.row_hashes import RowHashes, read_row_hashes
+from ...data.sources import TaskSource
+from ...modeling_multitask import MultiTaskModel
+from ...problem_types_multitask import PROBLEM_TYPES
+from ...tasks_multitask import complete_task, extend_labels
+from ..arguments import MultiTaskTrainingArguments
+from ..balancing.settings import check_shared_parts, complete_balancing
+from ..strategy import Plan, make_plan, planned_parts
+from ..trainer import MultiTaskTrainer
+from .adapters import adapter_config, check_adapter, describe_adapter
+from .recipe import Recipe, check_metric_keys
+
+# What a task's head was built for; the rest of its settings only says how it is trained and measured.
+FIXED_SETTINGS = ("problem_type", "pair", "labels", "head", "target_mean", "target_deviation")
+
+
+@dataclass
+class Start:
+    """
+    A checked start.
+
+    Attributes:
+        path: folder or Hub id to load from.
+        sources: where each task's rows come from, with the labels of tasks that the model has already.
+        tasks: settings of those tasks, by name, with new labels; empty for a new model.
+        new_labels: by task, the labels that the model does not have yet.
+        earlier: which rows the model has seen already; `None` for a new model.
+    """
+
+    path: str
+    sources: list[TaskSource]
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    new_labels: dict[str, list[str]] = field(default_factory=dict)
+    earlier: RowHashes | None = None
+
+
+def _trained_config(name_or_path: str) -> MultiTaskConfig:
+    """The configuration of the model to continue from; a ValueError where there is no such model."""
+    if Path(name_or_path).is_dir() and not (Path(name_or_path) / "config.json").is_file():
+        raise ValueError(f"continue_from: the folder {name_or_path} holds no config.json, so it is no model.")
+    if not Path(name_or_path).is_dir() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
+        raise ValueError(f"continue_from: there is no folder {name_or_path}. Give an existing folder or a Hub id.")
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"continue_from: {name_or_path} cannot be opened as a model. {said}") from error
+    if found.get("model_type") != MultiTaskConfig.model_type:
+        raise ValueError(
+            f"continue_from: {name_or_path} is a {found.get('model_type')!r} model, not one that was trained here. "
+            "Name it as backbone to start a new model from it."
+        )
+    return MultiTaskConfig.from_pretrained(name_or_path)
+
+
+def _check_same_embedding(recipe: Recipe, config: MultiTaskConfig) -> None:
+    for key in ("pooling", "projection", "normalize", "max_length"):
+        wanted, found = getattr(recipe, key), getattr(config, key)
+        if key == "projection":
+            wanted = complete_projection(wanted)
+        if wanted is not None and wanted != found:
+            raise ValueError(
+                f"{recipe.path}: {key} is {wanted!r}, but {recipe.continue_from} was trained with {found!r}. "
+                "Remove it: a model that is continued keeps its own."
+            )
+
+
+def _with_new_labels(recipe: Recipe, name: str, saved: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    """Saved settings with the labels that the recipe lists after the saved ones."""
+    own = saved["labels"]
+    if labels[: len(own)] != own:
+        raise ValueError(
+            f"{recipe.path}: tasks.{name}.labels is {labels!r}, but the task of that name in {recipe.continue_from} "
+            f"has {own!r}. List these first, in this order, and new ones after them; or give the new task another "
+            "name."
+        )
+    return extend_labels(name, saved, labels[len(own) :])
+
+
+def _continued_settings(recipe: Recipe, name: str, saved: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a task that the model has already: its own, but for what the recipe says of loss and metrics."""
+    given = recipe.settings[name]
+    for key in FIXED_SETTINGS:
+        wanted = given.get(key)
+        if key == "head" and key in given:  # with the defaults of what it leaves out
+            wanted = complete_task(name, {**saved, "head": given["head"]})["head"]
+        if key == "labels" and key in given and wanted != saved["labels"]:
+            saved = _with_new_labels(recipe, name, saved, wanted)
+        elif key in given and wanted != saved.get(key):
+            raise ValueError(
+                f"{recipe.path}: tasks.{name}.{key} is {wanted!r}, but the task of that name in "
+                f"{recipe.continue_from} has {saved.get(key)!r}. Keep to that, or give the new task another name."
+            )
+    changed = {key: value for key, value in given.items() if key not in FIXED_SETTINGS}
+    return complete_task(name, {**saved, **changed})
+
+
+def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
+    source, config = Path(recipe.continue_from), _trained_config(recipe.continue_from)
+    if source.is_dir() and output_dir.resolve() in (source.resolve(), *source.resolve().parents):
+        raise ValueError(
+            f"continue_from {source} lies in the output_dir {output_dir}, which would be written over. Give another "
+            "--output_dir."
+        )
+    _check_same_embedding(recipe, config)
+    tasks = {name: dict(settings) for name, settings in config.tasks.items()}
+    tasks |= {name: _continued_settings(recipe, name, tasks[name]) for name in recipe.settings if name in tasks}
+    check_metric_keys({**recipe.settings, **tasks})
+    sources = [
+        replace(source, labels=tasks[source.name].get("labels")) if source.name in tasks else source
+        for source in recipe.sources
+    ]
+    new_labels = {
+        name: task["labels"][len(config.tasks[name]["labels"]) :] for name, task in tasks.items() if "labels" in task
+    }
+    new_labels = {name: new for name, new in new_labels.items() if new}
+    return Start(recipe.continue_from, sources, tasks, new_labels, read_row_hashes(recipe.continue_from))
+
+
+def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start:
+    """
+    Find what the recipe starts from, and check that its tasks and its adapter fit.
+
+    Args:
+        recipe: the recipe.
+        output_dir: where the run will save.
+        pushes: whether the finished folder will go to the Hub.
+
+    Raises:
+        ValueError: the backbone is no encoder; the model to continue from is none, has other settings than the recipe
+            says, or lies in `output_dir`; the adapter does not fit.
+        ImportError: the recipe has a `peft` block, and peft is not installed.
+    """
+    if recipe.peft is not None:
+        adapter_config(recipe.peft)  # before anything is looked for on the Hub
+        source = recipe.continue_from or recipe.backbone
+        if pushes and recipe.peft.get("save") == "adapter" and Path(source).is_dir():
+            raise ValueError(
+                f"peft.save is 'adapter', but {'continue_from' if recipe.continue_from else 'the backbone'} is the "
+                f"folder {source}, where nobody else finds it. Set save: merged, or start from a model on the Hub."
+            )
+    if recipe.continue_from is not None:
+        start = _check_continued(recipe, output_dir)
+        backbone_config = MultiTaskConfig.from_pretrained(start.path).backbone_config
+    else:
+        start = Start(find_backbone(recipe.backbone), recipe.sources)
+        backbone_config = open_backbone_config(start.path)
+        check_encoder(backbone_config)
+    if recipe.peft is not None:
+        check_adapter(recipe.peft, backbone_config)
+    return start
+
+
+def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
+    """The configuration of the model to train, as far as it is known without data: labels may be stand-ins."""
+    new = {
+        name: {"labels": ["first", "second"], **task} if PROBLEM_TYPES[task["problem_type"]].has_labels else task
+        for name, task in recipe.settings.items()
+        if name not in start.tasks
+    }
+    if recipe.continue_from is not None:
+        config = MultiTaskConfig.from_pretrained(start.path)
+        backbone_config, projection = config.backbone_config, config.projection
+    else:
+        backbone_config = open_backbone_config(start.path)
+        stored = read_sentence_transformers(start.path, unless_given=recipe.pooling)
+        projection = recipe.projection or stored.projection
+    return MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**start.tasks, **new})
+
+
+def plan_before_data(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> Plan:
+    """
+    What trains when, known before any data is loaded.
+
+    Raises:
+        ValueError: what `make_plan` says, after the recipe's name.
+    """
+    parts = planned_parts(_planned_config(start, recipe))
+    for name in start.tasks.keys() - recipe.settings.keys():
+        for parameter in parts.get(f"heads.{name}", {}).values():
+            parameter.requires_grad_(False)  # as `start_model` does
+    try:
+        return make_plan(recipe.strategy, parts, args)
+    except ValueError as error:
+        raise ValueError(f"{recipe.path}: {error}") from error
+
+
+def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> bool:
+    """
+    Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
+
+    Raises:
+        ValueError: what `make_plan` says, after the recipe's name; or a balancing has nothing to balance.
+    """
+    if not recipe.strategy:
+        return True
+    plan = plan_before_data(start, recipe, args)
+    check_shared_parts(complete_balancing(recipe.balancing)["method"], plan)
+    return bool(plan.stages)
+
+
+def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:
+    """The recipe's task settings with the labels and score ranges that the data gave."""
+    settings = {name: dict(task) for name, task in recipe.settings.items()}
+    for name, task in settings.items():
+        if name in loaded.labels:
+            task["labels"] = loaded.labels[name]
+        if "score_range" in PROBLEM_TYPES[task["problem_type"]].settings and "score_range" not in task:
+            task["score_range"] = list(loaded.score_ranges[name])
+    return settings
+
+
+def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskModel:
+    """
+    The model to train: new or trained, with every task of the recipe, and with its adapter.
+
+    Heads of tasks that the recipe does not name are frozen: no data says what they should learn.
+    """
+    settings = task_settings(recipe, loaded)
+    if recipe.continue_from is None:
+        model = MultiTaskModel.from_backbone(
+            start.path,
+            tasks=settings,
+            pooling=recipe.pooling,
+            projection=recipe.projection,
+            normalize=recipe.normalize,
+            max_length=recipe.max_length,
+        )
+        model.config.backbone_config._name_or_path = recipe.backbone  # also where a packaged copy was taken
+    else:
+        model = MultiTaskModel.from_pretrained(start.path, dtype=torch.float32)
+        if model.config.base_name_or_path:
+            model.merge_adapter()
+        for name, labels in start.new_labels.items():
+            model.add_labels(name, labels)
+        model.config.tasks = {name: dict(task) for name, task in start.tasks.items()}
+        for name in settings:
+            if name not in start.tasks:
+                model.add_task(name, settings[name])
+        for name in model.heads.keys() - settings.keys():
+            model.heads[name].requires_grad_(False)
+    if recipe.peft is not None:
+        model.add_adapter(adapter_config(recipe.peft))
+    return model
+
+
+def describe_start(start: Start, recipe: Recipe, model: MultiTaskModel) -> list[tuple[str, str]]:
+    """Lines for the settings: what is continued, what is new, what is kept as it is, and the adapter."""
+    lines = []
+    if recipe.continue_from is not None:
+        groups = {
+            "continued tasks": [name for name in start.tasks if name in recipe.settings],
+            "new tasks": [name for name in recipe.settings if name not in start.tasks],
+            "kept tasks": [name for name in start.tasks if name not in recipe.settings],
+        }
+        remarks = {
+            "kept tasks": " (no data in the recipe: heads frozen, not measured; training the backbone or the "
+            "projection changes their answers)"
+        }
+        lines += [(title, ", ".join(names) + remarks.get(title, "")) for title, names in groups.items() if names]
+        lines += [(f"new labels of {name}", ", ".join(labels)) for name, labels in start.new_labels.items()]
+    if recipe.peft is not None:
+        lines.append(("peft", describe_adapter(model, recipe.peft)))
+    return lines
+
+
+def describe_origin(recipe: Recipe) -> dict[str, Any]:
+    """What a run's checkpoints record beside what its Trainer knows: what it starts from, and how rows are read."""
+    return {
+        "backbone": recipe.backbone,
+        "continue_from": recipe.continue_from,
+        "columns": {source.name: source.columns for source in recipe.sources},
+        "augmentation": {source.name: source.augmentation for source in recipe.sources if source.augmentation},
+    }
+
+
+def scores_before(trainer: MultiTaskTrainer, splits: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """
+    Loss and metrics of the tasks that a trained model has already, before it is trained on.
+
+    Returns by `"<split> before"` and task what `task_scores` measures; splits without any of the tasks are left out.
+    """
+    found = {f"{split} before": trainer.measure(split, tasks) for split in splits}
+    return {split: scores for split, scores in found.items() if scores}

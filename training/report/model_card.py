@@ -1,0 +1,141 @@
+"""The model card: a finished folder's README.md and its pictures, made of what the run measured and of nothing else.
+
+python -m multitask_sentence.training.report.model_card runs/quickstart --repo_id user/name --license apache-2.0
+
+write_model_card   reads results.json, config.json and recipe.yaml, writes README.md and the pictures
+card_metadata      its YAML header (card_metadata.py), which the Hub's search, links and score tables are made from
+card_body          what a person reads (card_body.py)
+is_generated       whether a card still is as it was written (publish.py); one that somebody edited is kept
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from ...configuration_multitask import MultiTaskConfig
+from ...problem_types_multitask import PROBLEM_TYPES
+from ..comparison.report import draw_comparison
+from ..recipe.yaml_file import read_yaml
+from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_step
+from .card_metadata import CardContent, card_metadata, read_source
+from .confusion import most_wrong, read_confusion
+from .plots import draw_confusion, draw_training
+from .publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
+from .results import RECIPE_FILE, RESULTS_FILE
+
+logger = logging.get_logger(__name__)
+
+MOST_PICTURES = 10  # of what tasks confuse; each takes a third of a second, and nobody looks at a hundred
+
+
+def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str] | None:
+    """Draw what the results hold; returns title and file of each picture, or `None` without matplotlib."""
+    pictures = {}
+    try:
+        if results["steps"] and draw_training(
+            folder / TRAINING_PICTURE, results["history"], tasks, kept_step(results)
+        ):
+            pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
+        counted = {
+            task: read_confusion(found)
+            for task, found in results.get("confusion", {}).items()
+            if task in tasks and PROBLEM_TYPES[tasks[task]["problem_type"]].has_labels
+        }
+        for task in most_wrong(counted, MOST_PICTURES):
+            file = f"{CONFUSION_PICTURES}{task}.png"
+            draw_confusion(folder / file, task, results["tasks"][task]["labels"], counted[task])
+            pictures[f"What {task} confuses"] = file
+        if compared := results.get("compare_single"):
+            pictures |= draw_comparison(folder, compared)
+    except ImportError:
+        logger.warning("The model card has no pictures: `pip install matplotlib` and write it again.")
+        return None
+    return pictures
+
+
+def write_model_card(
+    folder: str | Path,
+    repo_id: str | None = None,
+    language: str | list[str] | None = None,
+    license: str | None = None,
+    data_root: str | Path | None = None,
+) -> Path:
+    """
+    Write a finished folder's model card, README.md, and its pictures.
+
+    Everything in it comes from the folder's results.json, config.json and recipe.yaml. Written twice, it is the same.
+
+    Args:
+        folder: a folder that a run has saved.
+        repo_id: the Hub repository it goes to, named in the quickstarts; without it they hold a placeholder.
+        language: ISO 639 code or codes of the training data, such as `en`. Left out unless given.
+        license: the Hub's name of the model's licence, such as `apache-2.0`. Left out unless given.
+        data_root: what the recipe's relative data paths start from (the working directory), so that a folder there is
+            not taken for a data set on the Hub.
+
+    Returns:
+        The file that was written: README.md, or README.generated.md beside a README.md that somebody has edited.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    folder = Path(folder)
+    for name in (RESULTS_FILE, RECIPE_FILE, "config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} holds no {name}, so it is no finished run. Give the folder that train.py saved."
+            )
+    config = MultiTaskConfig.from_pretrained(folder)
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    recipe = read_yaml(folder / RECIPE_FILE)[1]
+    # config.json sorts its keys, results.json keeps the recipe's order; a task may have been added or removed since.
+    order = [task for task in results["tasks"] if task in config.tasks]
+    tasks = {task: config.tasks[task] for task in dict.fromkeys([*order, *config.tasks])}
+    content = CardContent(
+        name=repo_id.split("/")[-1] if repo_id else folder.resolve().name,
+        config=config,
+        results=results,
+        tasks=tasks,
+        sources={
+            task: read_source(recipe["tasks"][task], Path(data_root or ""))
+            for task in order
+            if task in recipe["tasks"]
+        },
+        pictures=draw_pictures(folder, results, tasks),
+        repo_id=repo_id,
+        language=language,
+        license=license,
+    )
+    text = f"---\n{card_metadata(content).to_yaml()}\n---\n\n{card_body(content)}\n"
+    text += MARK.format(hashlib.sha256(text.encode()).hexdigest())
+    path = folder / CARD_FILE
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
+        path = folder / CARD_FILE_BESIDE_AN_EDITED_ONE
+        logger.warning(
+            f"{folder / CARD_FILE} was edited, so it is kept as it is. The new card is {path}: copy from it what you "
+            f"need, or delete {CARD_FILE} to have it written anew."
+        )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write the model card of a finished folder.")
+    parser.add_argument("folder", type=Path, help="A folder that train.py has saved.")
+    parser.add_argument("--repo_id", help="The Hub repository it goes to, user/name.")
+    parser.add_argument("--language", nargs="+", help="ISO 639 codes of the training data, such as en.")
+    parser.add_argument("--license", help="The model's licence, by the Hub's name, such as apache-2.0.")
+    parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
+    try:
+        write_model_card(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

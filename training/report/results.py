@@ -1,0 +1,193 @@
+"""What a run prints and leaves behind: settings at the start, the table of scores, results.json, the saved folder."""
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from ...configuration_multitask import public_name
+from ...data.collation import LABEL_PREFIX
+from ...data.loading import LoadedTasks
+from ...data.row_hashes import RowHashes, write_row_hashes
+from ...modeling_multitask import MultiTaskModel
+from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
+from ..balancing.settings import format_balancing
+from ..mixture import describe_epoch
+from ..output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
+from ..recipe.recipe import Recipe
+from ..trainer import MultiTaskTrainer
+
+ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
+EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
+
+
+def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
+    """The training arguments that a reader needs: all that differ from transformers' own defaults, but no token and no
+    empty list."""
+    changed = {}
+    for argument in fields(MultiTaskTrainingArguments):
+        if not argument.init or argument.name.endswith("_token") or argument.name in WITHOUT_EFFECT:
+            continue
+        default = argument.default_factory() if argument.default_factory is not MISSING else argument.default
+        value = getattr(arguments, argument.name)
+        if argument.name in MultiTaskTrainingArguments.__annotations__ or value != default:
+            changed[argument.name] = getattr(value, "value", value) if not isinstance(value, dict) else value
+    shown = (str, int, float, bool, list, dict)
+    return {key: value for key, value in changed.items() if isinstance(value, shown) and value not in ([], {})}
+
+
+def format_settings(
+    recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, notes: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The settings in force, as a readable block; `notes` are lines on the start and on the augmentation of rows."""
+    config = model.config
+    lines = [
+        ("recipe", recipe.path),
+        ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
+        *notes,
+        ("pooling", config.pooling),
+        ("projection", config.projection or "none"),
+        ("normalize", config.normalize),
+        ("embedding_dim", config.embedding_dim),
+        ("max_length", config.max_length),
+        ("balancing", format_balancing(trainer.balancer.settings)),
+        ("processes", trainer.args.world_size),
+        ("device", trainer.args.device),
+        *changed_arguments(trainer.args).items(),
+    ]
+    if (features := trainer.describe_features()) is not None:
+        lines.append(("feature cache", features))
+    epoch = sum(trainer.sampler.rows_per_epoch)
+    tasks = []
+    idle = [task for task in trainer.tasks if task not in trainer.trained_tasks]
+    for drawn, rows, least in zip(
+        [*(labelled_set.tasks for labelled_set in trainer.drawn), idle],
+        [*trainer.sampler.rows_per_epoch, 0],
+        [*trainer.sampler.least_rows, "-"],
+        strict=True,
+    ):
+        for task in drawn:
+            settings = config.tasks[task]
+            tasks.append(
+                [
+                    task,
+                    settings["problem_type"] + (" (pair)" if settings["pair"] else ""),
+                    "-"
+                    if "head" not in settings
+                    else " x ".join(map(str, [*settings["head"]["hidden_dims"], "linear"])),
+                    settings["loss"],
+                    settings["loss_weight"],
+                    ", ".join(settings["metrics"]),
+                    f"{rows} ({rows / epoch:.0%})" if rows else ONLY_EVALUATED,
+                    least,
+                ]
+            )
+    header = ["task", "problem_type", "head", "loss", "weight", "metrics", "rows an epoch", "least rows"]
+    return (
+        "Settings\n"
+        + tabulate(lines, tablefmt="plain")
+        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.drawn, trainer.sampler)}\n"
+        + tabulate(tasks, header)
+    )
+
+
+def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """`{"test_topic_accuracy": 0.9}` to `{"topic": {"accuracy": 0.9}}`; tasks without a score are left out."""
+    scores = {
+        task: {
+            name: metrics[f"{prefix}_{task}_{name}"]
+            for name in (*settings["metrics"], *EXTRA_METRICS, "loss")
+            if f"{prefix}_{task}_{name}" in metrics
+        }
+        for task, settings in tasks.items()
+    }
+    return {task: found for task, found in scores.items() if found}
+
+
+def format_scores(
+    tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], trained: Iterable[str] | None = None
+) -> str:
+    """A table with a line per task and metric, the primary metric first; all tasks were trained unless it is said."""
+    trained = set(tasks if trained is None else trained)
+    rows = []
+    for task, settings in tasks.items():
+        found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
+        metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
+        for place, metric in enumerate(metrics):
+            values = [scores[split].get(task, {}).get(metric) for split in scores]
+            name = task if task in trained else f"{task} ({ONLY_EVALUATED})"
+            rows.append([name if place == 0 else "", metric, *values])
+    return tabulate(rows, ["task", "metric", *scores], floatfmt=".4f", missingval="-")
+
+
+def save_result(
+    recipe: Recipe,
+    model: MultiTaskModel,
+    trainer: MultiTaskTrainer,
+    loaded: LoadedTasks,
+    scores: dict[str, dict[str, dict[str, float]]],
+    seconds: float,
+    row_hashes: RowHashes | None = None,
+) -> Path:
+    """Save the finished model with its recipe, results.json and, where given, its rows' hashes; returns the folder."""
+    folder = Path(trainer.args.output_dir)
+    model.adopt_heads()
+    model.save_pretrained(folder)
+    (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
+    if row_hashes is not None:
+        write_row_hashes(folder, row_hashes)
+    tables = [
+        (entry.tasks, {split: rows.with_format("arrow")[:] for split, rows in entry.splits.items()})
+        for entry in loaded.sets
+    ]
+    rows = {
+        task: {split: len(table) - table[LABEL_PREFIX + task].null_count for split, table in splits.items()}
+        for tasks, splits in tables
+        for task in tasks
+    }
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
+    results = {
+        "scores": scores,
+        "confusion": trainer.confusion,
+        "best_of_tasks": trainer.best_of_tasks.summary,
+        "best_step": trainer.state.best_global_step,
+        "best_eval_score": trainer.state.best_metric,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "seconds": round(seconds, 1),
+        "rows": rows,
+        "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
+        "backbone": public_name(recipe.backbone) if recipe.backbone else None,
+        "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
+        "peft": recipe.peft,
+        "tasks": model.config.tasks,
+        "augmentation": {
+            task: {**noted, "models": [public_name(name) for name in noted["models"]]} if "models" in noted else noted
+            for task, noted in loaded.augmentations.items()
+        },
+        "mixture": recipe.mixture,
+        "strategy": recipe.strategy,
+        "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
+        "balancing": trainer.balancer.settings,
+        "training": {
+            name: public_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
+            for name, value in changed_arguments(trainer.args).items()
+        },
+        "processes": trainer.args.world_size,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "history": trainer.state.log_history,
+    }
+    write_json(folder / RESULTS_FILE, results)
+    release_output_dir(folder)
+    return folder
+
+
+def add_result(folder: Path, key: str, value: Any) -> None:
+    """Put one more thing into a finished run's results.json."""
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    write_json(folder / RESULTS_FILE, {**results, key: value})
