@@ -14,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-# Before transformers and datasets are imported, which read these: no network, and no remote code from or for other
-# sessions.
+# Before torch, transformers and datasets are imported, which read these. One thread: models this small lose more time
+# to waiting for threads than they gain. No network, and no remote code from or for other sessions.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="multitask-test-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
@@ -199,13 +201,13 @@ def minilm() -> MultiTaskModel:
 
 @pytest.fixture(scope="session")
 def run_in_two_processes() -> Callable[..., str]:
-    """Runs a script in two processes of torch.distributed; what they printed. A hang fails after 200 seconds."""
+    """Runs a module of `helpers` in two processes of torch.distributed; what they printed. A hang is a failure."""
 
-    def run_script(script: Path, *arguments: object, **environment: str) -> str:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments]
+    def run_script(script: ModuleType, *arguments: object, **environment: str) -> str:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script.__file__, *arguments]
         launched = subprocess.Popen(
             [sys.executable, *map(str, launch)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -18,6 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import MarianMTModel
 
+from helpers import augmentation_run
 from multitask_sentence.data.augmentation.rows import (
     Augmentation,
     augment_sets,
@@ -444,8 +445,7 @@ def test_two_processes_share_the_translation_and_have_the_same_rows(
     tmp_path: Path, tiny_translators: list[str], run_in_two_processes: Callable[..., str]
 ):
     (tmp_path / "said_by.py").write_text(SAID_BY)
-    script = Path(__file__).with_name("augmentation_run.py")
-    run_in_two_processes(script, *tiny_translators, tmp_path)
+    run_in_two_processes(augmentation_run, *tiny_translators, tmp_path)
 
     first, second = (json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2))
     assert first["sentences"] == second["sentences"]

@@ -1,6 +1,5 @@
 """Balancing the tasks' losses: the methods against torchjd, absent tasks, logs, resuming, and what is refused."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -16,6 +15,7 @@ from torchjd.aggregation import AlignedMTL, PCGrad, UPGradWeighting
 from torchjd.scalarization import DWA, FAMO, UW
 from transformers import set_seed
 
+from helpers import trainer as helpers
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
 from multitask_sentence.training import trainer as trainer_module
@@ -31,22 +31,10 @@ from multitask_sentence.training.balancing.settings import (
     save_balancer,
 )
 
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
-
 SCALARIZATIONS = [method for method in METHODS if method not in ("sum", *GRADIENT_METHODS)]
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
 STATIC = {name: complete_task(name, task)["loss_weight"] for name, task in TASKS.items()}
 SHARES = {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

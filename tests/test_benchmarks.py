@@ -5,7 +5,6 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -53,15 +52,6 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
     yield load
     for name in ("measuring", "predict"):
         sys.modules.pop(name, None)
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Any:
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

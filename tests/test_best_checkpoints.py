@@ -1,6 +1,5 @@
 """The best step of every task is tracked and its model kept; training stops early; both survive resuming."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from helpers import trainer as helpers
 from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.best_checkpoints import (
     STEP_FILE,
@@ -20,22 +20,10 @@ from multitask_sentence.training.best_checkpoints import (
 )
 from multitask_sentence.training.output_folder import check_output_dir
 
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
-
 TASKS = ["sentiment", "rating"]
 # Primary metrics at the end of each epoch: sentiment peaks first, rating last, their mean in the third.
 SCORES = {"sentiment": [0.5, 0.9, 0.8, 0.2], "rating": [0.1, 0.2, 0.6, 0.7]}
 LOSSES: dict[str, list[float]] = {}  # those that were measured, where a test gives no others
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,12 @@
 """The collator: one padded batch in which every distinct sentence stands once, and each task's rows and labels."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from helpers import trainer as helpers
 from multitask_sentence.data.collation import MultiTaskCollator, sentence_id
 from multitask_sentence.tasks_multitask import complete_task
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 what is said of the two follows from their predictions."""
 
 import copy
-import importlib.util
 import io
 import json
 import math
@@ -21,6 +20,7 @@ from datasets import Dataset
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
@@ -34,10 +34,6 @@ from multitask_sentence.training.comparison.single_runs import (
     single_set,
 )
 from multitask_sentence.training.output_folder import check_output_dir
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 TASKS = ("mood", "tags", "similarity", "search")
 KINDS = {"cat": "animal", "dog": "animal", "bird": "animal", "bank": "money", "market": "money"}
@@ -119,11 +115,9 @@ def change(job: Path, **blocks: Any) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    cache, num_threads = tmp_path_factory.mktemp("datasets-cache"), torch.get_num_threads()
+    cache = tmp_path_factory.mktemp("datasets-cache")
     before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(num_threads)
     datasets.config.HF_DATASETS_CACHE = before
 
 

@@ -1,6 +1,5 @@
 """Going on from a trained model: what it brings along, what is added, what is refused, scores before and after."""
 
-import importlib.util
 import io
 import json
 import re
@@ -18,15 +17,12 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.recipe.starting import check_start, scores_before, start_model
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "the film was very good !"]
 SUBJECTS = {"cat": "animal", "dog": "animal", "bank": "money", "market": "money"}

@@ -1,51 +1,28 @@
 """Two real processes give the gradients, the logs and the scores of one."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).with_name("distributed_run.py")
+from helpers import distributed_run
+from helpers.trainer import MEAN_LOSS_TASKS, TASKS, make_backbone, make_model, make_set, make_trainer
+
 ONE_BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 SENTENCE_RUNS = ("two_batches", "accumulated", "with_filler")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As each of the two processes has."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(scope="module")
-def script():
-    """`distributed_run.py` as a module, for the same runs in this process alone."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("distributed_run", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
-
-
-@pytest.fixture(scope="module")
-def backbone(script, tmp_path_factory):
-    return sys.modules["trainer_helpers"].make_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="module")
-def two_processes(script, backbone, run_in_two_processes, tmp_path_factory):
+def two_processes(backbone, run_in_two_processes, tmp_path_factory):
     """The folder with what two processes wrote, and what they printed."""
     folder = tmp_path_factory.mktemp("two_processes")
-    printed = run_in_two_processes(SCRIPT, backbone, folder)
+    printed = run_in_two_processes(distributed_run, backbone, folder)
     return folder, printed
 
 
@@ -63,28 +40,26 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("name", SENTENCE_RUNS)
-def test_gradients_of_two_processes_equal_those_of_one_big_batch(name, script, backbone, two_processes, tmp_path):
+def test_gradients_of_two_processes_equal_those_of_one_big_batch(name, backbone, two_processes, tmp_path):
     folder, _ = two_processes
-    one, history = script.train_step(name, backbone, tmp_path, **ONE_BATCH)
+    one, history = distributed_run.train_step(name, backbone, tmp_path, **ONE_BATCH)
     for process in range(2):
         two = load_file(folder / f"{name}.{process}.safetensors")
         assert_same(two, one)
         results = json.loads((folder / f"results.{process}.json").read_text())
-        tasks = script.MEAN_LOSS_TASKS
+        tasks = MEAN_LOSS_TASKS
         assert logs_of(results["logs"][name], tasks) == pytest.approx(logs_of(history, tasks), rel=1e-6)
 
 
-def test_tasks_without_rows_on_one_process_neither_hang_nor_change_the_gradients(
-    script, backbone, two_processes, tmp_path
-):
+def test_tasks_without_rows_on_one_process_neither_hang_nor_change_the_gradients(backbone, two_processes, tmp_path):
     # Each process has the batches of one or two sets, so that losses over pairs see the same rows as in one process.
     folder, _ = two_processes
-    one, history = script.train_step("separate", backbone, tmp_path, gradient_accumulation_steps=3)
+    one, history = distributed_run.train_step("separate", backbone, tmp_path, gradient_accumulation_steps=3)
     two = load_file(folder / "separate.0.safetensors")
     assert all(gradient.any() for name, gradient in one.items() if name.startswith("heads."))
     assert_same(two, one)
     logged = json.loads((folder / "results.0.json").read_text())["logs"]["separate"]
-    assert logs_of(logged, script.TASKS) == pytest.approx(logs_of(history, script.TASKS), rel=1e-6)
+    assert logs_of(logged, TASKS) == pytest.approx(logs_of(history, TASKS), rel=1e-6)
 
 
 def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_left(two_processes):
@@ -94,25 +69,25 @@ def test_two_processes_resume_in_the_middle_of_an_epoch_with_the_rows_that_were_
         assert_same(load_file(folder / f"{name}.safetensors"), trained)
 
 
-def test_checkpoint_of_two_processes_is_refused_by_one(script, backbone, two_processes, tmp_path):
+def test_checkpoint_of_two_processes_is_refused_by_one(backbone, two_processes, tmp_path):
     folder, _ = two_processes
     checkpoint = folder / "resume" / "checkpoint-6"
     files = json.loads((checkpoint / "run.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= files.keys()
-    model, data = script.make_model(backbone, ("sentiment",)), script.make_set(["sentiment"], train=20)
+    model, data = make_model(backbone, ("sentiment",)), make_set(["sentiment"], train=20)
     arguments = {"per_device_train_batch_size": 3, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 6}
-    trainer = script.make_trainer(model, [data], tmp_path, **arguments)
+    trainer = make_trainer(model, [data], tmp_path, **arguments)
     with pytest.raises(ValueError, match="comes from another run: processes was 2 and is 1 now"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     arguments["per_device_train_batch_size"] = 6  # the same rows in a step
-    trainer = script.make_trainer(script.make_model(backbone, ("sentiment",)), [data], tmp_path, **arguments)
+    trainer = make_trainer(make_model(backbone, ("sentiment",)), [data], tmp_path, **arguments)
     with pytest.raises(ValueError, match=r"processes was 2 and is 1 now \(also different: training\.per_device_t"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
-def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(script, backbone, two_processes, tmp_path):
+def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(backbone, two_processes, tmp_path):
     folder, _ = two_processes
-    one = script.train_in_stages(backbone, tmp_path, gradient_accumulation_steps=2)
+    one = distributed_run.train_in_stages(backbone, tmp_path, gradient_accumulation_steps=2)
     two = load_file(folder / "staged.0.safetensors")
     assert_same(two, one)
     for name in ("staged.1", "staged_resumed.0", "staged_resumed.1"):
@@ -121,15 +96,13 @@ def test_two_processes_unfreeze_in_stages_as_one_does_and_resume_in_any(script, 
 
 
 @pytest.mark.parametrize("method", ["uncertainty", "dwa", "famo", "geometric_mean", "random"])
-def test_balancing_weights_of_two_processes_agree_and_equal_those_of_one(
-    method, script, backbone, two_processes, tmp_path
-):
+def test_balancing_weights_of_two_processes_agree_and_equal_those_of_one(method, backbone, two_processes, tmp_path):
     folder, _ = two_processes
     first, second = (
         json.loads((folder / f"results.{process}.json").read_text())["balanced"][method] for process in range(2)
     )
-    one = script.train_balanced(method, backbone, tmp_path, **ONE_BATCH)
-    keys = [f"{name}_{task}" for name in ("weight", "loss") for task in script.MEAN_LOSS_TASKS]
+    one = distributed_run.train_balanced(method, backbone, tmp_path, **ONE_BATCH)
+    keys = [f"{name}_{task}" for name in ("weight", "loss") for task in MEAN_LOSS_TASKS]
     for entry, other, expected in zip(first, second, one, strict=True):
         assert all(other[key] == entry[key] for key in keys)
         for key in keys:
@@ -137,9 +110,9 @@ def test_balancing_weights_of_two_processes_agree_and_equal_those_of_one(
     assert len({entry["weight_tags"] for entry in first}) > 2, "premise: the weights change"
 
 
-def test_two_processes_compare_joint_and_single_training_as_one_does(script, backbone, two_processes, tmp_path):
+def test_two_processes_compare_joint_and_single_training_as_one_does(backbone, two_processes, tmp_path):
     folder, _ = two_processes
-    cosines, compared = script.compare(backbone, tmp_path, per_device_train_batch_size=4)
+    cosines, compared = distributed_run.compare(backbone, tmp_path, per_device_train_batch_size=4)
     found = [json.loads((folder / f"results.{process}.json").read_text())["compared"] for process in range(2)]
     assert found[0][0] == found[1][0], "each process measures the same"
     assert len(cosines) == 7, "before each of 6 steps, and after the last"
@@ -166,9 +139,9 @@ def test_two_processes_do_not_warn(two_processes):
     assert "unused" not in printed.lower()
 
 
-def test_scores_of_two_processes_equal_those_of_one(script, backbone, two_processes, tmp_path):
+def test_scores_of_two_processes_equal_those_of_one(backbone, two_processes, tmp_path):
     folder, _ = two_processes
-    one = script.evaluate(backbone, tmp_path)
+    one = distributed_run.evaluate(backbone, tmp_path)
     for process in range(2):
         two = json.loads((folder / f"results.{process}.json").read_text())["scores"]
         assert set(two) == set(one)

@@ -1,8 +1,6 @@
 """Evaluation against predictions made by hand through `model.forward` in one batch, and scikit-learn and scipy."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
+from helpers import trainer as helpers
 from multitask_sentence.training.evaluation import (
     Evaluation,
     answer_task,
@@ -21,10 +20,6 @@ from multitask_sentence.training.evaluation import (
     task_scores,
 )
 from multitask_sentence.training.losses import cosent, multiple_negatives_ranking
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 SHARES = {"sentiment": 0.6, "tags": 0.5, "rating": 0.7}
 

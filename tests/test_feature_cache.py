@@ -1,10 +1,8 @@
 """The feature cache: the same losses without backbone passes, never a wrong vector, and nothing held in memory."""
 
-import importlib.util
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from helpers import feature_cache_run
+from helpers import trainer as helpers
 from multitask_sentence.data import shards
 from multitask_sentence.data.collation import MultiTaskCollator
 from multitask_sentence.data.loading import LabelledSet
@@ -32,27 +32,8 @@ from multitask_sentence.training.features.cache import (
 )
 from multitask_sentence.training.report.results import format_settings
 
-SCRIPT = Path(__file__).with_name("feature_cache_run.py")
-sys.path.insert(0, str(SCRIPT.parent))
-try:
-    _spec = importlib.util.spec_from_file_location("feature_cache_run", SCRIPT)
-    feature_cache_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(feature_cache_run)
-finally:
-    sys.path.remove(str(SCRIPT.parent))
-helpers = sys.modules["trainer_helpers"]
-
 SINGLE = list(helpers.MEAN_LOSS_TASKS)
 PROJECTION = {"out_features": 24, "bias": True, "activation": "tanh"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small lose more time to waiting for threads than they gain, most of all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(autouse=True)
@@ -449,7 +430,7 @@ def test_model_trained_on_cached_vectors_opens_as_ever(backbone, tmp_path):
 def test_two_processes_share_the_encoding_and_train_like_one(backbone, run_in_two_processes, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
-    run_in_two_processes(SCRIPT, backbone, folder, HF_DATASETS_CACHE=str(folder / "datasets"))
+    run_in_two_processes(feature_cache_run, backbone, folder, HF_DATASETS_CACHE=str(folder / "datasets"))
 
     one = feature_cache_run.train(backbone, tmp_path / "one", per_device_train_batch_size=8)
     sentences = sentences_of(feature_cache_run.make_sets(), "train", "validation")

@@ -78,14 +78,6 @@ PARTS = ["embeddings", "layers.0", "layers.1", "layers.2", "projection", "heads.
 BATCH = {"input_ids": torch.tensor([[1, 8, 9, 10, 2], [1, 11, 12, 2, 0]]), "attention_mask": torch.ones(2, 5).long()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 def build(architecture: str, **kwargs: Any) -> MultiTaskModel:
     torch.manual_seed(0)
     kwargs = {"tasks": TASKS, "projection": {"out_features": 24}, **kwargs}

@@ -1,12 +1,12 @@
 """Cosines between the tasks' gradients: right, where parameters are shared, and without a trace in training."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers import trainer as helpers
 from multitask_sentence.training.comparison.gradient_cosines import (
     KEY,
     GradientCosines,
@@ -15,10 +15,6 @@ from multitask_sentence.training.comparison.gradient_cosines import (
     mean_cosines,
 )
 from multitask_sentence.training.losses import task_loss
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 TASKS = tuple(helpers.TASKS)
 

@@ -1,6 +1,5 @@
 """Loss options: what a task may say, what is wrong with one, balanced weights, and gradients that stay the same."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -14,16 +13,13 @@ import yaml
 from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 
+from helpers import trainer as helpers
 from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.class_weights import balanced_class_weights, balanced_pos_weight
 from multitask_sentence.training.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
 from multitask_sentence.training.recipe.recipe import load_recipe
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 WEIGHTED = {"class_weights": [0.5, 2.0, 1.5], "label_smoothing": 0.1}

@@ -1,10 +1,8 @@
 """Thousands of classes, a hundred tasks: what could grow with their square does not."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.data.bootstrap import paired_interval
 from multitask_sentence.data.metrics import compute_metric
@@ -24,10 +23,6 @@ from multitask_sentence.training.report import model_card
 from multitask_sentence.training.report.confusion import count_confusion
 from multitask_sentence.training.report.plots import draw_training
 from multitask_sentence.training.report.results import write_json
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 MANY = 10_000
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

@@ -1,61 +1,36 @@
 """Two real processes: negatives of both, the gradients of one big batch, every row once, one task at a time."""
 
-import importlib.util
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).with_name("mixture_distributed_run.py")
+from helpers import mixture_distributed_run
+from helpers.trainer import make_backbone
+
 RUNS = ("contrastive", "plain", "uneven", "hard_negatives", "filler", "elsewhere", "weighted")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As each of the two processes has."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(scope="module")
-def script():
-    """`mixture_distributed_run.py` as a module, for the same runs in this process alone."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("mixture_distributed_run", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
-
-
-@pytest.fixture(scope="module")
-def backbone(script, tmp_path_factory):
-    return sys.modules["trainer_helpers"].make_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="module")
-def two_processes(script, backbone, run_in_two_processes, tmp_path_factory):
+def two_processes(backbone, run_in_two_processes, tmp_path_factory):
     """The folder with what two processes wrote, and what each reported."""
     folder = tmp_path_factory.mktemp("two_processes")
-    printed = run_in_two_processes(SCRIPT, backbone, folder)
+    printed = run_in_two_processes(mixture_distributed_run, backbone, folder)
     assert "warn" not in printed.lower()
     return folder, [json.loads((folder / f"results.{process}.json").read_text()) for process in range(2)]
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_gradients_and_losses_of_two_processes_equal_those_of_one_big_batch(
-    name, script, backbone, two_processes, tmp_path
-):
+def test_gradients_and_losses_of_two_processes_equal_those_of_one_big_batch(name, backbone, two_processes, tmp_path):
     folder, results = two_processes
-    expected, logged = script.train_step(name, backbone, tmp_path, in_one_batch=True)
+    expected, logged = mixture_distributed_run.train_step(name, backbone, tmp_path, in_one_batch=True)
     assert logged["loss"] > 0.1
     for process in range(2):
         found = load_file(folder / f"{name}.{process}.safetensors")
@@ -68,11 +43,11 @@ def test_gradients_and_losses_of_two_processes_equal_those_of_one_big_batch(
         assert {key: results[process]["logs"][name][key] for key in losses} == pytest.approx(losses, rel=1e-5)
 
 
-def test_negatives_of_the_other_process_count(two_processes, script, backbone, tmp_path):
+def test_negatives_of_the_other_process_count(two_processes, backbone, tmp_path):
     # Premise of the test above: without them the gradients would be others.
-    half = script.RUNS["contrastive"] | {"one": 6}
-    script.RUNS["half"] = half | {"accumulation": 2}
-    found, _ = script.train_step("half", backbone, tmp_path)
+    half = mixture_distributed_run.RUNS["contrastive"] | {"one": 6}
+    mixture_distributed_run.RUNS["half"] = half | {"accumulation": 2}
+    found, _ = mixture_distributed_run.train_step("half", backbone, tmp_path)
     expected = load_file(two_processes[0] / "contrastive.0.safetensors")
     assert any(not torch.allclose(found[name], expected[name], rtol=1e-2) for name in expected)
 

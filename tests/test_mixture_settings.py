@@ -1,6 +1,5 @@
 """The recipe's mixture block: what it is read as, what is wrong with one, and what the trainer draws by it."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,15 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers import trainer as helpers
 from multitask_sentence.data.sampling.sampler import MixtureBatchSampler
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.mixture import complete_mixture, describe_epoch
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.report.card_body import _tasks, _training
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 GROUPS = [["sentiment", "topic"], ["similarity"]]  # the first two read one data set
 

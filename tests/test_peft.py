@@ -1,6 +1,5 @@
 """Adapters: what a recipe may ask for, what is trained, and the two ways to save: merged, and as an adapter."""
 
-import importlib.util
 import io
 import json
 import os
@@ -19,15 +18,11 @@ from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
 
+from helpers import hub_server
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.adapters import check_adapter
-
-_spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-hub_server = importlib.util.module_from_spec(_spec)
-sys.modules["hub_server"] = hub_server  # dataclasses look their module up there
-_spec.loader.exec_module(hub_server)
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "the film was very good !", "market news today , and bad"]
 TASKS: dict[str, dict[str, Any]] = {

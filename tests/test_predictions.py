@@ -1,6 +1,5 @@
 """What stands in predictions/<task>.parquet, by problem type and number of labels."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import trainer as helpers
 from multitask_sentence.training import evaluation
 from multitask_sentence.training.report.predictions import write_predictions
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 SINGLE = ["sentiment", "tags", "rating"]
 

@@ -1,10 +1,9 @@
 """Pushing to and loading from a Hub: one process pushes, another that has only the endpoint loads by id.
 
-The Hub is `hub_server.py`, which stands beside this file.
+The Hub is `helpers/hub_server.py`.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -19,14 +18,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from helpers import hub_server
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import run
 from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
-
-_spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-hub_server = importlib.util.module_from_spec(_spec)
-sys.modules["hub_server"] = hub_server  # dataclasses look their module up there
-_spec.loader.exec_module(hub_server)
 
 HubServer = hub_server.HubServer
 ROOT = Path(__file__).parents[1]

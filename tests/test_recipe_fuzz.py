@@ -1,17 +1,12 @@
 """Some hundred mutated recipes: each passes what is checked before data is loaded, or is refused in one line."""
 
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-_spec = importlib.util.spec_from_file_location("recipe_fuzz", Path(__file__).with_name("recipe_fuzz.py"))
-fuzz = importlib.util.module_from_spec(_spec)
-sys.modules["recipe_fuzz"] = fuzz
-_spec.loader.exec_module(fuzz)
+from helpers import recipe_fuzz as fuzz
 
 MUTATIONS = 200
 

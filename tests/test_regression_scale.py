@@ -1,6 +1,5 @@
 """Regression in the units of the labels: whatever they are, a task learns alike, and its neighbours do not notice."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
@@ -19,10 +19,6 @@ from multitask_sentence.training import loss_scale
 from multitask_sentence.training.balancing import step
 from multitask_sentence.training.evaluation import Evaluation
 from multitask_sentence.training.losses import mse
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 SENTENCES = ["word1 word2", "word90 word3 word4", "word44"]
 

@@ -1,6 +1,5 @@
 """A resumed run is the same run, bit for bit, or an error that names the difference, before anything is loaded."""
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -13,14 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint, write_record
 from multitask_sentence.training.resuming.optimizer_state import match_state
 from multitask_sentence.training.trainer import MultiTaskTrainer
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 TASKS = {name: helpers.TASKS[name] for name in ("sentiment", "rating", "tags")}
 ARGUMENTS = {
@@ -30,14 +26,6 @@ ARGUMENTS = {
     "eval_strategy": "epoch",
     "save_total_limit": 4,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

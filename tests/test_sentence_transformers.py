@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +73,6 @@ def train(opened: SentenceTransformer, loss: type[nn.Module], folder: Path) -> f
         model=opened, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss(opened)
     )
     return trainer.train().training_loss
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors: threads that wait for each other on busy cores cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

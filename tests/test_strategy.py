@@ -1,6 +1,5 @@
 """Freezing, gradual unfreezing and learning rates by part, as a recipe's `strategy` block asks for them."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,16 +13,13 @@ from matplotlib.axes import Axes
 from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
+from helpers import trainer as helpers
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.train import run
 from multitask_sentence.training.report.plots import draw_training
 from multitask_sentence.training.stages import parameter_groups, stage_starts
 from multitask_sentence.training.strategy import format_plan, make_plan, planned_parts
 from multitask_sentence.training.trainer import MultiTaskTrainer
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 TASKS = ("sentiment", "rating", "pairs")
 PARTS = ["embeddings", "layers.0", "layers.1", "projection", "heads.sentiment", "heads.rating"]
@@ -32,14 +28,6 @@ STAGES = [
     {"epochs": 1, "train": {"top_layers": 1}},
     {"train": "all", "learning_rates": {"backbone": 2e-4}},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

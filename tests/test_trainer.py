@@ -1,6 +1,5 @@
 """The trainer against the invariants of the design: loss, gradients, freezing, evaluation, checkpoints, resuming."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,28 +13,16 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
+from helpers import trainer as helpers
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.evaluation import choose_thresholds
 
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
-
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
 WEIGHTS = {name: complete_task(name, task)["loss_weight"] for name, task in TASKS.items()}
 SHARES = {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small lose more time to waiting for threads than they gain, most of all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What holds for every file that a run writes: the permissions that the umask gives, and no token."""
 
-import importlib.util
 import io
 import os
 import stat
@@ -12,12 +11,9 @@ import pytest
 import yaml
 from transformers import AutoModel
 
+from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import main
-
-_spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).with_name("trainer_helpers.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
 
 TOKEN = "hf_madeupMadeUpMadeup"
 RECIPE = {

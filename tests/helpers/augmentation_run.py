@@ -1,6 +1,7 @@
 """Augments two sets in as many processes as it is started with, and writes down what came out.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/augmentation_run.py THERE BACK FOLDER
+    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
+        tests/helpers/augmentation_run.py THERE BACK FOLDER
 
 One set is translated by two models, the other goes through `say` of FOLDER/said_by.py. Each process writes
 FOLDER/<process>.json: the sentences after augmentation and how many of them it gave to a model.

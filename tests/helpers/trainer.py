@@ -1,7 +1,4 @@
-"""A tiny random encoder, labelled sets and a trainer: what the tests of training, evaluation and collation share.
-
-Test files load this file by its path, and `distributed_run.py`, which stands beside it, imports it.
-"""
+"""A tiny random encoder, labelled sets and a trainer: what the tests of training, evaluation and collation share."""
 
 import logging
 from pathlib import Path

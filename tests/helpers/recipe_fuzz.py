@@ -1,6 +1,6 @@
 """Mutated recipes through everything that is checked before data is loaded: each passes, or is refused in one line.
 
-    python tests/recipe_fuzz.py --mutations 6000 --seed 1      # prints a table, and every kind of crash once
+    python tests/helpers/recipe_fuzz.py --mutations 6000 --seed 1      # prints a table, and every kind of crash once
 
 A mutation is a whole file, so that it can be shown and tried again. Half of them change the tree (a value, a key, a
 type, an entry), half the text (tags, anchors, indentation, bytes). `Fuzzer` makes them from a seed; `outcome_of` runs

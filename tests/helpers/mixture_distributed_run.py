@@ -1,6 +1,7 @@
 """Trains contrastive, weighted and single-task runs in as many processes as it is started with, and writes them down.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/mixture_distributed_run.py BACKBONE FOLDER
+    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
+        tests/helpers/mixture_distributed_run.py BACKBONE FOLDER
 
 Each process writes every run's gradients (FOLDER/<run>.<process>.safetensors), and what was logged and the sentences
 of the batches that it was given (FOLDER/results.<process>.json).
@@ -14,7 +15,8 @@ from typing import Any
 
 from datasets import Dataset
 from safetensors.torch import save_file
-from trainer_helpers import (
+
+from helpers.trainer import (
     TASKS,
     GradientRecorder,
     make_model,
@@ -23,7 +25,6 @@ from trainer_helpers import (
     make_trainer,
     without_learning,
 )
-
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 

@@ -1,6 +1,7 @@
 """Trains on cached features in as many processes as it is started with, and writes down what came out.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/feature_cache_run.py BACKBONE FOLDER
+    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
+        tests/helpers/feature_cache_run.py BACKBONE FOLDER
 
 Each process writes its weights (FOLDER/weights.<process>.safetensors), how many sentences it encoded and the last
 scores (FOLDER/results.<process>.json).
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from trainer_helpers import MEAN_LOSS_TASKS, make_model, make_set, make_trainer
 
+from helpers.trainer import MEAN_LOSS_TASKS, make_model, make_set, make_trainer
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.trainer import MultiTaskTrainer

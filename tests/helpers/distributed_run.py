@@ -1,6 +1,7 @@
 """Trains and evaluates in as many processes as it is started with, and writes down what came out.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/distributed_run.py BACKBONE FOLDER
+    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
+        tests/helpers/distributed_run.py BACKBONE FOLDER
 
 Each process writes every run's gradients (FOLDER/<run>.<process>.safetensors) and what was logged and scored
 (FOLDER/results.<process>.json).
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from trainer_helpers import (
+
+from helpers.trainer import (
     MEAN_LOSS_TASKS,
     TASKS,
     GradientRecorder,
@@ -23,7 +25,6 @@ from trainer_helpers import (
     make_trainer,
     without_learning,
 )
-
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines, cosines_of_history
 from multitask_sentence.training.comparison.single_runs import compare_single

@@ -1,0 +1,1 @@
+"""What several test files share, as `from helpers.trainer import make_model` (see `pythonpath` in pyproject.toml)."""
