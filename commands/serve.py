@@ -1,0 +1,59 @@
+"""Answer requests over HTTP: every label and the embedding from one pass, requests that come together in one batch.
+
+    multitask-sentence serve runs/quickstart --port 8000
+    multitask-sentence serve user/name --revision COMMIT --dtype bfloat16
+    curl localhost:8000/predict -H 'Content-Type: application/json' -d '{"sentences": ["What a lovely evening!"]}'
+
+POST /predict, POST /v1/embeddings (as OpenAI's), GET /health, /metrics and /docs. SIGTERM ends the server when all
+that it has taken in is answered. Opening a model runs the Python files of its repository: pin a Hub id with its
+--revision.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ..serving.limits import Limits
+
+TOKEN_VARIABLE = "MULTITASK_SENTENCE_TOKEN"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="A folder or a Hub repository.")
+    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 answers other machines, too (%(default)s).")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s).")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="Of the weights (float32).")
+    parser.add_argument("--device", help="Such as cuda (a GPU if there is one).")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE),
+        help=f"What callers must send as a bearer token; better given as the environment variable {TOKEN_VARIABLE}.",
+    )
+    for limit in fields(Limits):
+        parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help="(%(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        import uvicorn
+
+        from ..serving.app import make_app
+    except ImportError as error:
+        packages = "fastapi uvicorn httptools uvloop prometheus_client"
+        sys.exit(f"error: serve needs {error.name}, which is not installed: pip install {packages}")
+    from ..serving.engine import TorchEngine
+
+    limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
+    try:
+        engine = TorchEngine(options.source, options.revision, options.dtype, options.device)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    uvicorn.run(make_app(engine, limits, options.token), host=options.host, port=options.port, log_level="info")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Dynamic batching: requests that wait while the model computes are answered together by its next pass.
+
+A request never waits for others to come: an idle model takes what is there at once. So one caller has the latency of a
+single pass, and with many callers batches grow by themselves. Answers do not depend on the company that a sentence is
+in, so joining requests changes nothing but the speed.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = str | tuple[str, str]
+# rows, names of tasks, whether embeddings are wanted -> for each row what the response says about it
+Answer = Callable[[list[Row], list[str], bool], list[dict[str, Any]]]
+
+
+class QueueFullError(Exception):
+    """More rows are waiting than the server takes in."""
+
+
+class ClosedError(Exception):
+    """The server is going down and takes in nothing more."""
+
+
+@dataclass
+class _Request:
+    rows: Sequence[Row]
+    tasks: Sequence[str]
+    embeddings: bool
+    future: asyncio.Future
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def is_pair(self) -> bool:
+        return isinstance(self.rows[0], tuple)
+
+    def settle(self, found: list[dict[str, Any]] | Exception) -> None:
+        """Hand the answers, or what went wrong, to whoever waits; nobody waits where the caller has gone."""
+
+        def settle() -> None:
+            if not self.future.done():
+                if isinstance(found, Exception):
+                    self.future.set_exception(found)
+                else:
+                    self.future.set_result(found)
+
+        self.loop.call_soon_threadsafe(settle)
+
+
+@dataclass
+class Counts:
+    """What happened so far, for `/metrics`."""
+
+    passes: int = 0
+    rows: int = 0
+    refused: int = 0
+    waiting_rows: int = field(default=0)
+
+
+class Batcher:
+    """
+    A queue of requests and the one thread that answers them.
+
+    Args:
+        answer: computes the answers of some rows, all strings or all pairs.
+        max_waiting_rows: how many rows may wait; what comes on top of them is refused.
+        max_batch_rows: how many rows of several requests are computed together. A request with more is computed alone.
+    """
+
+    def __init__(self, answer: Answer, max_waiting_rows: int, max_batch_rows: int):
+        self.counts = Counts()
+        self._answer, self._max_waiting_rows, self._max_batch_rows = answer, max_waiting_rows, max_batch_rows
+        self._waiting: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    async def submit(self, rows: Sequence[Row], tasks: Sequence[str], embeddings: bool) -> list[dict[str, Any]]:
+        """
+        The answers of one request's rows (not none), all strings or all pairs.
+
+        Raises:
+            QueueFullError: too many rows are waiting.
+            ClosedError: `close` was called.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(rows, tasks, embeddings, loop.create_future(), loop)
+        with self._changed:
+            if self._closing:
+                raise ClosedError
+            if self._waiting and self.counts.waiting_rows + len(rows) > self._max_waiting_rows:
+                self.counts.refused += 1
+                raise QueueFullError
+            self._waiting.append(request)
+            self.counts.waiting_rows += len(rows)
+            self._changed.notify()
+        return await request.future
+
+    def close(self) -> None:
+        """Take in nothing more, answer what is waiting, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _take(self) -> list[_Request]:
+        """The next requests to compute together: those of one kind, in their order; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            taken: list[_Request] = []
+            left: deque[_Request] = deque()
+            count = 0
+            for request in self._waiting:
+                fits = not taken or count + len(request.rows) <= self._max_batch_rows
+                if request.future.cancelled():
+                    self.counts.waiting_rows -= len(request.rows)
+                elif fits and (not taken or request.is_pair == taken[0].is_pair):
+                    taken.append(request)
+                    count += len(request.rows)
+                else:
+                    left.append(request)
+            self._waiting = left
+            self.counts.waiting_rows -= count
+            return taken
+
+    def _work(self) -> None:
+        while True:
+            requests = self._take()
+            if not requests:
+                with self._changed:
+                    if self._closing and not self._waiting:
+                        return
+                continue
+            try:
+                self._compute(requests)
+            except Exception:  # one request must not spoil the others: each is tried alone, and gets its own error
+                for request in requests:
+                    try:
+                        self._compute([request])
+                    except Exception as error:
+                        request.settle(error)
+
+    def _compute(self, requests: Sequence[_Request]) -> None:
+        rows = [row for request in requests for row in request.rows]
+        tasks = list(dict.fromkeys(task for request in requests for task in request.tasks))
+        answers = self._answer(rows, tasks, any(request.embeddings for request in requests))
+        self.counts.passes += 1
+        self.counts.rows += len(rows)
+        start = 0
+        for request in requests:
+            own = answers[start : start + len(request.rows)]
+            start += len(request.rows)
+            wanted = {*request.tasks, *(["embedding"] if request.embeddings else [])}
+            request.settle([{name: answer for name, answer in row.items() if name in wanted} for row in own])
+
+
+__all__ = ["Batcher", "ClosedError", "Counts", "QueueFullError", "Row"]

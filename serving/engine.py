@@ -1,0 +1,71 @@
+"""The model behind the server, opened once: with torch."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from transformers import AutoModel
+
+from ..configuration_multitask import public_name
+from ..rows_multitask import plain_answers
+from .batching import Row
+
+
+class Engine(Protocol):
+    """
+    What the routes ask of a model.
+
+    Attributes:
+        name: what callers see of where it was opened from.
+        kind: what computes.
+        tasks: by name, whether it reads pairs.
+        embedding_dim: size of an embedding.
+    """
+
+    name: str
+    kind: str
+    tasks: dict[str, bool]
+    embedding_dim: int
+
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+        """For each row, by task what `predict(as_list=True)` gives; with `embeddings` also `embedding`, an array."""
+
+    def count_tokens(self, sentences: Sequence[str]) -> int:
+        """Tokens that the model reads of the sentences, special ones included."""
+
+
+class TorchEngine:
+    """
+    A model that `AutoModel` opens.
+
+    Args:
+        source: a folder or Hub id.
+        revision: a commit, branch or tag of the Hub.
+        dtype: of the weights, such as `bfloat16`; float32 where nothing is said.
+        device: such as `cuda`; a GPU if there is one where nothing is said.
+    """
+
+    kind = "torch"
+
+    def __init__(self, source: str, revision: str | None = None, dtype: str | None = None, device: str | None = None):
+        import torch
+
+        options = {"revision": revision, "dtype": dtype or "float32", "trust_remote_code": True}
+        self.model = AutoModel.from_pretrained(source, **options).eval()
+        self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.name = public_name(source)
+        self.tasks = {name: task["pair"] for name, task in self.model.config.tasks.items()}
+        self.embedding_dim = self.model.config.embedding_dim
+
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+        if not embeddings:
+            return self.model.predict(rows, tasks=tasks, as_list=True)
+        vectors, answers = self.model.embed_and_predict(rows, tasks=tasks)
+        listed = plain_answers(self.model.config.tasks, answers, len(rows))
+        return [{"embedding": vector, **row} for vector, row in zip(vectors, listed, strict=True)]
+
+    def count_tokens(self, sentences: Sequence[str]) -> int:
+        options = {"truncation": True, "max_length": self.model.config.max_length}
+        return sum(map(len, self.model.tokenizer(list(sentences), **options)["input_ids"]))
+
+
+__all__ = ["Engine", "TorchEngine"]

@@ -1,0 +1,276 @@
+"""The server over real HTTP: answers as the model's own, one line for every mistake, and an end that loses nothing."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.serving.batching import Batcher, ClosedError, QueueFullError
+
+TOKEN = "a-word-between-friends"
+LIMITS = {"max_rows": 50, "max_characters": 2_000, "max_body_bytes": 60_000}
+SENTENCES = ["the cat sat on the mat", "a dog ran", "", "good film today and bad news " * 30, "the bank \N{ROCKET}"]
+
+
+@dataclass
+class Server:
+    """A running server and the model that it was started on."""
+
+    url: str
+    model: MultiTaskModel
+    process: subprocess.Popen
+
+    def send(self, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any]:
+        """Status and content of an answer; bytes are sent as they are, anything else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60) as answer:
+                status, content = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, content = error.code, error.read()
+        return status, content.decode() if path == "/metrics" else json.loads(content)
+
+    def error(self, path: str, body: Any, **options: Any) -> tuple[int, str, str | None]:
+        """Status, message and field of a refusal."""
+        status, content = self.send(path, body, **options)
+        return status, content["error"]["message"], content["error"]["param"]
+
+
+def close(found: Any, expected: Any) -> bool:
+    """Whether two answers have the same form and words, and numbers within 1e-5."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(close, found, expected))
+    return found == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)
+
+
+def start(folder: Path, *arguments: str) -> tuple[str, subprocess.Popen]:
+    """A server on a free port, and its address."""
+    command = [sys.executable, "-m", "multitask_sentence", "serve", str(folder), "--port", "0", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MULTITASK_SENTENCE_TOKEN": TOKEN}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if found := re.search(r"running on (http://[\d.:]+)", line):
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for us
+            return found[1], process
+    raise AssertionError("".join(said))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
+    from conftest import TASKS
+
+    folder = tmp_path_factory.mktemp("served") / "model"
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    limits = [word for name, value in LIMITS.items() for word in (f"--{name}", str(value))]
+    url, process = start(folder, *limits)
+    yield Server(url, MultiTaskModel.from_pretrained(folder), process)
+    process.kill()
+    process.wait()
+
+
+def test_predict_answers_as_the_model_does(server: Server) -> None:
+    status, content = server.send("/predict", {"sentences": SENTENCES})
+    assert status == 200
+    assert close(content["answers"], server.model.predict(SENTENCES, as_list=True))
+
+
+def test_embeddings_come_with_the_answers_on_request(server: Server) -> None:
+    _, content = server.send("/predict", {"sentences": SENTENCES, "tasks": "mood", "embeddings": True})
+    found = np.array([row["embedding"] for row in content["answers"]])
+    np.testing.assert_allclose(found, server.model.encode(SENTENCES), atol=1e-5)
+    assert {*content["answers"][0]} == {"embedding", "mood"}
+
+
+def test_pairs_are_read_by_the_tasks_that_compare(server: Server) -> None:
+    pairs = [("the cat sat", "a cat"), ("a dog ran", "the bank")]
+    _, content = server.send("/predict", {"pairs": pairs})
+    assert {*content["answers"][0]} == {"entails", "distance", "similarity", "search"}
+    assert close(content["answers"], server.model.predict(pairs, as_list=True))
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str) -> None:
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key=TOKEN)
+    answer = client.embeddings.create(model="any", input=SENTENCES, encoding_format=encoding_format)
+    found = [
+        np.frombuffer(base64.b64decode(row.embedding), dtype="<f4")
+        if isinstance(row.embedding, str)
+        else row.embedding
+        for row in answer.data
+    ]
+    np.testing.assert_allclose(found, server.model.encode(SENTENCES), atol=1e-5)
+    tokens = server.model.tokenizer(SENTENCES, truncation=True, max_length=server.model.config.max_length)["input_ids"]
+    assert answer.usage.prompt_tokens == sum(map(len, tokens))
+    assert [model.id for model in client.models.list()] == [answer.model]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message", "field"),
+    [
+        ("/predict", b'{"sentences": ["a"', 400, "The body is no JSON", None),
+        ("/predict", ["a"], 422, "body: ", "body"),
+        ("/predict", {}, 422, "send sentences or pairs", "sentences"),
+        ("/predict", {"sentences": "a", "pairs": [["a", "b"]]}, 422, "send sentences or pairs", "sentences"),
+        ("/predict", {"sentences": []}, 422, "sentences is empty", "sentences"),
+        ("/predict", {"sentences": ["a", 3]}, 422, "sentences[1]: ", "sentences[1]"),
+        ("/predict", {"sentences": ["a", None]}, 422, "sentences[1]: ", "sentences[1]"),
+        ("/predict", {"pairs": [["a", "b"], ["a"]]}, 422, "pairs[1][1]: ", "pairs[1][1]"),
+        ("/predict", {"sentences": "a", "tasks": "moood"}, 422, "Did you mean 'mood'?", "tasks"),
+        ("/predict", {"sentences": "a", "tasks": "similarity"}, 422, "reads pairs. Send pairs instead", "tasks"),
+        ("/predict", {"sentences": "a", "task": "mood"}, 422, "task: Extra inputs", "task"),
+        ("/predict", {"sentences": ["a"] * 51}, 422, "holds 51 rows, but a request may hold 50", "sentences"),
+        ("/predict", {"sentences": ["a", "b" * 2_001]}, 422, "has 2001 characters", "sentences[1]"),
+        ("/predict", {"sentences": ["a" * 60_000]}, 413, "more than 60000 bytes", None),
+        ("/v1/embeddings", {"input": [[1, 2]]}, 422, "input[0]: Input should be a valid string", "input[0]"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 3}, 422, "the model has 24", "dimensions"),
+        ("/nowhere", {}, 404, "POST /nowhere: Not Found", None),
+    ],
+)
+def test_mistake_gets_one_line_that_names_the_field(
+    server: Server, path: str, body: Any, status: int, message: str, field: str | None
+) -> None:
+    found, said, named = server.error(path, body)
+    assert (found, named) == (status, field)
+    assert message in said and "\n" not in said
+    assert server.send("/health")[1]["status"] == "ok"
+
+
+def test_token_is_asked_for_but_not_for_health(server: Server) -> None:
+    for token in (None, "another"):
+        status, message, _ = server.error("/predict", {"sentences": "a"}, token=token)
+        assert status == 401 and TOKEN not in message
+    assert server.send("/health", token=None)[0] == 200
+
+
+def test_metrics_count_requests_and_rows(server: Server) -> None:
+    def rows() -> float:
+        return float(re.search(r"^multitask_sentence_rows (\S+)", server.send("/metrics")[1], re.MULTILINE)[1])
+
+    before = rows()
+    server.send("/predict", {"sentences": SENTENCES})
+    assert rows() == before + len(SENTENCES)
+    assert re.search(r'requests_total{path="/predict",status="200"} [1-9]', server.send("/metrics")[1])
+
+
+def test_many_callers_get_their_own_answers(server: Server) -> None:
+    sentences = [
+        f"the {first} {second}" for first in ("cat", "dog", "bank", "film") for second in ("ran", "sat", "news")
+    ]
+    embeddings, answers = server.model.encode(sentences), server.model.predict(sentences, as_list=True)
+    pairs = [(sentence, sentences[0]) for sentence in sentences]
+    compared = server.model.predict(pairs, tasks="similarity", as_list=True)
+
+    def ask(number: int) -> None:
+        place = number % len(sentences)
+        if number % 3 == 0:
+            _, content = server.send("/v1/embeddings", {"input": sentences[place]})
+            np.testing.assert_allclose(content["data"][0]["embedding"], embeddings[place], atol=1e-5)
+        elif number % 3 == 1:
+            _, content = server.send("/predict", {"sentences": sentences[place], "tasks": ["mood"]})
+            assert close(content["answers"], [{"mood": answers[place]["mood"]}])
+        else:
+            _, content = server.send("/predict", {"pairs": [pairs[place]], "tasks": "similarity"})
+            assert close(content["answers"], [compared[place]])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(ask, range(300)))) == 300
+
+
+def test_sigterm_ends_the_server_when_all_is_answered(folder: Path) -> None:
+    url, process = start(folder)
+    server = Server(url, None, process)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.send, "/predict", {"sentences": SENTENCES * 100}) for _ in range(8)]
+        while "multitask_sentence_waiting_rows 0" in server.send("/metrics")[1]:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        found = [request.result() for request in asked]
+    assert [status for status, _ in found] == [200] * 8
+    assert all(len(content["answers"]) == 100 * len(SENTENCES) for _, content in found)
+    assert process.wait(timeout=30) == -signal.SIGTERM or process.returncode == 0
+
+
+# ---- the queue ----
+
+
+@pytest.fixture
+def answer_when_told() -> tuple[Callable[..., list[dict[str, Any]]], threading.Event, list[int]]:
+    """An answer that waits for an event, and the sizes of the batches that it was asked for."""
+    event, sizes = threading.Event(), []
+
+    def answer(rows: list[str], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+        event.wait(30)
+        sizes.append(len(rows))
+        if "poison" in rows:
+            raise RuntimeError("bad row")
+        return [dict.fromkeys(tasks, row) for row in rows]
+
+    return answer, event, sizes
+
+
+def test_waiting_requests_are_answered_together_and_a_full_queue_refuses(answer_when_told) -> None:
+    answer, event, sizes = answer_when_told
+    batcher = Batcher(answer, max_waiting_rows=5, max_batch_rows=4)
+
+    async def ask() -> None:
+        first = asyncio.create_task(batcher.submit(["0"], ["mood"], False))
+        await asyncio.sleep(0.2)  # the thread has taken it
+        others = [
+            asyncio.create_task(batcher.submit([str(number)], [f"task{number}"], False)) for number in range(1, 6)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError):
+            await batcher.submit(["6"], ["mood"], False)
+        event.set()
+        assert await first == [{"mood": "0"}]
+        assert await asyncio.gather(*others) == [[{f"task{row}": row}] for row in "12345"]
+
+    asyncio.run(ask())
+    assert sizes == [1, 4, 1]
+    batcher.close()
+    with pytest.raises(ClosedError):
+        asyncio.run(batcher.submit(["7"], ["mood"], False))
+
+
+def test_failing_request_does_not_spoil_those_in_its_batch(answer_when_told) -> None:
+    answer, event, _ = answer_when_told
+    batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
+
+    async def ask() -> list[Any]:
+        tasks = [asyncio.create_task(batcher.submit([row], ["mood"], False)) for row in ("a", "b", "poison", "c")]
+        await asyncio.sleep(0.2)
+        event.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(ask())
+    assert [found[place] for place in (0, 1, 3)] == [[{"mood": "a"}], [{"mood": "b"}], [{"mood": "c"}]]
+    assert isinstance(found[2], RuntimeError)
+    batcher.close()
