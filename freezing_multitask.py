@@ -193,3 +193,19 @@ class Freezing:
                 parameter.requires_grad_(trainable)
         if self.training:
             self.train()  # which of the modules run in eval mode follows from what is frozen
+
+    def train(self, mode: bool = True) -> "Freezing":
+        """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
+        if not mode or not self.training:
+            super().train(mode)
+        waiting: list[nn.Module] = [self] if mode else []
+        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
+            module = waiting.pop()
+            parameters = list(module.parameters())
+            if not parameters or any(parameter.requires_grad for parameter in parameters):
+                if not module.training:
+                    module.training = True
+                waiting.extend(module.children())
+            elif any(part.training for part in module.modules()):
+                module.train(False)
+        return self

@@ -91,6 +91,58 @@ class MultiTaskHead(nn.Module):
         return logits.squeeze(-1) if self.is_regression else logits
 
 
+def choose_head(config: MultiTaskConfig) -> str:
+    """
+    The task whose head answers as a plain classifier: `config.task`, or the only one that can.
+
+    Raises:
+        ValueError: that task is unknown or reads pairs, or none was named where several can answer.
+    """
+    fitting = [
+        name
+        for name, settings in config.tasks.items()
+        if PROBLEM_TYPES[settings["problem_type"]].has_head and not settings["pair"]
+    ]
+    if config.task is None and len(fitting) == 1:
+        return fitting[0]
+    if config.task not in fitting:
+        found = "No task was named" if config.task is None else f"There is no task {config.task!r} of this kind"
+        raise ValueError(
+            f"{found}.{suggest(config.task, fitting)} Name one that classifies single sentences, as in "
+            f"from_pretrained(..., task={fitting[0] if fitting else 'name'!r}). There are: "
+            f"{', '.join(fitting) or 'none'}."
+        )
+    return config.task
+
+
+def labels_to_show(config: MultiTaskConfig) -> list[str]:
+    """
+    The labels of the head that `config.task` chose, or the other names that `id2label` gives them.
+
+    Raises:
+        ValueError: `num_labels` or `id2label` contradicts the task's labels.
+    """
+    labels = config.tasks[config.task].get("labels", [config.task])
+    stored = [settings.get("labels", [name]) for name, settings in config.tasks.items()]
+    given = config.id2label and [config.id2label.get(index) for index in range(len(config.id2label))]
+    if not given or given in stored:  # nothing, or what a saved view of some task has stored
+        return labels
+    if len(given) != len(labels):
+        raise ValueError(
+            f"num_labels or id2label asks for {len(given)} labels, but task {config.task!r} has {len(labels)}: "
+            f"{', '.join(labels)}. Leave them out, or give id2label as many names."
+        )
+    if given == [f"LABEL_{index}" for index in range(len(labels))]:  # num_labels, which is right
+        return labels
+    moved = [name for index, name in enumerate(given) if name in labels and labels[index] != name]
+    if None in given or moved:
+        raise ValueError(
+            f"id2label is {config.id2label}, but task {config.task!r} was trained on {dict(enumerate(labels))}. "
+            "Names may be others, but ids run from 0 and keep what they mean."
+        )
+    return given
+
+
 class TaskHeads:
     """The tasks of a model with `config` and `heads`: adding and removing them, and their logits."""
 

@@ -2,10 +2,11 @@
 
     backbone -> pooling -> projection -> sentence embedding -> one head per task
 
-    MultiTaskModel   starting and forward
+    MultiTaskModel                      starting and forward
+    MultiTaskForSequenceClassification  one head of it as a plain sequence classifier
 
-Its other parts: pooling, heads and tasks in heads_multitask.py, opening and saving in saving_multitask.py, encode and
-predict in inference_multitask.py, freezing and adapters in files of these names.
+The other parts of the model have files of their own: passes of the backbone, pooling and heads, encoding, prediction,
+tokenizer, freezing, adapter, saving.
 
 This file travels with every saved model (`trust_remote_code=True`): it needs torch, transformers and numpy.
 """
@@ -18,8 +19,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from transformers import AutoModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput, logging
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils import ModelOutput
 
 from .backbone_multitask import (
     find_backbone,
@@ -31,26 +32,16 @@ from .backbone_multitask import (
     read_sentence_transformers,
 )
 from .configuration_multitask import MultiTaskConfig, check_encoder
-from .dropout_multitask import use_fast
+from .encoding_multitask import SentenceEncoding
 from .freezing_multitask import Freezing
-from .heads_multitask import POOLING_FUNCTIONS, MultiTaskHead, Projection, TaskHeads
-from .inference_multitask import SentenceInference
-from .padding_free_multitask import (
-    cannot_pack,
-    cannot_pack_on_gpu,
-    install,
-    is_installed,
-    packed_pass,
-    token_ids_explained,
-)
+from .heads_multitask import MultiTaskHead, Projection, TaskHeads, choose_head, labels_to_show
+from .passes_multitask import BackbonePass
+from .prediction_multitask import TaskPrediction
 from .problem_types_multitask import PROBLEM_TYPES
 from .saving_multitask import MultiTaskPreTrainedModel
 from .stale_heads_multitask import Origin
-from .tasks_multitask import new_task
+from .tasks_multitask import new_task, target_scale
 from .tokenizer_multitask import ModelTokenizer
-from .truncation_multitask import tokens_kept_at_start, truncate_batch
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -86,7 +77,9 @@ class MultiTaskOutput(ModelOutput):
         return tuple(fields)
 
 
-class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, MultiTaskPreTrainedModel):
+class MultiTaskModel(
+    TaskPrediction, SentenceEncoding, BackbonePass, TaskHeads, ModelTokenizer, Freezing, MultiTaskPreTrainedModel
+):
     """
     One encoder, one sentence embedding, any number of task heads.
 
@@ -113,16 +106,6 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         if config.base_name_or_path:
             self._keys_to_ignore_on_load_missing = [r"^(multitask\.)?backbone\."]  # they come from the base
         self.post_init()
-
-    def _adopt_backbone(self) -> None:
-        """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
-        if getattr(self.backbone, "pooler", None) is not None:
-            self.backbone.pooler = None
-        use_fast(self.backbone)
-        # None: where packed passes were measured to be faster, on CPUs. True: also on a GPU. False: never.
-        self.padding_free: bool | None = None if cannot_pack(self.backbone) is None else False
-        if self.padding_free is None:
-            install(self.backbone)
 
     @classmethod
     def from_backbone(
@@ -190,22 +173,6 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         model.tokenizer = open_backbone_tokenizer(path, trust_remote_code)
         model._note_origin()
         return model.eval()
-
-    def train(self, mode: bool = True) -> "MultiTaskModel":
-        """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
-        if not mode or not self.training:
-            super().train(mode)
-        waiting: list[nn.Module] = [self] if mode else []
-        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
-            module = waiting.pop()
-            parameters = list(module.parameters())
-            if not parameters or any(parameter.requires_grad for parameter in parameters):
-                if not module.training:
-                    module.training = True
-                waiting.extend(module.children())
-            elif any(part.training for part in module.modules()):
-                module.train(False)
-        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -340,90 +307,88 @@ class MultiTaskModel(SentenceInference, TaskHeads, ModelTokenizer, Freezing, Mul
         states, pooled = self._backbone_pass(attention_mask, inputs, self._recorded())
         return self._output(states, self.project(pooled), None, return_dict)
 
-    def _is_too_long(self, attention_mask: torch.Tensor) -> bool:
-        """Whether a text may have more tokens than the model reads; an exported graph takes any length."""
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            return False
-        return attention_mask.dim() == 2 and attention_mask.shape[1] > self.config.max_length
-
-    def _truncate(
-        self, inputs: dict[str, torch.Tensor], attention_mask: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        max_length = self.config.max_length
-        positions = {name: inputs[name][:, :max_length] for name in inputs.keys() & {"position_ids"}}
-        inputs = {name: value for name, value in inputs.items() if name not in positions}
-        kept_at_start = tokens_kept_at_start(self.tokenizer if self.has_tokenizer else None, max_length)
-        inputs, attention_mask = truncate_batch(inputs, attention_mask, max_length, kept_at_start)
-        return inputs | positions, attention_mask
-
-    def states_and_embedding(
-        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Token states `(batch, sequence, hidden)` and the embedding `(batch, embedding_dim)` before normalisation.
-
-        Args:
-            attention_mask: `(batch, sequence)`, 0 for padding.
-            inputs: `input_ids` and what else the backbone takes.
-        """
-        states, pooled = self.states_and_pooled(attention_mask, **inputs)
-        return states, self.project(pooled)
-
-    def states_and_pooled(
-        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
-        output, pooled = self._backbone_pass(attention_mask, inputs, {})
-        return output.last_hidden_state, pooled
-
-    def _backbone_pass(
-        self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any]
-    ) -> tuple[BaseModelOutput, torch.Tensor]:
-        """The backbone's output with what is to be `recorded` of it, and pooled vectors `(batch, hidden)`."""
-        can_pack = not recorded and set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2
-        if can_pack and self.packs():
-            states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
-            return BaseModelOutput(last_hidden_state=states), pooled
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
-            output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
-        else:
-            with token_ids_explained(self.backbone, inputs.get("input_ids")):
-                output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
-        states = output.last_hidden_state
-        # An offloaded backbone leaves its states on the device that it was computed on.
-        return output, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
-
-    def project(self, pooled: torch.Tensor) -> torch.Tensor:
-        """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
-        return self.projection(pooled) if self.projection is not None else pooled
-
-    def packs(self) -> bool:
-        """
-        Whether passes run without padding; which way they go, and why, is logged once.
-
-        A graph that is traced, exported or compiled is a padded one: a packed pass depends on the lengths in a batch.
-        """
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # exporting is compiling, too
-            return False
-        if self.padding_free is False:
-            reason = cannot_pack(self.backbone) or "model.padding_free is False"
-        elif not is_installed(self.backbone):
-            reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
-        elif self.device.type != "cpu" and not self.padding_free:
-            reason = f"packed passes were measured on CPUs only (model.padding_free = True runs them on {self.device})"
-        elif self.device.type != "cpu" and (missing := cannot_pack_on_gpu(self.backbone)):
-            reason = missing
-        else:
-            logger.info_once("Passes run without padding (model.padding_free = False pads them).")
-            return True
-        logger.info_once(f"Passes are padded: {reason}.")
-        return False
-
     @property
     def _takes_token_types(self) -> bool:
         return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
 
 
-MultiTaskModel.register_for_auto_class("AutoModel")
+class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
+    """
+    A view of one task that reads single sentences: `logits`, `id2label`, and a `loss` where `labels` are given.
 
-__all__ = ["MultiTaskModel", "MultiTaskOutput"]
+    Which one is `config.task`: the `task` given to `from_pretrained`, stored when the view is saved. Without any, the
+    only one that fits is taken.
+
+    Args:
+        config: of the model. An `id2label` of as many names as the task has labels renames what the view shows.
+        head: the same as `task`, for `pipeline(..., model_kwargs={"head": "sentiment"})`: transformers' pipeline calls
+            its own task `task`, and no model argument can have that name there.
+
+    Raises:
+        ValueError: the task is unknown or compares two sentences, or none was named where several fit;
+            `num_labels` or `id2label` contradicts the task's labels.
+    """
+
+    def __init__(self, config: MultiTaskConfig, head: str | None = None):
+        super().__init__(config)
+        config.task = head or config.task
+        config.task = self.task = choose_head(config)
+        config.id2label = dict(enumerate(labels_to_show(config)))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+        config.problem_type = config.tasks[self.task]["problem_type"]
+        self.multitask = MultiTaskModel(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """
+        Logits of the one task.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `MultiTaskModel.forward`.
+            labels: class numbers `(batch,)`, multi-hot `(batch, num_labels)`, or values `(batch,)`.
+            return_dict: `False` for a plain tuple; `None` does what `config.return_dict` says.
+            output_attentions, output_hidden_states: as in `MultiTaskModel.forward`.
+
+        Returns `loss` (where labels are given) and `logits` of shape `(batch, num_labels)`, for regression the value
+        in the units of the labels.
+        """
+        output = self.multitask(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            task=self.task,
+            return_dict=True,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = output.logits[self.task]
+        logits = logits.unsqueeze(-1) if logits.dim() == 1 else logits  # (batch, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config)
+            # Of standardised values, as in training: the units of the labels do not set the length of the gradient.
+            loss = loss / target_scale(self.config.tasks[self.task])[1] ** 2
+        result = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        is_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if is_dict else result.to_tuple()
+
+
+MultiTaskModel.register_for_auto_class("AutoModel")
+MultiTaskForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+__all__ = ["MultiTaskForSequenceClassification", "MultiTaskModel", "MultiTaskOutput"]

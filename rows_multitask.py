@@ -1,10 +1,9 @@
-"""Rows in, rows out: sentences and pairs as people hand them over, and answers as plain Python types.
+"""Rows in: sentences and pairs as people hand them over, checked and counted.
 
 check_container                       refuses what is no list of texts: a table, a mapping, a set, an open file
 check_sentences, check_rows           name the first thing that is no string, or no pair of strings
 windows_of                            rows in windows, counted: an input that is not as long as it says is refused
 without_lone_surrogates               half characters become U+FFFD, counted
-plain_answers                         a dictionary per row that passes `json.dumps`
 """
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
@@ -15,6 +14,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+SENTENCES_PER_WINDOW = 16384  # so many are tokenized and sorted by length together
 MOST_NAMES = 8  # of a table's columns or a mapping's keys in an error
 
 
@@ -98,13 +98,14 @@ def check_batch_size(batch_size: int | None) -> None:
         raise ValueError(f"batch_size is {batch_size}, but should be at least 1, or None for a token budget.")
 
 
-def windows_of(rows: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+def windows_of(rows: Iterable[Any], size: int | None = None) -> Iterator[tuple[int, list[Any]]]:
     """
-    Rows in lists of at most `size`, each with the place of its first row.
+    Rows in lists of at most `size` (`SENTENCES_PER_WINDOW` by default), each with the place of its first row.
 
     Raises:
         ValueError: there are more or fewer rows than `len(rows)` says.
     """
+    size = SENTENCES_PER_WINDOW if size is None else size
     start, iterator, total = 0, iter(rows), count_rows(rows)
     while window := list(islice(iterator, size)):
         if total is not None and start + len(window) > total:
@@ -145,41 +146,12 @@ def without_lone_surrogates(sentences: list[str], start: int = 0, sentences_per_
     return whole
 
 
-def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """A task's answers, a dictionary per row."""
-    if "labels" not in answer:
-        singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
-        return [{singular: value} for value in values.tolist()]
-    by_label = [dict(zip(settings["labels"], row, strict=True)) for row in answer["probabilities"].tolist()]
-    found = zip(answer["labels"], by_label, strict=True)
-    if settings["problem_type"] == "multi_label_classification":
-        return [{"labels": labels, "scores": scores} for labels, scores in found]
-    return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
-
-
-def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], rows: int) -> list[dict[str, Any]]:
-    """
-    Answers row by row, in Python's own types, so that `json.dumps` takes them.
-
-    Args:
-        tasks: `config.tasks`.
-        answers: what `predict` gives for a list.
-        rows: how many.
-
-    Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
-    `scores`; regression: `value`; similarity and contrastive: `score`.
-    """
-    columns = {name: _plain_column(tasks[name], answer) for name, answer in answers.items()}
-    return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
-
-
 __all__ = [
     "check_batch_size",
     "check_container",
     "check_rows",
     "check_sentences",
     "count_rows",
-    "plain_answers",
     "windows_of",
     "without_lone_surrogates",
 ]

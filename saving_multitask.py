@@ -1,6 +1,7 @@
 """How transformers opens, saves and publishes a multi-task model.
 
-MultiTaskPreTrainedModel   from_pretrained, save_pretrained and push_to_hub of the model and of a view of one head
+sentence_transformers_files   the small files in which sentence-transformers looks for its modules
+MultiTaskPreTrainedModel      from_pretrained, save_pretrained and push_to_hub of the model and of a view of one head
 """
 
 import glob
@@ -8,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -17,14 +19,61 @@ from .adapter_multitask import BackboneAdapter
 from .configuration_multitask import MultiTaskConfig
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
-from .sentence_transformers_multitask import sentence_transformers_files
 from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
+
+# Named, not imported: the file imports this one.
+MODEL_CLASSES = {
+    "AutoModel": "modeling_multitask.MultiTaskModel",
+    "AutoModelForSequenceClassification": "modeling_multitask.MultiTaskForSequenceClassification",
+}
+_SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # the names that every version knows, older folders use them
 
 
 def _reference(remote_class: type) -> str:
     """`file.Class`, as config.json names the code beside it."""
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
+
+
+def sentence_transformers_files(config: MultiTaskConfig) -> dict[str, Any]:
+    """
+    What lets sentence-transformers open a saved folder: path in the folder -> content, as JSON.
+
+    A model without projection is what sentence-transformers expects: Transformer, Pooling and, where embeddings have
+    length 1, Normalize. Then token embeddings, prompts that pooling leaves out and every loss that looks at the layers
+    work as ever. A projection's weights belong to the model itself, so there the Transformer gives the finished
+    embedding and stands alone. It calls the model's `token_states`.
+    """
+    has_pooling = config.projection is None
+    output = "last_hidden_state" if has_pooling else "sentence_embedding"
+    modules = [("", "Transformer")]
+    files: dict[str, Any] = {}
+    if has_pooling:
+        modules.append(("1_Pooling", "Pooling"))
+        files["1_Pooling/config.json"] = {
+            "embedding_dimension": config.embedding_dim,
+            "pooling_mode": config.pooling,
+            "include_prompt": True,
+        }
+        if config.normalize:
+            modules.append(("2_Normalize", "Normalize"))
+    files["modules.json"] = [
+        {"idx": index, "name": str(index), "path": path, "type": f"{_SENTENCE_TRANSFORMERS}.{kind}"}
+        for index, (path, kind) in enumerate(modules)
+    ]
+    files["sentence_bert_config.json"] = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "token_states", "method_output_name": output}},
+        "module_output_name": "token_embeddings" if has_pooling else "sentence_embedding",
+        "unpad_inputs": False,
+    }
+    files["config_sentence_transformers.json"] = {
+        "model_type": "SentenceTransformer",
+        "similarity_fn_name": "cosine",
+        "prompts": {},
+        "default_prompt_name": None,
+    }
+    return files
 
 
 class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
@@ -101,15 +150,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
         if kwargs.get("push_to_hub"):
             self._check_can_push()
-        # Named only here, both travel with the model all the same: the saver follows relative imports.
-        from .classification_multitask import MultiTaskForSequenceClassification
-        from .modeling_multitask import MultiTaskModel
-
-        self.config.auto_map = {
-            "AutoConfig": _reference(type(self.config)),
-            "AutoModel": _reference(MultiTaskModel),
-            "AutoModelForSequenceClassification": _reference(MultiTaskForSequenceClassification),
-        }
+        self.config.auto_map = {"AutoConfig": _reference(type(self.config)), **MODEL_CLASSES}
         self.config.custom_pipelines = {
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
         }

@@ -1,8 +1,13 @@
-"""The tokenizer of a model: read when the model is opened, and a copy of its own for `encode` and `predict`.
+"""The tokenizer of a model, and how texts beyond `max_length` are cut.
 
-open_tokenizer   the one that stands beside the weights
-own_tokenizer    a model's private copy, which no caller's truncation changes
-ModelTokenizer   the model's part: the property `tokenizer`
+open_tokenizer         the one that stands beside the weights
+own_tokenizer          a model's private copy for `encode` and `predict`, which no caller's truncation changes
+tokens_kept_at_start   how a tokenizer cuts: so many tokens stay at the start, the others at the end
+truncate_batch         a batch of tensors, cut in that way
+ModelTokenizer         the model's part: the property `tokenizer`
+
+`encode`, `predict` and sentence-transformers let the tokenizer cut. Pipelines of transformers and many scripts do not.
+`forward` cuts what they hand over in the same way, so that every door gives the same answer.
 """
 
 import os
@@ -11,6 +16,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.nn as nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -107,6 +113,50 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, sentences: list[str], max_leng
     return encoded["input_ids"]
 
 
+def tokens_kept_at_start(tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> int:
+    """
+    How many tokens of a text that is too long the tokenizer keeps from its start; what else it keeps ends the text.
+
+    BERT's tokenizer keeps all but one there, and ends with `[SEP]`. A tokenizer that cuts at the left keeps `[CLS]`.
+    Without a tokenizer, all come from the start.
+    """
+    if tokenizer is None:
+        return max_length
+    is_special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if tokenizer.truncation_side == "left":
+        return is_special.index(0) if 0 in is_special else 0
+    return max_length - (is_special[::-1].index(0) if 0 in is_special else 0)
+
+
+def truncate_batch(
+    tensors: dict[str, torch.Tensor], attention_mask: torch.Tensor, max_length: int, kept_at_start: int
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """
+    Cut a batch whose sequences are longer than `max_length`; shorter texts in it keep all their tokens.
+
+    Args:
+        tensors: each `(batch, sequence)` or `(batch, sequence, size)`.
+        attention_mask: `(batch, sequence)`, 0 for padding, which may stand on either side.
+        max_length: so many tokens are kept of a text.
+        kept_at_start: so many of them from its start, see `tokens_kept_at_start`; the others from its end.
+
+    Returns the tensors and the mask with `max_length` in place of `sequence`, padding at the right.
+    """
+    is_token = attention_mask.bool()
+    place = is_token.cumsum(dim=1) - 1  # (batch, sequence): of each token in its text
+    length = is_token.sum(dim=1, keepdim=True)  # (batch, 1)
+    is_kept = is_token & ((place < kept_at_start) | (place >= length - (max_length - kept_at_start)))
+    is_kept |= is_token & (length <= max_length)
+    kept = (
+        (~is_kept).to(torch.int8).argsort(dim=1, stable=True)[:, :max_length]
+    )  # (batch, max_length): kept ones first
+    cut = {}
+    for name, tensor in tensors.items():
+        index = kept if tensor.dim() == 2 else kept.unsqueeze(-1).expand(-1, -1, tensor.shape[-1])
+        cut[name] = tensor.expand(kept.shape[0], *tensor.shape[1:]).gather(1, index)
+    return cut, is_kept.gather(1, kept).to(attention_mask.dtype)
+
+
 class ModelTokenizer:
     """The tokenizer of a model with `config`, `_tokenizer`, and `_hub_options` to reach the repository."""
 
@@ -142,5 +192,29 @@ class ModelTokenizer:
         tokenizer.model_max_length = self.config.max_length
         self._tokenizer = tokenizer
 
+    def _is_too_long(self, attention_mask: torch.Tensor) -> bool:
+        """Whether a text may have more tokens than the model reads; an exported graph takes any length."""
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            return False
+        return attention_mask.dim() == 2 and attention_mask.shape[1] > self.config.max_length
 
-__all__ = ["ModelTokenizer", "is_gone", "open_tokenizer", "own_tokenizer", "token_ids"]
+    def _truncate(
+        self, inputs: dict[str, torch.Tensor], attention_mask: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        max_length = self.config.max_length
+        positions = {name: inputs[name][:, :max_length] for name in inputs.keys() & {"position_ids"}}
+        inputs = {name: value for name, value in inputs.items() if name not in positions}
+        kept_at_start = tokens_kept_at_start(self.tokenizer if self.has_tokenizer else None, max_length)
+        inputs, attention_mask = truncate_batch(inputs, attention_mask, max_length, kept_at_start)
+        return inputs | positions, attention_mask
+
+
+__all__ = [
+    "ModelTokenizer",
+    "is_gone",
+    "open_tokenizer",
+    "own_tokenizer",
+    "token_ids",
+    "tokens_kept_at_start",
+    "truncate_batch",
+]

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, BertConfig, PreTrainedModel
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
-from multitask_sentence.classification_multitask import MultiTaskForSequenceClassification
+from multitask_sentence.modeling_multitask import MultiTaskForSequenceClassification
 
 LAYERS, HEADS, BATCH, LENGTH = 2, 4, 3, 7
 CLASSES = [MultiTaskModel, MultiTaskForSequenceClassification]

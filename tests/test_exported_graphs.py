@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from multitask_sentence import MultiTaskModel
-from multitask_sentence import modeling_multitask as modeling_module
-from multitask_sentence.classification_multitask import MultiTaskForSequenceClassification
+from multitask_sentence import MultiTaskModel, passes_multitask
+from multitask_sentence.modeling_multitask import MultiTaskForSequenceClassification
 
 
 def batch(*lengths: int) -> dict[str, torch.Tensor]:
@@ -89,7 +88,7 @@ def test_model_compiles_to_one_whole_graph_without_logging(
 ) -> None:
     expected = [model(**inputs).to_tuple() for inputs in OTHERS]
     lines: list[str] = []
-    monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
+    monkeypatch.setattr(passes_multitask.logger, "info_once", lines.append)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for inputs, wanted in zip(OTHERS, expected, strict=True):

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from transformers.modeling_outputs import BaseModelOutput
 
-from multitask_sentence import MultiTaskModel
-from multitask_sentence import inference_multitask as inference_module
-from multitask_sentence.inference_multitask import evaluating, length_sorted_batches
+from multitask_sentence import MultiTaskModel, encoding_multitask, rows_multitask
+from multitask_sentence.encoding_multitask import length_sorted_batches
+from multitask_sentence.passes_multitask import evaluating
 
 SENTENCES = [
     "The cat sat on the mat.",
@@ -94,7 +94,7 @@ def test_minilm_embedding_does_not_depend_on_company(minilm: MultiTaskModel) -> 
 
 def test_windows_are_put_together_in_order(tiny_model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, answers = tiny_model.encode(SENTENCES), tiny_model.predict(SENTENCES)
-    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 3)
+    monkeypatch.setattr(rows_multitask, "SENTENCES_PER_WINDOW", 3)
     assert_close(tiny_model.encode(SENTENCES), expected)
     found = tiny_model.predict(SENTENCES)
     assert_close(found["rating"]["values"], answers["rating"]["values"])
@@ -107,7 +107,7 @@ def test_streams_give_what_lists_give(tiny_model: MultiTaskModel, monkeypatch: p
         tiny_model.predict(SENTENCES),
         tiny_model.predict(PAIRS),
     )
-    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 3)
+    monkeypatch.setattr(rows_multitask, "SENTENCES_PER_WINDOW", 3)
     column = Dataset.from_dict({"text": SENTENCES})["text"]
     assert not isinstance(column, list), "or it is no stream that is tried"
     for stream in (lambda: column, lambda: iter(SENTENCES)):
@@ -124,7 +124,7 @@ def test_streams_give_what_lists_give(tiny_model: MultiTaskModel, monkeypatch: p
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
 def test_a_stream_is_read_one_window_ahead_and_no_further(tiny_model: MultiTaskModel, monkeypatch, call: str) -> None:
-    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 4)
+    monkeypatch.setattr(rows_multitask, "SENTENCES_PER_WINDOW", 4)
     read, read_at_pass, forward = [], [], tiny_model.backbone.forward
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -137,7 +137,7 @@ def test_a_stream_is_read_one_window_ahead_and_no_further(tiny_model: MultiTaskM
 
 
 def test_a_stream_names_the_place_of_what_is_no_string(tiny_model: MultiTaskModel, monkeypatch) -> None:
-    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 2)
+    monkeypatch.setattr(rows_multitask, "SENTENCES_PER_WINDOW", 2)
     with pytest.raises(TypeError, match=r"Sentence 3 is 7 \(int\)"):
         tiny_model.encode(iter(["good", "bad", "cat", 7]))
     with pytest.raises(TypeError, match=r"Row 2 is 'cat', but should be a pair"):
@@ -147,7 +147,7 @@ def test_a_stream_names_the_place_of_what_is_no_string(tiny_model: MultiTaskMode
 
 
 def test_nothing_is_computed_where_a_list_holds_what_is_no_string(tiny_model: MultiTaskModel, monkeypatch) -> None:
-    monkeypatch.setattr(inference_module, "SENTENCES_PER_WINDOW", 1)
+    monkeypatch.setattr(rows_multitask, "SENTENCES_PER_WINDOW", 1)
     shapes = count_backbone_passes(tiny_model, monkeypatch)
     for call in (tiny_model.encode, tiny_model.predict):
         with pytest.raises(TypeError, match="Sentence 2 is None"):
@@ -268,7 +268,7 @@ def test_progress_shows_where_asked(tiny_model: MultiTaskModel, capsys, show: An
 
 
 def test_progress_shows_by_itself_for_long_input(tiny_model: MultiTaskModel, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(inference_module, "SENTENCES_FOR_PROGRESS", 3)
+    monkeypatch.setattr(encoding_multitask, "SENTENCES_FOR_PROGRESS", 3)
     tiny_model.encode(["good"] * 3)
     assert "3/3" in capsys.readouterr().err
 

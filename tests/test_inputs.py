@@ -130,7 +130,7 @@ def test_length_that_is_not_that_of_the_rows_is_an_error(calls: dict, call: str,
 
 
 def test_list_that_grows_meanwhile_is_an_error(tiny_model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multitask_sentence.inference_multitask.SENTENCES_PER_WINDOW", 1)
+    monkeypatch.setattr("multitask_sentence.rows_multitask.SENTENCES_PER_WINDOW", 1)
     texts, forward = list(SENTENCES), tiny_model.backbone.forward
     monkeypatch.setattr(
         tiny_model.backbone, "forward", lambda *args, **kwargs: (texts.append("dog"), forward(*args, **kwargs))[1]
@@ -199,7 +199,7 @@ def test_batch_size_that_is_no_whole_number_is_refused(tiny_model: MultiTaskMode
 
 
 def test_half_a_character_is_read_as_the_replacement_character_and_counted(tiny_model, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("multitask_sentence.inference_multitask.SENTENCES_PER_WINDOW", 2)
+    monkeypatch.setattr("multitask_sentence.rows_multitask.SENTENCES_PER_WINDOW", 2)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     cut, mended = ["good", "cat \ud83d", "dog", "\udc00 news"], ["good", "cat \ufffd", "dog", "\ufffd news"]
     np.testing.assert_array_equal(tiny_model.encode(cut), tiny_model.encode(mended))

@@ -295,7 +295,7 @@ def test_folder_with_tokenizer_encodes_and_predicts_in_a_clean_process(reopened:
 def test_saved_folder_holds_safetensors_code_and_tokenizer_only(reopened: dict[str, Any]) -> None:
     files = {path.name for path in (reopened["root"] / "tokenized").iterdir()} - {"found.safetensors"}
     code = {name for name in files if name.endswith(".py")}
-    needed = {"configuration", "backbone", "modeling", "inference", "padding_free"}
+    needed = {"configuration", "backbone", "modeling", "encoding", "padding_free"}
     assert {f"{name}_multitask.py" for name in needed} <= code
     assert all(name.endswith("_multitask.py") for name in code)
     assert files - code == {

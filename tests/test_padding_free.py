@@ -24,8 +24,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from multitask_sentence import MultiTaskConfig, MultiTaskModel
-from multitask_sentence import modeling_multitask as modeling_module
+from multitask_sentence import MultiTaskConfig, MultiTaskModel, passes_multitask
 from multitask_sentence import padding_free_multitask as padding_free_module
 from multitask_sentence.padding_free_multitask import attention_with_dropout, cumulate, grouped_attention
 
@@ -77,13 +76,13 @@ def batch(model: MultiTaskModel, side: str = "right", lengths: tuple[int, ...] =
 
 def count_packed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """A list that grows with every packed pass."""
-    calls, packed_pass = [], modeling_module.packed_pass
+    calls, packed_pass = [], passes_multitask.packed_pass
 
     def counted(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         calls.append(True)
         return packed_pass(*args, **kwargs)
 
-    monkeypatch.setattr(modeling_module, "packed_pass", counted)
+    monkeypatch.setattr(passes_multitask, "packed_pass", counted)
     return calls
 
 
@@ -166,7 +165,7 @@ def test_bfloat16_stays_close_to_float32(minilm: MultiTaskModel) -> None:
 
 def test_which_way_passes_go_is_logged_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
+    monkeypatch.setattr(passes_multitask.logger, "info_once", lines.append)
     model = build("bert")
     inputs = batch(model)
     model(**inputs)
@@ -431,7 +430,7 @@ def test_the_kernel_takes_what_it_is_given() -> None:
 
 def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(modeling_module.logger, "info_once", lines.append)
+    monkeypatch.setattr(passes_multitask.logger, "info_once", lines.append)
     model = build("bert")
     monkeypatch.setattr(PreTrainedModel, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)

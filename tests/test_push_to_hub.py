@@ -42,7 +42,7 @@ OPENS_A_MODEL = {
     "config_sentence_transformers.json",
     "configuration_multitask.py",
     "modeling_multitask.py",
-    "inference_multitask.py",
+    "encoding_multitask.py",
 }
 BELONGS_TO_A_RUN = {"README.md", "results.json", "recipe.yaml", "scores.png"}
 STAYS_BEHIND = {

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from multitask_sentence import MultiTaskModel, stale_heads_multitask
-from multitask_sentence.classification_multitask import MultiTaskForSequenceClassification
+from multitask_sentence.modeling_multitask import MultiTaskForSequenceClassification
 from multitask_sentence.train import run
 
 TASKS = {

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.truncation_multitask import tokens_kept_at_start, truncate_batch
+from multitask_sentence.tokenizer_multitask import tokens_kept_at_start, truncate_batch
 
 TASKS: dict[str, dict[str, Any]] = {
     "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},

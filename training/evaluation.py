@@ -19,8 +19,8 @@ from sklearn.metrics import precision_recall_curve
 
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
-from ..inference_multitask import evaluating
 from ..modeling_multitask import MultiTaskModel
+from ..passes_multitask import evaluating
 from ..problem_types_multitask import PROBLEM_TYPES
 from .losses import task_loss
 

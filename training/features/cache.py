@@ -30,8 +30,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ...data.shards import open_shard, write_shard
-from ...inference_multitask import evaluating, length_sorted_batches
+from ...encoding_multitask import length_sorted_batches
 from ...modeling_multitask import MultiTaskModel
+from ...passes_multitask import evaluating
 from ...prepacked_multitask import prepacked
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder

@@ -1,0 +1,234 @@
+"""Sentences in, vectors out: `encode` and `similarity`.
+
+    length_sorted_batches   sentences in batches of similar length, within a token budget
+    SentenceEncoding        the model's part: encode and similarity
+
+Input of any length is read in windows; a window's sentences are tokenized (while the window before is computed),
+sorted by length and cut into batches by a token budget, and each batch is written to its place in the result. So
+results come back in the caller's order, and memory does not grow with the input beyond the result.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from .rows_multitask import (
+    check_batch_size,
+    check_container,
+    check_sentences,
+    count_rows,
+    windows_of,
+    without_lone_surrogates,
+)
+from .tokenizer_multitask import own_tokenizer, token_ids
+
+# Tokens of one backbone pass in `encode`, by device. On a CPU enough to fill the matrix products and little enough to
+# stay in the caches, as measured. A GPU takes many more to be busy; what is best there was not measured.
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
+# From so many sentences on, a progress bar appears by itself.
+SENTENCES_FOR_PROGRESS = 2000
+
+
+def length_sorted_batches(
+    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH["cpu"]
+) -> Iterator[list[int]]:
+    """
+    Indices in batches of similar length, longest first.
+
+    Args:
+        lengths: tokens of each sentence.
+        batch_size: at most so many sentences a batch; `None` leaves it to the token budget alone.
+        tokens_per_batch: at most so many tokens a batch, padding included (a longer sentence stands alone).
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        full = batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch
+        if full or len(batch) == batch_size:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _is_embedding(row: Any) -> bool:
+    """Whether a row of `similarity` is numbers in a row, not text, nor a list of texts."""
+    numbers = isinstance(row, list) and not any(isinstance(value, (str, bytes)) for value in row)
+    return numbers or isinstance(row, (np.ndarray, torch.Tensor))
+
+
+class SentenceEncoding:
+    """`encode` and `similarity`, for a model that has a backbone and a tokenizer; mixed into [`MultiTaskModel`]."""
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The token budget of a backbone pass on the model's device."""
+        return TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
+
+    @torch.no_grad()
+    def embed(
+        self,
+        sentences: Iterable[str],
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+        normalize: bool = False,
+    ) -> torch.Tensor:
+        """
+        Embeddings as the heads read them: `(sentences, embedding_dim)`, float32, on the CPU.
+
+        Args:
+            sentences: any number of strings; longer ones than `config.max_length` tokens are truncated.
+            batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
+            show_progress: whether to show a bar; `None` shows one for long input.
+            normalize: whether to scale them to length 1.
+        """
+        check_batch_size(batch_size)
+        check_container(sentences)
+        if isinstance(sentences, (list, tuple)):
+            check_sentences(sentences)  # all of them before the first is computed
+
+        def checked() -> Iterator[tuple[list[str], int]]:
+            for start, window in windows_of(sentences):
+                check_sentences(window, start)
+                yield without_lone_surrogates(window, start), start
+
+        total = count_rows(sentences)
+        embeddings = self._no_embeddings(total or 0)
+        grown = []  # where the length is not known beforehand
+        with self._computing(), self._progress(total, show_progress) as bar:
+            for window, start in self._tokenize_ahead(checked()):
+                if total is None:
+                    place = self._no_embeddings(len(window))
+                    grown.append(place)
+                else:
+                    place = embeddings[start : start + len(window)]
+                self._embed_tokens(window, batch_size, bar, place, normalize)
+        return torch.cat([embeddings, *grown]) if total is None else embeddings
+
+    def _no_embeddings(self, sentences: int, sides: int | None = None) -> torch.Tensor:
+        """Room for embeddings, `(sentences, embedding_dim)` or `(sentences, sides, embedding_dim)`."""
+        shape = (sentences, *([] if sides is None else [sides]), self.config.embedding_dim)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _progress(total: int | None, show: bool | None) -> Iterator[tqdm | None]:
+        """A bar, where one is shown: making one takes a lock, which a process forked meanwhile would wait for."""
+        show = show if show is not None else (total or 0) >= SENTENCES_FOR_PROGRESS
+        if not show:
+            yield None
+            return
+        with tqdm(total=total, unit="sentence", desc="Encoding") as bar:
+            yield bar
+
+    def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
+        """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
+        sentences, companion = next(windows, ([], None))
+        tokenized = self._tokenize(sentences)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            for sentences, next_companion in windows:
+                following = thread.submit(self._tokenize, sentences)
+                yield tokenized, companion
+                tokenized, companion = following.result(), next_companion
+        if tokenized:
+            yield tokenized, companion
+
+    def _tokenize(self, sentences: list[str]) -> list[list[int]]:
+        return token_ids(own_tokenizer(self), sentences, self.config.max_length) if sentences else []
+
+    def _embed_tokens(
+        self,
+        token_ids: list[list[int]],
+        batch_size: int | None,
+        bar: tqdm | None,
+        place: torch.Tensor,
+        normalize: bool = False,
+    ) -> None:
+        """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
+        lengths = [len(ids) for ids in token_ids]
+        for batch in length_sorted_batches(lengths, batch_size, self.tokens_per_batch):
+            embedding = self._embed_batch([token_ids[index] for index in batch]).float()  # (batch, embedding_dim)
+            place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
+            if bar is not None:
+                bar.update(len(batch))
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        convert_to: str = "numpy",
+        show_progress: bool | None = None,
+    ) -> np.ndarray | torch.Tensor:
+        """
+        Sentence embeddings in the caller's order.
+
+        Args:
+            sentences: one string, or any number of them: a list, a `datasets` column, a generator. Longer ones than
+                `config.max_length` tokens are truncated.
+            batch_size: at most so many sentences a batch; `None` leaves it to a token budget. The result does not
+                depend on it.
+            normalize: whether to scale embeddings to length 1; `None` does what `config.normalize` says.
+            convert_to: `"numpy"` or `"tensor"`.
+            show_progress: whether to show a bar; `None` shows one for long input.
+
+        Returns:
+            float32 of shape `(sentences, embedding_dim)`, or `(embedding_dim,)` for one string.
+
+        Raises:
+            TypeError: something is not a string; the message gives its place.
+            ValueError: `convert_to` is unknown.
+        """
+        if convert_to not in ("numpy", "tensor"):
+            raise ValueError(f"convert_to is {convert_to!r}, but should be 'numpy' or 'tensor'.")
+        is_single = isinstance(sentences, str)
+        normalize = self.config.normalize if normalize is None else normalize
+        embeddings = self.embed([sentences] if is_single else sentences, batch_size, show_progress, normalize)
+        embeddings = embeddings[0] if is_single else embeddings
+        return embeddings.numpy() if convert_to == "numpy" else embeddings
+
+    @torch.no_grad()
+    def similarity(self, a: Sequence[str] | np.ndarray, b: Sequence[str] | np.ndarray) -> np.ndarray:
+        """
+        Cosine of every sentence (or embedding) of `a` with every one of `b`: float32 of shape `(len(a), len(b))`.
+
+        Args:
+            a, b: sentences, or their embeddings of shape `(n, embedding_dim)`.
+
+        Raises:
+            TypeError: a side holds neither only sentences nor only embeddings.
+            ValueError: embeddings have another size.
+        """
+        sides = [F.normalize(self._embeddings_of(side), dim=-1) for side in (a, b)]
+        return (sides[0] @ sides[1].T).numpy()
+
+    def _embeddings_of(self, side: Any) -> torch.Tensor:
+        """Embeddings `(n, embedding_dim)` of one side of `similarity`."""
+        options = {"dtype": torch.float32, "device": "cpu"}
+        if isinstance(side, torch.Tensor) or (isinstance(side, np.ndarray) and side.dtype.kind in "fiub"):
+            side = torch.as_tensor(side, **options)
+        else:
+            if not isinstance(side, str):
+                check_container(side)
+                side = list(chain.from_iterable(window for _, window in windows_of(side)))
+            if isinstance(side, str) or not all(_is_embedding(row) for row in side):
+                side = self.encode([side] if isinstance(side, str) else side, convert_to="tensor")
+            else:
+                rows = [torch.as_tensor(row, **options) for row in side]
+                side = torch.stack(rows) if rows else torch.empty(0, **options)
+        if side.numel() and side.shape[-1] != self.config.embedding_dim:
+            raise ValueError(
+                f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "
+                f"embedding_dim, {self.config.embedding_dim}."
+            )
+        return side.reshape(-1, self.config.embedding_dim)
+
+
+__all__ = ["SentenceEncoding", "length_sorted_batches"]

@@ -1,0 +1,173 @@
+"""One pass of the backbone, padded or packed, and the vectors that come of it.
+
+evaluating     eval mode for a while
+BackbonePass   the model's part: passes for `forward` and for `encode`, and whether they run without padding
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn as nn
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from .dropout_multitask import use_fast
+from .heads_multitask import POOLING_FUNCTIONS
+from .padding_free_multitask import (
+    cannot_pack,
+    cannot_pack_on_gpu,
+    install,
+    is_installed,
+    pack,
+    packed_pass,
+    pool_row,
+    row_states,
+    token_ids_explained,
+)
+from .prepacked_multitask import can_prepack, computed_rows, prepacked
+
+logger = logging.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Eval mode inside, each module's own mode restored afterwards, also after an error; gives all modules."""
+    modules = [model]
+    for module in modules:  # `model.modules()` takes twice as long, which tells for a single sentence
+        modules.extend(child for child in module._modules.values() if child is not None)
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield modules
+    finally:
+        for module in training:
+            module.training = True
+
+
+class BackbonePass:
+    """Passes of a model with `config`, `backbone` and `projection`; mixed into [`MultiTaskModel`]."""
+
+    def _adopt_backbone(self) -> None:
+        """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
+        if getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None
+        use_fast(self.backbone)
+        # None: where packed passes were measured to be faster, on CPUs. True: also on a GPU. False: never.
+        self.padding_free: bool | None = None if cannot_pack(self.backbone) is None else False
+        if self.padding_free is None:
+            install(self.backbone)
+
+    @property
+    def _input_device(self) -> torch.device:
+        """Where inputs are made. The weights of an offloaded model are nowhere until its hooks bring them in."""
+        return torch.device("cpu") if self.device.type == "meta" else self.device
+
+    def states_and_embedding(
+        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Token states `(batch, sequence, hidden)` and the embedding `(batch, embedding_dim)` before normalisation.
+
+        Args:
+            attention_mask: `(batch, sequence)`, 0 for padding.
+            inputs: `input_ids` and what else the backbone takes.
+        """
+        states, pooled = self.states_and_pooled(attention_mask, **inputs)
+        return states, self.project(pooled)
+
+    def states_and_pooled(
+        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
+        output, pooled = self._backbone_pass(attention_mask, inputs, {})
+        return output.last_hidden_state, pooled
+
+    def _backbone_pass(
+        self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any]
+    ) -> tuple[BaseModelOutput, torch.Tensor]:
+        """The backbone's output with what is to be `recorded` of it, and pooled vectors `(batch, hidden)`."""
+        can_pack = not recorded and set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2
+        if can_pack and self.packs():
+            states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
+            return BaseModelOutput(last_hidden_state=states), pooled
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
+            output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
+        else:
+            with token_ids_explained(self.backbone, inputs.get("input_ids")):
+                output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
+        states = output.last_hidden_state
+        # An offloaded backbone leaves its states on the device that it was computed on.
+        return output, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
+
+    def project(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
+        return self.projection(pooled) if self.projection is not None else pooled
+
+    def packs(self) -> bool:
+        """
+        Whether passes run without padding; which way they go, and why, is logged once.
+
+        A graph that is traced, exported or compiled is a padded one: a packed pass depends on the lengths in a batch.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # exporting is compiling, too
+            return False
+        if self.padding_free is False:
+            reason = cannot_pack(self.backbone) or "model.padding_free is False"
+        elif not is_installed(self.backbone):
+            reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
+        elif self.device.type != "cpu" and not self.padding_free:
+            reason = f"packed passes were measured on CPUs only (model.padding_free = True runs them on {self.device})"
+        elif self.device.type != "cpu" and (missing := cannot_pack_on_gpu(self.backbone)):
+            reason = missing
+        else:
+            logger.info_once("Passes run without padding (model.padding_free = False pads them).")
+            return True
+        logger.info_once(f"Passes are padded: {reason}.")
+        return False
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Eval mode, and packed weights unless a compiled model brings code of its own."""
+        with evaluating(self) as modules, prepacked(modules if self._compiled_call_impl is None else ()):
+            yield
+
+    def _embed_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+        """
+        Embeddings `(batch, embedding_dim)`, not normalised, of sentences sorted by length.
+
+        A model that was compiled (`model.compile()`) or has hooks is called as a whole, with a padded batch.
+        """
+        if self._compiled_call_impl is None and not self._forward_hooks and not self._forward_pre_hooks:
+            return self.project(self.pooled_batch(token_ids))
+        inputs = self._padded_batch(token_ids)
+        return self(**inputs, task="embedding", normalize=False, return_dict=True).sentence_embedding
+
+    def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+        """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
+        if self.packs():
+            tokens = sum(map(len, token_ids))
+            fills = self.device.type == "cpu" and can_prepack()
+            # One-token sentences fill the row up, here once instead of in every layer.
+            filler = [[0]] * (computed_rows(tokens) - tokens if fills else 0)
+            row = pack(self.backbone, [*token_ids, *filler])
+            pooled = pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
+            return pooled[: len(token_ids)]
+        _, pooled = self.states_and_pooled(**self._padded_batch(token_ids))
+        return pooled
+
+    def _padded_batch(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, each `(batch, sequence)`."""
+        longest = max(map(len, token_ids))
+        pad_id = self.tokenizer.pad_token_id or 0
+        input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]
+        attention_mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
+        return {
+            "input_ids": torch.tensor(input_ids, dtype=torch.long, device=self._input_device),
+            "attention_mask": torch.tensor(attention_mask, dtype=torch.long, device=self._input_device),
+        }
+
+
+__all__ = ["BackbonePass", "evaluating"]
