@@ -50,7 +50,7 @@ def dense(*args: Any, **kwargs: Any) -> torch.nn.Module:
 
 
 def normalize() -> torch.nn.Module:
-    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Normalize
 
     return Normalize()
 

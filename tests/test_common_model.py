@@ -141,7 +141,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant: bool, inputs
                 module.p = 0.0
         model.train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         model(**inputs, labels=torch.tensor([0, 1, 2])).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():

@@ -1,5 +1,6 @@
 """What a run may write over, prints and leaves behind."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -146,13 +147,13 @@ def test_table_of_scores_puts_the_primary_metric_first_and_a_dash_where_nothing_
         },
         "test": {"topic": {"accuracy": 0.125, "macro_f1": 0.0625, "loss": 3.0}},
     }
-    assert [line.split() for line in format_scores(tasks, scores).splitlines()] == [
-        ["task", "metric", "validation", "test"],
-        ["------", "-------------------", "------------", "------"],
-        ["topic", "macro_f1", "0.5000", "0.0625"],
-        ["accuracy", "0.2500", "0.1250"],
-        ["loss", "1.5000", "3.0000"],
-        ["pairs", "cosine_spearman", "0.7500", "-"],
-        ["mean_cosine_related", "0.8750", "-"],
-        ["loss", "2.0000", "-"],
+    header, *rows = (line.split() for line in format_scores(tasks, scores).splitlines() if re.search(r"\w", line))
+    assert header == ["task", "metric", "validation", "test"]
+    assert [tuple(row) for row in rows] == [
+        ("topic", "macro_f1", "0.5000", "0.0625"),
+        ("accuracy", "0.2500", "0.1250"),
+        ("loss", "1.5000", "3.0000"),
+        ("pairs", "cosine_spearman", "0.7500", "-"),
+        ("mean_cosine_related", "0.8750", "-"),
+        ("loss", "2.0000", "-"),
     ]

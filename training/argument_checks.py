@@ -126,10 +126,10 @@ def check_values(args: TrainingArguments) -> None:
     if not isinstance(args.debug, str | list | None):
         _refuse("debug", args.debug, "text, such as underflow_overflow")
     for name, (other, remedy) in NEEDS.items():
-        if getattr(args, name) not in (None, False) and not getattr(args, other):
+        value = getattr(args, name, None)  # None: transformers before 5.23 has no activation_checkpointing_kwargs
+        if value not in (None, False) and not getattr(args, other):
             raise ValueError(
-                f"training.{name} is {getattr(args, name)!r}, which says nothing without {remedy}. Add that, or leave "
-                f"{name} out."
+                f"training.{name} is {value!r}, which says nothing without {remedy}. Add that, or leave {name} out."
             )
     for kind in ("eval", "save", "logging"):
         name, strategy = f"{kind}_steps", getattr(args, f"{kind}_strategy")
