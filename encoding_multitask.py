@@ -1,7 +1,6 @@
 """Sentences in, vectors out: `encode` and `similarity`.
 
-    length_sorted_batches   sentences in batches of similar length, within a token budget
-    SentenceEncoding        the model's part: encode and similarity
+    SentenceEncoding   the model's part: encode and similarity
 
 Input of any length is read in windows; a window's sentences are tokenized (while the window before is computed),
 sorted by length and cut into batches by a token budget, and each batch is written to its place in the result. So
@@ -20,42 +19,17 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .rows_multitask import (
+    SENTENCES_FOR_PROGRESS,
+    TOKENS_PER_BATCH,
     check_batch_size,
     check_container,
     check_sentences,
     count_rows,
+    length_sorted_batches,
     windows_of,
     without_lone_surrogates,
 )
 from .tokenizer_multitask import own_tokenizer, token_ids
-
-# Tokens of one backbone pass in `encode`, by device. On a CPU enough to fill the matrix products and little enough to
-# stay in the caches, as measured. A GPU takes many more to be busy; what is best there was not measured.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
-# From so many sentences on, a progress bar appears by itself.
-SENTENCES_FOR_PROGRESS = 2000
-
-
-def length_sorted_batches(
-    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH["cpu"]
-) -> Iterator[list[int]]:
-    """
-    Indices in batches of similar length, longest first.
-
-    Args:
-        lengths: tokens of each sentence.
-        batch_size: at most so many sentences a batch; `None` leaves it to the token budget alone.
-        tokens_per_batch: at most so many tokens a batch, padding included (a longer sentence stands alone).
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        full = batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch
-        if full or len(batch) == batch_size:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _is_embedding(row: Any) -> bool:
@@ -231,4 +205,4 @@ class SentenceEncoding:
         return side.reshape(-1, self.config.embedding_dim)
 
 
-__all__ = ["SentenceEncoding", "length_sorted_batches"]
+__all__ = ["SentenceEncoding"]

@@ -14,6 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
+from .answers_multitask import check_tasks
 from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
 from .problem_types_multitask import PROBLEM_TYPES
@@ -198,12 +199,7 @@ class TaskHeads:
         self.config.tasks = {**self.config.tasks, name: settings}
 
     def _check_tasks(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self.config.tasks:
-                raise ValueError(
-                    f"There is no task {name!r}.{suggest(name, self.config.tasks)} "
-                    f"Known tasks: {', '.join(self.config.tasks) or 'none'}."
-                )
+        check_tasks(self.config.tasks, names)
 
     def _tasks_of_one_sentence(self, task: str | None) -> list[str]:
         """The tasks that answer a single sentence, or of them the one that is asked for."""

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .prediction_multitask import plain_answers
+from .answers_multitask import plain_answers
 from .rows_multitask import check_container, count_rows, windows_of
 
 ROWS_PER_WINDOW = 4096  # rows of a generator that are read, answered and handed out together

@@ -1,6 +1,5 @@
 """Sentences in, answers out: `predict`.
 
-plain_answers    answers row by row, in Python's own types
 TaskPrediction   the model's part: every task's answer from one pass of the backbone
 """
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .answers_multitask import plain_answers, tasks_for
 from .rows_multitask import (
     check_batch_size,
     check_container,
@@ -20,34 +20,6 @@ from .rows_multitask import (
     windows_of,
     without_lone_surrogates,
 )
-
-
-def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """A task's answers, a dictionary per row."""
-    if "labels" not in answer:
-        singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
-        return [{singular: value} for value in values.tolist()]
-    by_label = [dict(zip(settings["labels"], row, strict=True)) for row in answer["probabilities"].tolist()]
-    found = zip(answer["labels"], by_label, strict=True)
-    if settings["problem_type"] == "multi_label_classification":
-        return [{"labels": labels, "scores": scores} for labels, scores in found]
-    return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
-
-
-def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], rows: int) -> list[dict[str, Any]]:
-    """
-    Answers row by row, in Python's own types, so that `json.dumps` takes them.
-
-    Args:
-        tasks: `config.tasks`.
-        answers: what `predict` gives for a list.
-        rows: how many.
-
-    Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
-    `scores`; regression: `value`; similarity and contrastive: `score`.
-    """
-    columns = {name: _plain_column(tasks[name], answer) for name, answer in answers.items()}
-    return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
 class TaskPrediction:
@@ -174,20 +146,7 @@ class TaskPrediction:
 
     def _tasks_for(self, tasks: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True) -> list[str]:
         """The named tasks, or all that read this kind of input; a ValueError for one that does not."""
-        if tasks is None:
-            return [name for name, settings in self.config.tasks.items() if settings["pair"] == is_pair]
-        names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else [tasks]
-        if not all(isinstance(name, str) for name in names):
-            known = ", ".join(self.config.tasks) or "none"
-            raise TypeError(
-                f"tasks is {tasks!r}, but should be a task's name or a list of them. Known tasks: {known}."
-            )
-        self._check_tasks(names)
-        for name in names:
-            if check_kind and self.config.tasks[name]["pair"] != is_pair:
-                found, right = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
-                raise ValueError(f"Task {name!r} reads {right}, but was given {found}.")
-        return names
+        return tasks_for(self.config.tasks, tasks, is_pair, check_kind)
 
     def _answer(self, name: str, logits: torch.Tensor) -> dict[str, Any]:
         """One task's answers from its logits `(rows, num_labels)` or `(rows,)`."""
@@ -209,4 +168,4 @@ class TaskPrediction:
         return {"labels": names, "probabilities": probabilities.numpy()}
 
 
-__all__ = ["TaskPrediction", "plain_answers"]
+__all__ = ["TaskPrediction"]

@@ -3,18 +3,25 @@
 check_container                       refuses what is no list of texts: a table, a mapping, a set, an open file
 check_sentences, check_rows           name the first thing that is no string, or no pair of strings
 windows_of                            rows in windows, counted: an input that is not as long as it says is refused
+length_sorted_batches                 sentences in batches of similar length, within a token budget
 without_lone_surrogates               half characters become U+FFFD, counted
+
+This file imports nothing but Python's own library: the runtime without torch reads it, too.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 SENTENCES_PER_WINDOW = 16384  # so many are tokenized and sorted by length together
+# Tokens of one backbone pass in `encode`, by device. On a CPU enough to fill the matrix products and little enough to
+# stay in the caches, as measured. A GPU takes many more to be busy; what is best there was not measured.
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
+# From so many sentences on, a progress bar appears by itself.
+SENTENCES_FOR_PROGRESS = 2000
 MOST_NAMES = 8  # of a table's columns or a mapping's keys in an error
 
 
@@ -119,6 +126,28 @@ def windows_of(rows: Iterable[Any], size: int | None = None) -> Iterator[tuple[i
         )
 
 
+def length_sorted_batches(
+    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH["cpu"]
+) -> Iterator[list[int]]:
+    """
+    Indices in batches of similar length, longest first.
+
+    Args:
+        lengths: tokens of each sentence.
+        batch_size: at most so many sentences a batch; `None` leaves it to the token budget alone.
+        tokens_per_batch: at most so many tokens a batch, padding included (a longer sentence stands alone).
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        full = batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch
+        if full or len(batch) == batch_size:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
 def without_lone_surrogates(sentences: list[str], start: int = 0, sentences_per_row: int = 1) -> list[str]:
     """
     Sentences that UTF-8 can hold: half a character becomes U+FFFD, and two halves that belong together one character.
@@ -152,6 +181,7 @@ __all__ = [
     "check_rows",
     "check_sentences",
     "count_rows",
+    "length_sorted_batches",
     "windows_of",
     "without_lone_surrogates",
 ]

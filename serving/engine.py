@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from transformers import AutoModel
 
+from ..answers_multitask import plain_answers
 from ..configuration_multitask import public_name
-from ..rows_multitask import plain_answers
 from .batching import Row
 
 

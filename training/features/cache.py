@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ...data.shards import open_shard, write_shard
-from ...encoding_multitask import length_sorted_batches
 from ...modeling_multitask import MultiTaskModel
 from ...passes_multitask import evaluating
 from ...prepacked_multitask import prepacked
+from ...rows_multitask import length_sorted_batches
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these

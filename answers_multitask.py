@@ -1,0 +1,83 @@
+"""Answers to rows: which tasks give one, and what a row's answers look like in Python's own types.
+
+check_tasks     refuses the name of a task that there is not
+tasks_for       the tasks that answer a kind of input, or the named ones
+plain_answers   a dictionary per row that passes `json.dumps`
+
+This file imports nothing but Python's own library and checks_multitask.py: the runtime without torch reads it, too.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .checks_multitask import suggest
+
+
+def check_tasks(tasks: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise a ValueError that names the known tasks for a name that is none of them."""
+    for name in names:
+        if name not in tasks:
+            raise ValueError(
+                f"There is no task {name!r}.{suggest(name, tasks)} Known tasks: {', '.join(tasks) or 'none'}."
+            )
+
+
+def tasks_for(
+    tasks: dict[str, Any], wanted: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True
+) -> list[str]:
+    """
+    The tasks that are to answer rows of one kind.
+
+    Args:
+        tasks: `config.tasks`.
+        wanted: a task's name or several; `None` for all that read this kind of input.
+        is_pair: whether the rows are pairs.
+        check_kind: whether there is a row that tells the kind.
+
+    Raises:
+        TypeError: `wanted` is neither a name nor names.
+        ValueError: a task is unknown, or reads the other kind of input.
+    """
+    if wanted is None:
+        return [name for name, settings in tasks.items() if settings["pair"] == is_pair]
+    names = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+    if not all(isinstance(name, str) for name in names):
+        known = ", ".join(tasks) or "none"
+        raise TypeError(f"tasks is {wanted!r}, but should be a task's name or a list of them. Known tasks: {known}.")
+    check_tasks(tasks, names)
+    for name in names:
+        if check_kind and tasks[name]["pair"] != is_pair:
+            found, right = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
+            raise ValueError(f"Task {name!r} reads {right}, but was given {found}.")
+    return names
+
+
+def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task's answers, a dictionary per row."""
+    if "labels" not in answer:
+        singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
+        return [{singular: value} for value in values.tolist()]
+    by_label = [dict(zip(settings["labels"], row, strict=True)) for row in answer["probabilities"].tolist()]
+    found = zip(answer["labels"], by_label, strict=True)
+    if settings["problem_type"] == "multi_label_classification":
+        return [{"labels": labels, "scores": scores} for labels, scores in found]
+    return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
+
+
+def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], rows: int) -> list[dict[str, Any]]:
+    """
+    Answers row by row, in Python's own types, so that `json.dumps` takes them.
+
+    Args:
+        tasks: `config.tasks`.
+        answers: what `predict` gives for a list.
+        rows: how many.
+
+    Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
+    `scores`; regression: `value`; similarity and contrastive: `score`.
+    """
+    columns = {name: _plain_column(tasks[name], answer) for name, answer in answers.items()}
+    return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
+
+
+__all__ = ["check_tasks", "plain_answers", "tasks_for"]
