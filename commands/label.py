@@ -1,0 +1,84 @@
+"""Label a file: every row keeps its columns and gets each task's answer beside them.
+
+    multitask-sentence label runs/quickstart tickets.csv labelled.parquet --text message
+    multitask-sentence label user/name pages.parquet labelled/ --processes 8 --embeddings --resume
+    multitask-sentence label runs/quickstart pairs.jsonl scored.jsonl --text question answer
+
+Reads and writes csv, tsv, jsonl and parquet. An output without an ending is a folder of parquet parts. What is done is
+kept part by part: after a kill, the same command with --resume goes on, and each row is labelled exactly once. Rows
+that cannot be read go to OUTPUT.set_aside.jsonl with the reason.
+"""
+
+import argparse
+import errno
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+
+def _summary(records: Sequence) -> str:
+    """How many rows were labelled and set aside, and how often each task gave which label."""
+    counts: dict[str, Counter] = {}
+    for record in records:
+        for task, found in record.counts.items():
+            counts.setdefault(task, Counter()).update(found)
+    labelled, set_aside = sum(r.labelled for r in records), sum(r.set_aside for r in records)
+    lines = [f"{labelled + set_aside:,} rows in = {labelled:,} labelled + {set_aside:,} set aside"]
+    table = [
+        [task, label, f"{count:,}", f"{count / labelled:.1%}"]
+        for task, found in counts.items()
+        for label, count in found.most_common(10)
+    ]
+    if table:
+        lines += ["", tabulate(table, ["task", "label", "rows", "share"], colalign=("left", "left", "right", "right"))]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence label", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="A trained folder or a Hub repository.")
+    parser.add_argument("input", type=Path, help="A csv, tsv, jsonl or parquet file.")
+    parser.add_argument("output", type=Path, help="A file of one of these kinds, or a folder for parquet parts.")
+    parser.add_argument("--text", nargs="+", default=["text"], help="The column to read, or two for pairs (text).")
+    parser.add_argument("--tasks", nargs="+", help="The tasks to answer (all that read this kind of input).")
+    parser.add_argument("--embeddings", action="store_true", help="Also write each row's embedding.")
+    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(float32)")
+    parser.add_argument("--no_quotes", action="store_true", help="Quotes of a csv file are part of its text.")
+    parser.add_argument("--rows_per_part", type=int, default=10_000, help="What a kill can cost (10000).")
+    parser.add_argument("--processes", type=int, default=1, help="Each with a model of its own (1).")
+    parser.add_argument("--resume", action="store_true", help="Go on with what an earlier job left.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier output.")
+    options = parser.parse_args(argv)
+    for name in ("rows_per_part", "processes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}, but should be at least 1")
+    if len(options.text) > 2:
+        parser.error(f"--text: one column, or two for pairs. Found {len(options.text)}.")
+    if options.resume and options.overwrite:
+        parser.error("--resume keeps what is there, --overwrite replaces it: give one of them")
+
+    from ..labelling.job import Job, run_job
+
+    settings = vars(options) | {"text": tuple(options.text), "quoted": not options.no_quotes}
+    settings["tasks"] = tuple(options.tasks) if options.tasks else None
+    del settings["no_quotes"]
+    go_on = "What is done is kept: the same command with --resume goes on."
+    try:
+        records = run_job(Job(**settings))
+    except KeyboardInterrupt:
+        sys.exit(f"stopped. {go_on}")
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else ""))
+    print(f"\n{_summary(records)}\n\nWritten to {options.output}.")  # noqa: T201 - what this command is for
+
+
+if __name__ == "__main__":
+    main()

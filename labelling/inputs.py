@@ -1,0 +1,262 @@
+"""Reading a table piece by piece: csv, tsv, jsonl and parquet, every row once, with its number.
+
+A csv cell stays the text that it is (`007` is no number), and a line that is no row is set aside with its reason.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+BLOCK_BYTES = 1 << 22  # of a text file at a time; the longest line that can be read
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """
+    A row that cannot be read.
+
+    Attributes:
+        row: its number in the input, from 1.
+        reason: why.
+        content: what stands there.
+    """
+
+    row: int
+    reason: str
+    content: str
+
+
+@dataclass
+class Chunk:
+    """
+    Rows that follow each other in the input.
+
+    Attributes:
+        number: of the chunk, from 0.
+        start: the number of its first row, from 0; rows set aside count.
+        table: those that could be read.
+        rows: their numbers in the input, from 1, as many as the table has rows.
+        set_aside: the others.
+    """
+
+    number: int
+    start: int
+    table: pa.Table
+    rows: list[int]
+    set_aside: list[SetAside] = field(default_factory=list)
+
+
+def format_of(path: Path) -> str:
+    """The file's format by the end of its name; a ValueError that names those that can be read."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: the name should end in {', '.join(FORMATS)}. Found {path.suffix or 'no ending'!r}.")
+    return path.suffix.lower()
+
+
+def read_columns(path: Path, quoted: bool = True) -> list[str]:
+    """
+    The names of a file's columns: of jsonl, the keys of its first line.
+
+    Args:
+        path: the file.
+        quoted: whether quotes enclose cells of csv and tsv files.
+
+    Raises:
+        ValueError: the file is empty, or its first line cannot be read.
+    """
+    kind = format_of(path)
+    if kind == ".parquet":
+        return pq.ParquetFile(path).schema_arrow.names
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip()), None)
+    if first is None:
+        raise ValueError(f"{path} is empty. It should hold {'a header and ' if kind != '.jsonl' else ''}rows.")
+    if kind == ".jsonl":
+        found = _parse_line(first)
+        if isinstance(found, str):
+            raise ValueError(f'{path}, row 1: {found}. Each line should be a JSON object such as {{"text": "..."}}.')
+        return list(found)
+    names = pacsv.read_csv(pa.BufferReader(first.encode()), parse_options=_parsing(kind, quoted)).column_names
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: the header has a name twice ({', '.join(names)}). Rename one.")
+    return names
+
+
+def read_chunks(
+    path: Path, rows_per_chunk: int, columns: list[str], text: tuple[str, ...], quoted: bool = True
+) -> Iterator[Chunk]:
+    """
+    The rows of a file in chunks of so many, cut at the same rows each time; the last has what is left.
+
+    Args:
+        path: the file.
+        rows_per_chunk: how many, counting those set aside.
+        columns: from `read_columns`.
+        text: the columns that are to hold text: a line of jsonl with something else there is set aside.
+        quoted: whether quotes enclose cells of csv and tsv files.
+
+    Raises:
+        ValueError: a quote in a csv file has swallowed rows.
+    """
+    kind = format_of(path)
+    if kind == ".parquet":
+        pieces = _parquet_pieces(path)
+    else:
+        pieces = _json_pieces(path, columns, text) if kind == ".jsonl" else _csv_pieces(path, columns, quoted)
+    number = start = 0
+    table, rows, set_aside = None, [], []
+    for piece, piece_rows, piece_set_aside in pieces:
+        table = piece if table is None else pa.concat_tables([table, piece], promote_options="permissive")
+        rows, set_aside = rows + piece_rows, set_aside + piece_set_aside
+        while len(rows) + len(set_aside) >= rows_per_chunk:
+            end = start + rows_per_chunk
+            count = sum(row <= end for row in rows)
+            own = [found for found in set_aside if found.row <= end]
+            yield Chunk(number, start, table.slice(0, count), rows[:count], own)
+            table, rows, set_aside = table.slice(count), rows[count:], [f for f in set_aside if f.row > end]
+            number, start = number + 1, end
+    if rows or set_aside:
+        yield Chunk(number, start, table, rows, set_aside)
+
+
+_Piece = tuple[pa.Table, list[int], list[SetAside]]
+
+
+def _parquet_pieces(path: Path) -> Iterator[_Piece]:
+    start = 0
+    for batch in pq.ParquetFile(path, memory_map=True).iter_batches(batch_size=8192):
+        table = pa.Table.from_batches([batch])
+        yield table, list(range(start + 1, start + len(table) + 1)), []
+        start += len(table)
+
+
+def _parse_line(line: str, text: tuple[str, ...] = ()) -> dict[str, Any] | str:
+    """A line of jsonl, or why it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        return f"the line is no JSON ({error})"
+    if not isinstance(found, dict):
+        return f"the line holds a {type(found).__name__}, not an object"
+    for name in text:
+        if not isinstance(found.get(name, ""), str | None):
+            return f"{name!r} holds a {type(found[name]).__name__}, not text"
+    return found
+
+
+def _json_pieces(path: Path, columns: list[str], text: tuple[str, ...]) -> Iterator[_Piece]:
+    number, lines, rows, set_aside = 0, [], [], []
+
+    def piece() -> _Piece:
+        keys = list(dict.fromkeys([*columns, *(key for line in lines for key in line)]))
+        return pa.table({key: _json_column([line.get(key) for line in lines]) for key in keys}), rows, set_aside
+
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            number += 1
+            found = _parse_line(line, text)
+            if isinstance(found, str):
+                set_aside.append(SetAside(number, found, line.rstrip("\n")))
+            else:
+                lines.append(found)
+                rows.append(number)
+            if len(rows) + len(set_aside) == 8192:
+                yield piece()
+                lines, rows, set_aside = [], [], []
+    if rows or set_aside:
+        yield piece()
+
+
+def _json_column(values: list[Any]) -> pa.Array:
+    """Values of one key; as JSON text where they have several types."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([v if isinstance(v, str) or v is None else json.dumps(v, ensure_ascii=False) for v in values])
+
+
+def _parsing(kind: str, quoted: bool, **options: Any) -> pacsv.ParseOptions:
+    quotes = {"quote_char": '"' if quoted else False, "newlines_in_values": quoted}
+    return pacsv.ParseOptions(delimiter=DELIMITERS[kind], **quotes, **options)
+
+
+def _csv_pieces(path: Path, columns: list[str], quoted: bool) -> Iterator[_Piece]:
+    bad: list[pacsv.InvalidRow] = []  # the reader is ahead of us, and tells of rows that come in a later batch
+
+    def keep(row: pacsv.InvalidRow) -> str:
+        bad.append(row)
+        return "skip"
+
+    def set_aside(end: float) -> list[SetAside]:
+        """The bad rows up to a number, which are then done with. A row's number counts the header, too."""
+        found = [row for row in bad if row.number - 1 <= end]
+        del bad[: len(found)]
+        reason = "{} fields where {} should be"
+        return [
+            SetAside(row.number - 1, reason.format(row.actual_columns, row.expected_columns), row.text)
+            for row in found
+        ]
+
+    kind, start = format_of(path), 0
+    reader = pacsv.open_csv(
+        path,
+        pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        _parsing(kind, quoted, invalid_row_handler=keep),
+        pacsv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False, check_utf8=False
+        ),
+    )
+    for batch in reader:
+        table = _valid_text(pa.Table.from_batches([batch]))
+        end = start + len(table)
+        while (reached := start + len(table) + sum(row.number - 1 <= end for row in bad)) > end:
+            end = reached
+        own = set_aside(end)
+        numbers = {found.row for found in own}
+        rows = [row for row in range(start + 1, end + 1) if row not in numbers]
+        if quoted:
+            _check_swallowed(path, table, rows, DELIMITERS[kind])
+        yield table, rows, own
+        start = end
+    if own := set_aside(math.inf):
+        yield pa.table({name: pa.array([], pa.string()) for name in columns}), [], own
+
+
+def _check_swallowed(path: Path, table: pa.Table, rows: list[int], delimiter: str) -> None:
+    """Refuse a cell whose inner lines have as many fields as a row: a stray quote at its start has swallowed rows."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        broken = pc.match_substring(column, "\n").to_numpy(zero_copy_only=False).nonzero()[0].tolist()
+        for place in broken:
+            _, *inner, _ = column[place].as_py().split("\n")
+            if inner and all(line.count(delimiter) == table.num_columns - 1 for line in inner):
+                raise ValueError(
+                    f"{path}, row {rows[place]}: the cell of column {name!r} holds {len(inner) + 2} lines that look "
+                    "like rows. A quote at its start has swallowed them. If quotes are part of the text, say "
+                    "--no_quotes."
+                )
+
+
+def _valid_text(table: pa.Table) -> pa.Table:
+    """Bytes that are no UTF-8 become U+FFFD."""
+    for place, column in enumerate(table.columns):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            texts = [value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
+            table = table.set_column(place, table.column_names[place], pa.array(texts, pa.string()))
+    return table
+
+
+__all__ = ["FORMATS", "Chunk", "SetAside", "format_of", "read_chunks", "read_columns"]

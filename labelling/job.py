@@ -1,0 +1,370 @@
+"""A labelling job from its first row to its last: read, answer, write parts, and put them together.
+
+Each row of the input ends either in the output or among the rows set aside, exactly once, whatever was killed on the
+way; the end counts it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+from transformers import AutoModel
+
+from ..configuration_multitask import public_name
+from ..modeling_multitask import MultiTaskModel
+from .answers import answer_columns, answer_table
+from .inputs import DELIMITERS, Chunk, SetAside, format_of, read_chunks, read_columns
+from .parts import JobFolder, PartRecord, file_hash, write_whole
+from .workers import InProcess, Processes
+
+MOST_ATTEMPTS = 3  # for a chunk whose worker is lost
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    What to label, with what, and how.
+
+    Attributes:
+        source: folder or Hub id of the model.
+        input: a csv, tsv, jsonl or parquet file.
+        output: a file in one of these formats; a folder (a name without an ending) keeps the parts, as parquet.
+        text: the column of the sentences, or two for pairs.
+        tasks: to answer; `None` for all that read this kind of input.
+        embeddings: whether to write embeddings, too.
+        revision: of a Hub id.
+        dtype: of the weights.
+        quoted: whether quotes enclose cells of a csv or tsv file.
+        rows_per_part: rows of the input that are computed, written and counted together.
+        processes: how many, each with a model of its own.
+        resume: whether to go on with what an earlier job left.
+        overwrite: whether to replace an earlier output.
+    """
+
+    source: str
+    input: Path
+    output: Path
+    text: tuple[str, ...]
+    tasks: tuple[str, ...] | None = None
+    embeddings: bool = False
+    revision: str | None = None
+    dtype: str = "float32"
+    quoted: bool = True
+    rows_per_part: int = 10_000
+    processes: int = 1
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the parts themselves are the output."""
+        return not self.output.suffix
+
+    @property
+    def folder(self) -> JobFolder:
+        """Where parts stand while the job runs."""
+        if self.is_sharded:
+            return JobFolder(self.output, ".parquet")
+        return JobFolder(self.output.with_name(f"{self.output.name}.job"), format_of(self.output))
+
+    @property
+    def set_aside_file(self) -> Path:
+        """The rows that could not be read, if any."""
+        return self.output.with_name(f"{self.output.stem}.set_aside.jsonl")
+
+
+def open_model(job: Job) -> MultiTaskModel:
+    """The job's model, in eval mode."""
+    options = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
+    return AutoModel.from_pretrained(job.source, **options).eval()
+
+
+def model_fingerprint(model: MultiTaskModel) -> str:
+    """sha256 of all weights and of what the configuration says about tasks, pooling and lengths."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
+    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def choose_tasks(model: MultiTaskModel, asked: tuple[str, ...] | None, pairs: bool) -> list[str]:
+    """
+    The tasks that answer the rows.
+
+    Raises:
+        ValueError: a task is unknown or reads the other kind of input, or none reads this kind.
+    """
+    kinds = {True: "pairs", False: "single sentences"}
+    fitting = [name for name, task in model.config.tasks.items() if task["pair"] == pairs]
+    for name in asked or ():
+        if name not in fitting:
+            known = ", ".join(fitting) or "none"
+            raise ValueError(f"--tasks: {name!r} is no task that reads {kinds[pairs]}. Those are: {known}.")
+    return list(asked) if asked is not None else fitting
+
+
+# ---- a chunk ----
+
+
+def _unreadable(texts: tuple[Any, ...], columns: tuple[str, ...]) -> str | None:
+    """Why a row's texts cannot be read, if so."""
+    for text, column in zip(texts, columns, strict=True):
+        if text is None or (isinstance(text, str) and not text.strip()):
+            return f"column {column!r} holds no text"
+        if not isinstance(text, str):
+            return f"column {column!r} holds {text!r}, a {type(text).__name__}, not text"
+    return None
+
+
+def _write_table(table: pa.Table, path: Path, kind: str) -> None:
+    """In the format of the output; csv and tsv without a header, and with lists as JSON."""
+    if kind == ".parquet":
+        pq.write_table(table, path)
+    elif kind == ".jsonl":
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+    else:
+        for place, column in enumerate(table.columns):
+            if pa.types.is_nested(column.type):
+                texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()]
+                table = table.set_column(place, table.column_names[place], pa.array(texts, pa.string()))
+        pacsv.write_csv(table, path, pacsv.WriteOptions(include_header=False, delimiter=DELIMITERS[kind]))
+
+
+class ChunkLabeller:
+    """Answers chunks and writes their parts; one for each worker."""
+
+    def __init__(self, job: Job, threads: int | None = None, model: MultiTaskModel | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.job, self.model = job, model if model is not None else open_model(job)
+        self.tasks = choose_tasks(self.model, job.tasks, pairs=len(job.text) == 2)
+
+    def __call__(self, chunk: Chunk) -> PartRecord:
+        job, folder = self.job, self.job.folder
+        columns = [chunk.table.column(name).to_pylist() for name in job.text]
+        texts = list(zip(*columns, strict=True))
+        reasons = [_unreadable(row, job.text) for row in texts]
+        good = [reason is None for reason in reasons]
+        table = chunk.table.filter(pa.array(good, pa.bool_()))
+        pairs = len(job.text) == 2
+        rows = [row if pairs else row[0] for row, is_good in zip(texts, good, strict=True) if is_good]
+        answers = answer_table(self.model, rows, self.tasks, job.embeddings, pairs)
+        for name, column in zip(answers.column_names, answers.columns, strict=True):
+            table = table.append_column(answers.schema.field(name), column)
+
+        part = folder.part(chunk.number)
+        write_whole(part, lambda path: _write_table(table, path, folder.suffix))
+        set_aside = chunk.set_aside + [
+            SetAside(chunk.rows[place], reason, json.dumps(chunk.table.slice(place, 1).to_pylist()[0], default=str))
+            for place, reason in enumerate(reasons)
+            if reason is not None
+        ]
+        folder.set_aside(chunk.number).unlink(missing_ok=True)
+        if set_aside:
+            lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in set_aside)
+            write_whole(folder.set_aside(chunk.number), lambda path: path.write_text(lines, encoding="utf-8"))
+        counts = {
+            name: dict(Counter(answers[f"{name}_label"].to_pylist()))
+            for name in self.tasks
+            if f"{name}_label" in answers.column_names
+        }
+        return PartRecord(chunk.number, chunk.start, len(rows), len(set_aside), file_hash(part), counts)
+
+
+# ---- the job ----
+
+
+def _count_rows(job: Job) -> int:
+    """Rows of the input, for the bar: exact for parquet, its lines for text."""
+    if format_of(job.input) == ".parquet":
+        return pq.ParquetFile(job.input).metadata.num_rows
+    with job.input.open("rb") as file:
+        lines = sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
+    return lines - (format_of(job.input) in DELIMITERS)
+
+
+def _check_columns(job: Job, columns: list[str], added: dict[str, pa.DataType]) -> None:
+    for name in job.text:
+        if name not in columns:
+            raise ValueError(f"{job.input} has no column {name!r}. Its columns are: {', '.join(columns)}.")
+    taken = [name for name in added if name in columns]
+    if taken:
+        raise ValueError(
+            f"{job.input} has the column {taken[0]!r} already, which the answers would be written to. Rename it."
+        )
+
+
+def _prepare(job: Job) -> None:
+    """Clear what is to be replaced; refuse what would be lost.
+
+    Raises:
+        ValueError: there is an output or an unfinished job, and neither --resume nor --overwrite says what to do.
+    """
+    folder = job.folder.path
+    if job.overwrite:
+        for path in (folder, *([] if job.is_sharded else [job.output, job.set_aside_file])):
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+    elif job.output.exists() and not job.is_sharded:
+        raise ValueError(f"{job.output} exists. Give another output, or --overwrite to replace it.")
+    elif not job.resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} holds what an earlier job left. --resume goes on with it, --overwrite starts anew."
+        )
+
+
+def run_job(job: Job) -> list[PartRecord]:
+    """
+    Label the input, and leave the output as a whole.
+
+    Returns:
+        A record of each part, in the order of the input.
+
+    Raises:
+        ValueError: input, output, columns or tasks do not fit; the input changed while it was read; or what an earlier
+            job left belongs to another one.
+        RuntimeError: a chunk's worker was lost three times.
+    """
+    columns = read_columns(job.input, job.quoted)
+    model = open_model(job)
+    tasks = choose_tasks(model, job.tasks, pairs=len(job.text) == 2)
+    if not tasks and not job.embeddings:
+        raise ValueError("No task of the model reads this kind of input, and no --embeddings are asked for.")
+    added = answer_columns(model, tasks, job.embeddings, pairs=len(job.text) == 2)
+    _check_columns(job, columns, added)
+    folder = job.folder
+    with folder.locked() if job.resume else _begun(job, folder):
+        before = job.input.stat()
+        folder.begin(
+            {
+                "input": {"name": job.input.name, "bytes": before.st_size, "sha256": file_hash(job.input)},
+                "model": {"name": public_name(job.source), "sha256": model_fingerprint(model)},
+                "text": list(job.text),
+                "tasks": tasks,
+                "embeddings": job.embeddings,
+                "dtype": job.dtype,
+                "rows_per_part": job.rows_per_part,
+            }
+        )
+        if job.processes > 1:
+            threads = max(1, torch.get_num_threads() // job.processes)
+            del model
+            workers = Processes(partial(ChunkLabeller, job, threads), job.processes)
+        else:
+            workers = InProcess(partial(ChunkLabeller, job, None, model))
+        try:
+            records = _label(job, folder, workers, columns)
+        finally:
+            workers.close()
+        after = job.input.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise ValueError(f"{job.input} changed while it was read. Label it again, with --overwrite.")
+        if not job.is_sharded:
+            _put_together(job, folder, records, [*columns, *added])
+    if not job.is_sharded:
+        shutil.rmtree(folder.path)
+    return records
+
+
+def _begun(job: Job, folder: JobFolder) -> Any:
+    """The folder, held, after what it may replace is gone."""
+    _prepare(job)
+    return folder.locked()
+
+
+def _label(job: Job, folder: JobFolder, workers: InProcess | Processes, columns: list[str]) -> list[PartRecord]:
+    """Give the chunks that are not done to the workers; the records of all, in their order."""
+    done, attempts = folder.finished(), Counter()
+    pending: dict[Future, Chunk] = {}
+    bar = tqdm(total=_count_rows(job), unit=" rows", desc="label")
+
+    def collect(at_most: int) -> None:
+        while len(pending) > at_most:
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                if future not in pending:
+                    continue
+                chunk = pending.pop(future)
+                try:
+                    record = future.result()
+                except workers.lost_errors as error:
+                    lost = [chunk, *(pending.pop(other) for other in list(pending))]
+                    workers.replace_lost()
+                    for again in sorted(lost, key=lambda chunk: chunk.number):
+                        attempts[again.number] += 1
+                        if attempts[again.number] == MOST_ATTEMPTS:
+                            raise RuntimeError(
+                                f"A worker was lost {MOST_ATTEMPTS} times at the rows from {again.start + 1} on "
+                                f"({error}). Take fewer --processes if memory is short, then go on with --resume."
+                            ) from error
+                        pending[workers.submit(again)] = again
+                    continue
+                folder.keep(record)
+                done[record.number] = record
+                bar.update(record.labelled + record.set_aside)
+
+    total = numbers = 0
+    for chunk in read_chunks(job.input, job.rows_per_part, columns, job.text, job.quoted):
+        count = len(chunk.rows) + len(chunk.set_aside)
+        total, numbers = total + count, numbers + 1
+        if chunk.number in done:
+            bar.update(count)
+            continue
+        pending[workers.submit(chunk)] = chunk
+        collect(at_most=2 * workers.size - 1)
+    collect(at_most=0)
+    bar.close()
+    records = [done[number] for number in range(numbers)]
+    counted = sum(record.labelled + record.set_aside for record in records)
+    if counted != total:
+        raise RuntimeError(f"{job.input} gave {total} rows, but {counted} are accounted for. Please report this.")
+    return records
+
+
+def _put_together(job: Job, folder: JobFolder, records: list[PartRecord], columns: list[str]) -> None:
+    """One file of all parts, and one of all rows that were set aside."""
+    parts = [folder.part(record.number) for record in records]
+
+    def write_parquet(path: Path) -> None:
+        schemas = [pq.read_schema(part) for part in parts]
+        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+        with pq.ParquetWriter(path, schema) as writer:
+            for part in parts:
+                table = pq.read_table(part)
+                missing = [name for name in schema.names if name not in table.column_names]
+                for name in missing:
+                    table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+                writer.write_table(table.select(schema.names).cast(schema))
+
+    def write_lines(path: Path) -> None:
+        with path.open("wb") as file:
+            if folder.suffix in DELIMITERS:
+                options = pacsv.WriteOptions(delimiter=DELIMITERS[folder.suffix])
+                pacsv.write_csv(pa.table({name: pa.array([], pa.string()) for name in columns}), file, options)
+            for part in parts:
+                with part.open("rb") as opened:
+                    shutil.copyfileobj(opened, file)
+
+    set_aside = [folder.set_aside(record.number) for record in records if record.set_aside]
+    if set_aside:
+        text = b"".join(file.read_bytes() for file in set_aside)
+        write_whole(job.set_aside_file, lambda path: path.write_bytes(text))
+    write_whole(job.output, write_parquet if folder.suffix == ".parquet" else write_lines)
+
+
+__all__ = ["ChunkLabeller", "Job", "choose_tasks", "model_fingerprint", "open_model", "run_job"]

@@ -1,0 +1,305 @@
+"""The label command: every row exactly once, whatever the format, whatever was killed."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import TASKS
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands.label import main
+from multitask_sentence.labelling import inputs, job
+
+WORDS = "the cat sat on mat a dog ran good film today bad news bank fine story".split()  # noqa: SIM905
+SINGLE = ["mood_label", "mood_probability", "tags_labels", "tags_probabilities", "rating_value"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("labelling") / "model"
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> MultiTaskModel:
+    return MultiTaskModel.from_pretrained(folder)
+
+
+def make_rows(count: int) -> pd.DataFrame:
+    draw = random.Random(3)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(count)]
+    return pd.DataFrame({"id": [f"{place:03}" for place in range(count)], "text": texts})
+
+
+def write(rows: pd.DataFrame, path: Path) -> Path:
+    if path.suffix == ".parquet":
+        rows.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        rows.to_json(path, orient="records", lines=True)
+    else:
+        rows.to_csv(path, index=False, sep={".csv": ",", ".tsv": "\t"}[path.suffix])
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, lines=True, dtype={"id": str})
+    return pd.read_csv(path, sep={".csv": ",", ".tsv": "\t"}[path.suffix], dtype={"id": str})
+
+
+def label(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("output", inputs.FORMATS)
+@pytest.mark.parametrize("source", inputs.FORMATS)
+def test_rows_keep_their_columns_and_get_the_answers_of_predict(
+    folder: Path, model: MultiTaskModel, tmp_path: Path, source: str, output: str
+) -> None:
+    rows = make_rows(23)
+    label(folder, write(rows, tmp_path / f"in{source}"), tmp_path / f"out{output}", "--rows_per_part", 10)
+    found, expected = read(tmp_path / f"out{output}"), model.predict(rows["text"].tolist())
+    assert found.columns.tolist() == ["id", "text", *SINGLE]
+    assert found[["id", "text"]].equals(rows)
+    assert found["mood_label"].tolist() == expected["mood"]["labels"]
+    best = expected["mood"]["probabilities"].max(axis=1)
+    np.testing.assert_allclose(found["mood_probability"], best, atol=1e-5)
+    np.testing.assert_allclose(found["rating_value"], expected["rating"]["values"], atol=1e-5)
+    tags = [json.loads(cell) if isinstance(cell, str) else list(cell) for cell in found["tags_labels"]]
+    assert tags == expected["tags"]["labels"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{source}", f"out{output}"])
+
+
+def test_embeddings_are_a_list_column_of_fixed_size(folder: Path, model: MultiTaskModel, tmp_path: Path) -> None:
+    rows = make_rows(12)
+    label(folder, write(rows, tmp_path / "in.csv"), tmp_path / "out.parquet", "--tasks", "mood", "--embeddings")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["id", "text", "mood_label", "mood_probability", "embedding"]
+    assert table.schema.field("embedding").type.list_size == 24
+    found = np.array(table["embedding"].to_pylist())
+    np.testing.assert_allclose(found, model.encode(rows["text"].tolist()), atol=1e-5)
+
+
+def test_pairs_stand_in_two_columns(folder: Path, model: MultiTaskModel, tmp_path: Path) -> None:
+    rows = make_rows(9).assign(other=make_rows(9)["text"][::-1].tolist())
+    label(folder, write(rows, tmp_path / "in.tsv"), tmp_path / "out.jsonl", "--text", "text", "other")
+    found = read(tmp_path / "out.jsonl")
+    expected = model.predict(list(zip(rows["text"], rows["other"], strict=True)))
+    np.testing.assert_allclose(found["similarity_score"], expected["similarity"]["scores"], atol=1e-5)
+    assert found["entails_label"].tolist() == expected["entails"]["labels"]
+
+
+def test_output_without_ending_is_a_folder_of_parts(folder: Path, tmp_path: Path) -> None:
+    label(folder, write(make_rows(25), tmp_path / "in.csv"), tmp_path / "out", "--rows_per_part", 10)
+    parts = sorted((tmp_path / "out").glob("*.parquet"))
+    assert [len(pd.read_parquet(part)) for part in parts] == [10, 10, 5]
+
+
+def test_rows_that_cannot_be_read_are_set_aside_with_the_reason(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "in.csv").write_bytes(b'id,text\n1,cat\n2,a,b\n3,"a dog\nran"\n4\n5,caf\xe9\n6, \n')
+    label(folder, tmp_path / "in.csv", tmp_path / "out.jsonl", "--rows_per_part", 2)
+    found = read(tmp_path / "out.jsonl")
+    assert found["text"].tolist() == ["cat", "a dog\nran", "caf\N{REPLACEMENT CHARACTER}"]
+    set_aside = [json.loads(line) for line in (tmp_path / "out.set_aside.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in set_aside] == [2, 4, 6]
+    assert [row["reason"] for row in set_aside] == [
+        "3 fields where 2 should be",
+        "1 fields where 2 should be",
+        "column 'text' holds no text",
+    ]
+    assert "6 rows in = 3 labelled + 3 set aside" in capsys.readouterr().out
+
+
+def test_lines_that_are_no_json_and_cells_that_are_no_text_are_set_aside(folder: Path, tmp_path: Path) -> None:
+    lines = [
+        '{"text": "cat"}',
+        "{oops",
+        "[1]",
+        '{"text": 3}',
+        '{"text": null, "more": 1}',
+        '{"text": "dog", "more": "x"}',
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    label(folder, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    assert read(tmp_path / "out.parquet")["text"].tolist() == ["cat", "dog"]
+    set_aside = [json.loads(line) for line in (tmp_path / "out.set_aside.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in set_aside] == [2, 3, 4, 5]
+    assert set_aside[0]["content"] == "{oops"
+
+
+def test_bad_lines_keep_their_numbers_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 64)
+    bad = {2, 7, 8, 30, 59, 60}
+    lines = [f"{row},x,y" if row in bad else f"{row},the cat" for row in range(1, 61)]
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    chunks = list(inputs.read_chunks(tmp_path / "in.csv", 7, ["id", "text"], ("text",)))
+    assert [len(chunk.rows) + len(chunk.set_aside) for chunk in chunks] == [7] * 8 + [4]
+    for chunk in chunks:
+        assert [int(number) for number in chunk.table["id"].to_pylist()] == chunk.rows
+    assert {row.row for chunk in chunks for row in chunk.set_aside} == bad
+
+
+# ---- killed, resumed, damaged ----
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "multitask_sentence", "label", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+
+
+def wait_for_parts(folder: Path, count: int, process: subprocess.Popen) -> None:
+    while len(list(folder.glob("part-*.json"))) < count and process.poll() is None:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("parts", [0, 2, 5])
+def test_killed_job_goes_on_and_gives_the_same_file(folder: Path, tmp_path: Path, parts: int) -> None:
+    write(make_rows(400), tmp_path / "in.csv")
+    label(folder, tmp_path / "in.csv", tmp_path / "whole.csv", "--rows_per_part", 40)
+    arguments = (folder, tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 40)
+    process = start(*arguments)
+    wait_for_parts(tmp_path / "out.csv.job", parts, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    label(*arguments, "--resume")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not (tmp_path / "out.csv.job").exists()
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def test_rows_of_a_lost_worker_are_given_to_another(folder: Path, tmp_path: Path) -> None:
+    write(make_rows(1200), tmp_path / "in.csv")
+    label(folder, tmp_path / "in.csv", tmp_path / "whole.csv", "--rows_per_part", 40)
+    process = start(folder, tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 40, "--processes", 2)
+    wait_for_parts(tmp_path / "out.csv.job", 2, process)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.fixture
+def unfinished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """The arguments of a job that ended before its parts were put together."""
+    write(make_rows(50), tmp_path / "in.csv")
+    arguments = (folder, tmp_path / "in.csv", tmp_path / "out.jsonl", "--rows_per_part", 10)
+    with monkeypatch.context() as patch:
+
+        def fail(*args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(job, "_put_together", fail)
+        with pytest.raises(SystemExit, match=r"No space left on device.*with --resume goes on"):
+            label(*arguments)
+    return arguments
+
+
+def test_damaged_part_is_made_again(unfinished: tuple[object, ...], tmp_path: Path) -> None:
+    part = tmp_path / "out.jsonl.job" / "part-000002.jsonl"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-9])
+    label(*unfinished, "--resume")
+    assert len(read(tmp_path / "out.jsonl")) == 50
+    assert whole in (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_another_model_or_input_is_refused_on_resume(
+    unfinished: tuple[object, ...], tmp_path: Path, tiny_backbone: str
+) -> None:
+    torch.manual_seed(9)
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}).save_pretrained(
+        tmp_path / "other"
+    )
+    with pytest.raises(SystemExit, match=r"goes on with the same job only. Different: model"):
+        label(tmp_path / "other", *unfinished[1:], "--resume")
+    write(make_rows(51), tmp_path / "in.csv")
+    with pytest.raises(SystemExit, match=r"goes on with the same job only. Different: input"):
+        label(*unfinished, "--resume")
+
+
+def test_what_an_earlier_job_left_is_not_replaced_unasked(unfinished: tuple[object, ...], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--resume goes on with it, --overwrite starts anew"):
+        label(*unfinished)
+    label(*unfinished, "--overwrite")
+    with pytest.raises(SystemExit, match=r"out\.jsonl exists. Give another output, or --overwrite"):
+        label(*unfinished)
+
+
+def test_two_jobs_on_one_output_are_refused(folder: Path, tmp_path: Path) -> None:
+    write(make_rows(20), tmp_path / "in.csv")
+    arguments = (folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    with job.Job(*arguments, ("text",)).folder.locked(), pytest.raises(SystemExit, match="another job is writing"):
+        label(*arguments, "--resume")
+
+
+def test_input_that_changes_while_it_is_read_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(make_rows(20), tmp_path / "in.csv")
+    answer = job.ChunkLabeller.__call__
+
+    def answer_and_add(self: job.ChunkLabeller, chunk: inputs.Chunk) -> object:
+        with (tmp_path / "in.csv").open("a") as file:
+            file.write("999,one more\n")
+        return answer(self, chunk)
+
+    monkeypatch.setattr(job.ChunkLabeller, "__call__", answer_and_add)
+    with pytest.raises(SystemExit, match=r"in\.csv changed while it was read"):
+        label(folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("id,text\n1,cat\n", ("--text", "txt"), r"has no column 'txt'. Its columns are: id, text"),
+        ("mood_label,text\n1,cat\n", (), r"has the column 'mood_label' already"),
+        ("", (), r"in\.csv is empty. It should hold a header and rows"),
+        ("text,text\na,b\n", (), r"the header has a name twice"),
+        ("id,text\n1,cat\n", ("--tasks", "moood"), r"'moood' is no task that reads single sentences"),
+        ("id,text\n1,cat\n", ("--text", "id", "text", "--tasks", "mood"), r"'mood' is no task that reads pairs"),
+        ('id,text\n1,"cat\n2,dog\n3,"bird\n', (), r"row 1: the cell of column 'text' holds 3 lines .* --no_quotes"),
+    ],
+)
+def test_mistake_is_one_line_before_anything_is_written(
+    folder: Path, tmp_path: Path, content: str, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        label(folder, tmp_path / "in.csv", tmp_path / "out.csv", *arguments)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_quotes_may_be_part_of_the_text(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('id,text\n1,"cat\n2,dog\n3,"bird\n')
+    label(folder, tmp_path / "in.csv", tmp_path / "out.jsonl", "--no_quotes")
+    assert read(tmp_path / "out.jsonl")["text"].tolist() == ['"cat', "dog", '"bird']
+
+
+def test_file_of_another_kind_is_refused_with_the_kinds_that_are_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("cat\n")
+    with pytest.raises(SystemExit, match=r"in\.txt: the name should end in \.csv, \.tsv, \.jsonl, \.parquet"):
+        label(folder, tmp_path / "in.txt", tmp_path / "out.csv")
