@@ -3,7 +3,8 @@
     can_cache_features   whether a model's pooled vectors are the same in every epoch: the one place for that decision
     open_features        the cache that belongs to a model's backbone, tokenizer, pooling and maximum length
     FeatureCache         shards on disk: which sentences they hold, their vectors, and writing new ones
-    cache_sentences      encode what a cache does not hold yet, window by window, on all processes
+    fill_cache           compute what a cache does not hold yet, window by window, on all processes
+    cache_sentences      the same for the sentences that a model encodes
     embed_cached         sentence embeddings from cached vectors
 
 A cache is a folder below `datasets`' own cache. Its name is a hash of all that a pooled vector depends on besides the
@@ -16,6 +17,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,7 @@ from ...rows_multitask import length_sorted_batches
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these
 HASH_BYTES = 16
-SentenceWindows = Callable[
-    [], Iterable[Sequence[str]]
-]  # gives the same sentences in the same order, as often as asked
+Windows = Callable[[], Iterable[Sequence[Any]]]  # gives the same items in the same order, as often as asked
 
 
 def can_cache_features(model: MultiTaskModel) -> bool:
@@ -216,54 +216,104 @@ def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np
 
 
 def _picked(
-    windows: Iterable[Sequence[str]], numbers: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The sentences with the given running numbers (ascending), so many at a time, each time with their numbers."""
-    texts: list[str] = []
+    windows: Iterable[Sequence[Any]], numbers: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, list[Any]]]:
+    """The items with the given running numbers (ascending), so many at a time, each time with their numbers."""
+    items: list[Any] = []
     start = done = 0
     for window in windows:
         stop = start + len(window)
         first, last = np.searchsorted(numbers, (start, stop))
-        texts += [window[number - start] for number in numbers[first:last]]
+        items += [window[number - start] for number in numbers[first:last]]
         start = stop
-        while len(texts) >= size:
-            yield numbers[done : done + size], texts[:size]
-            texts, done = texts[size:], done + size
-    if texts:
-        yield numbers[done:], texts
+        while len(items) >= size:
+            yield numbers[done : done + size], items[:size]
+            items, done = items[size:], done + size
+    if items:
+        yield numbers[done:], items
 
 
-def _encode(
+def _write_missing(
     cache: FeatureCache,
-    model: MultiTaskModel,
-    sentences: SentenceWindows,
+    windows: Windows,
     hashes: np.ndarray,
     numbers: np.ndarray,
-    show_progress: bool,
+    encode: Callable[[list[Any], tqdm], np.ndarray],
+    bar_options: dict[str, Any],
+    items_per_shard: int,
+    remedy: str,
 ) -> None:
-    """Encode the sentences with the given running numbers and write them, a shard at a time."""
+    """Compute the vectors of the items with the given running numbers and write them, a shard at a time."""
     if not len(numbers):
         return
     cache.folder.mkdir(parents=True, exist_ok=True)
     needed, free = len(numbers) * (4 * cache.hidden_size + HASH_BYTES), shutil.disk_usage(cache.folder).free
     if needed > free:
         raise OSError(
-            f"{cache.folder}: the vectors of {len(numbers):,} sentences need {needed / 1e9:.1f} GB, but only "
-            f"{free / 1e9:.1f} GB are free. Set HF_DATASETS_CACHE to a folder with more room, or train without the "
-            "cache: feature_cache: false."
+            f"{cache.folder}: the vectors of {len(numbers):,} {bar_options['unit']}s need {needed / 1e9:.1f} GB, but "
+            f"only {free / 1e9:.1f} GB are free. Set HF_DATASETS_CACHE to a folder with more room{remedy}."
         )
-    with tqdm(total=len(numbers), unit="sentence", desc="Encoding", disable=not show_progress) as bar:
-        for chosen, texts in _picked(sentences(), numbers, SENTENCES_PER_SHARD):
-            cache.add(hashes[chosen], pooled_vectors(model, texts, bar))
+    with tqdm(total=len(numbers), **bar_options) as bar:
+        for chosen, items in _picked(windows(), numbers, items_per_shard):
+            cache.add(hashes[chosen], encode(items, bar))
+
+
+def fill_cache(
+    cache: FeatureCache,
+    windows: Windows,
+    hash_items: Callable[[Sequence[Any]], np.ndarray],
+    encode: Callable[[list[Any], tqdm], np.ndarray],
+    *,
+    show_progress: bool = True,
+    description: str = "Encoding",
+    unit: str = "sentence",
+    items_per_shard: int = SENTENCES_PER_SHARD,
+    remedy: str = "",
+) -> np.ndarray:
+    """
+    Places `(items,)` in a cache, after the vectors that it did not hold were computed.
+
+    Every process has to call this with the same items; each computes its share. What was written stays, so that an
+    interrupted run goes on where it stopped.
+
+    Args:
+        cache: where the vectors go.
+        windows: gives the items (sentences, or what else has a vector) in windows of any size; called up to three
+            times.
+        hash_items: items to `(items,)` hashes of 16 bytes.
+        encode: items to vectors `(items, hidden)`, float32; updates the bar as it goes on.
+        show_progress: whether the main process shows a bar where something is computed.
+        description: what the bar begins with.
+        unit: what it counts.
+        items_per_shard: computed together and then written.
+        remedy: what else to do where there is no room, the end of a sentence.
+
+    Raises:
+        OSError: there is no room for the vectors, or what was written cannot be read.
+    """
+    state = PartialState()
+    options = {"unit": unit, "desc": description, "disable": not (show_progress and state.is_main_process)}
+    hashes = np.concatenate([np.empty(0, f"S{HASH_BYTES}"), *map(hash_items, windows())])
+    missing = cache.missing(hashes)
+    state.wait_for_everyone()  # nobody writes before everybody has looked
+    share = missing[state.process_index :: state.num_processes]
+    _write_missing(cache, windows, hashes, share, encode, options, items_per_shard, remedy)
+    state.wait_for_everyone()
+    cache.reload()
+    # Machines without a common disk do not see each other's shares.
+    _write_missing(cache, windows, hashes, cache.missing(hashes), encode, options, items_per_shard, remedy)
+    cache.reload()
+    places = cache.find(hashes)
+    if (places < 0).any():
+        raise OSError(f"{cache.folder}: shards that were just written cannot be read back. Check the disk.")
+    return places
 
 
 def cache_sentences(
-    cache: FeatureCache, model: MultiTaskModel, sentences: SentenceWindows, show_progress: bool = True
+    cache: FeatureCache, model: MultiTaskModel, sentences: Windows, show_progress: bool = True
 ) -> np.ndarray:
     """
-    Places `(sentences,)` of sentences in the cache, after those that it did not hold were encoded.
-
-    Every process has to call this with the same sentences; each encodes its share.
+    Places `(sentences,)` of sentences in the cache, after those that it did not hold were encoded; see `fill_cache`.
 
     Args:
         cache: that of the model as it is now.
@@ -274,22 +324,15 @@ def cache_sentences(
     Raises:
         OSError: there is no room for the vectors, or what was written cannot be read.
     """
-    state = PartialState()
-    show_progress = show_progress and state.is_main_process
-    hashes = np.concatenate([text_hashes(window) for window in sentences()])
-    missing = cache.missing(hashes)
-    state.wait_for_everyone()  # nobody writes before everybody has looked
-    share = missing[state.process_index :: state.num_processes]
-    _encode(cache, model, sentences, hashes, share, show_progress)
-    state.wait_for_everyone()
-    cache.reload()
-    # Machines without a common disk do not see each other's shares.
-    _encode(cache, model, sentences, hashes, cache.missing(hashes), show_progress)
-    cache.reload()
-    places = cache.find(hashes)
-    if (places < 0).any():
-        raise OSError(f"{cache.folder}: shards that were just written cannot be read back. Check the disk.")
-    return places
+    return fill_cache(
+        cache,
+        sentences,
+        text_hashes,
+        partial(pooled_vectors, model),
+        show_progress=show_progress,
+        items_per_shard=SENTENCES_PER_SHARD,
+        remedy=", or train without the cache: feature_cache: false",
+    )
 
 
 @torch.no_grad()
