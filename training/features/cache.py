@@ -72,6 +72,13 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     ).encode()
 
 
+def add_weights(hashed: xxhash.xxh3_128, weights: dict[str, torch.Tensor]) -> None:
+    """Add names, types, shapes and values of weights to a hash."""
+    for name, tensor in sorted(weights.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
 def features_key(model: MultiTaskModel, precision: str = "no") -> str:
     """
     A hash of all that a pooled vector depends on besides the text, as 32 hexadecimal digits.
@@ -91,9 +98,7 @@ def features_key(model: MultiTaskModel, precision: str = "no") -> str:
     parts = [FORMAT_VERSION, type(model.backbone).__name__, settings, config.pooling, config.max_length, precision]
     hashed = xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode())
     hashed.update(tokenizer_state(model.tokenizer))
-    for name, tensor in sorted(model.backbone.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    add_weights(hashed, model.backbone.state_dict())
     return hashed.hexdigest()
 
 

@@ -1,0 +1,317 @@
+"""Teachers' answers: computed once for each teacher and distinct sentence or pair, kept on disk, read batch by batch.
+
+    ask             places of rows in a teacher's answers, after those that are not on disk yet were computed
+    SoftTargets     a task's targets, from the places of its rows
+    HeldOut         the text of validation and test splits, which no teacher is asked about
+    answer_rows     training sets with a column `teacher_<task>` of places, and each task's `SoftTargets`
+
+A teacher's answers stand in a folder below `datasets`' own cache, in the shards of the feature cache
+(features/cache.py). Its name is a hash of the teacher's weights, tokenizer, maximum length and precision, and each
+answer is found by a hash of its text. So a run that was killed goes on where it stopped, later runs ask nothing again,
+and processes share the work. Answers are what a teacher gives: logits, values or embeddings, not what a temperature or
+an average makes of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import xxhash
+from datasets import Dataset, List, Value
+
+from ...data.collation import LABEL_PREFIX
+from ...data.texts import row_key, text_key
+from ...problem_types_multitask import PROBLEM_TYPES
+from ..features.cache import FeatureCache, fill_cache, text_hashes
+from .settings import Distillation
+from .teachers import Teacher
+
+FORMAT_VERSION = 1  # of the answers and of how a teacher is asked: another number, other folders
+CACHE_FOLDER = "multitask_teachers"
+ANSWERS_PER_SHARD = 2048  # computed together and then written; a run that is killed loses no more than these
+ROWS_PER_WINDOW = 16384
+TEACHER_PREFIX = "teacher_"  # the column with the places of a row's answers; null where no teacher is asked
+
+
+# ---- asking ----
+
+
+def row_hashes(rows: Sequence[Sequence[str]]) -> np.ndarray:
+    """Rows of sentences to `(rows,)` hashes; the length of the first keeps `("a b", "c")` and `("a", "b c")` apart."""
+    return text_hashes(f"{len(row[0])} {' '.join(row)}" for row in rows)
+
+
+def answer_folder(teacher: Teacher, precision: str) -> Path:
+    """Where a teacher's answers are kept."""
+    key = xxhash.xxh3_128(f"{FORMAT_VERSION} {teacher.identity} {precision}".encode()).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / CACHE_FOLDER / key
+
+
+def ask(
+    teacher: Teacher,
+    cache: FeatureCache,
+    windows: Callable[[], Iterator[list[list[str]]]],
+    width: int,
+    show_progress: bool,
+) -> np.ndarray:
+    """
+    Places in the cache: `(rows, 1)` of whole rows, or `(rows, sentences of a row)` for a teacher that compares.
+
+    Every process has to call this with the same rows.
+
+    Args:
+        teacher: on the device that it answers on.
+        cache: its answers.
+        windows: gives the rows, each a list of sentences, in windows; called up to three times.
+        width: how many sentences a row has.
+        show_progress: whether the main process shows a bar.
+    """
+
+    def sentences() -> Iterator[list[str]]:
+        for window in windows():
+            yield [sentence for row in window for sentence in row]
+
+    places = fill_cache(
+        cache,
+        sentences if teacher.compares else windows,
+        text_hashes if teacher.compares else row_hashes,
+        teacher.ask,
+        show_progress=show_progress,
+        description=f"Asking {teacher.name}",
+        unit="sentence" if teacher.compares else "row",
+        items_per_shard=ANSWERS_PER_SHARD,
+    )
+    return places.reshape(-1, width if teacher.compares else 1)
+
+
+# ---- targets ----
+
+
+@dataclass
+class SoftTargets:
+    """
+    What a task learns from its teachers, averaged over them.
+
+    Args:
+        settings: the task's entry in `MultiTaskConfig.tasks`.
+        temperature: what logits are divided by.
+        caches: each teacher's answers.
+        widths: of each teacher, how many places a row has in its answers.
+        orders: of each teacher, which of its outputs stands for each label of the task.
+        lines: of each teacher, slope and intercept that bring cosines to the values of a regression task; else `None`.
+    """
+
+    settings: Any
+    temperature: float
+    caches: list[FeatureCache] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    orders: list[list[int] | None] = field(default_factory=list)
+    lines: list[tuple[float, float] | None] = field(default_factory=list)
+
+    def empty(self) -> torch.Tensor:
+        """The targets of no row."""
+        if "labels" in self.settings:
+            return torch.empty(0, len(self.settings["labels"]))
+        return torch.empty(0) if PROBLEM_TYPES[self.settings["problem_type"]].has_head else torch.empty(0, 2, 1)
+
+    def __call__(self, places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """
+        Targets of rows, from what stands in their column `teacher_<task>`.
+
+        Returns:
+            For classification the mean of the teachers' probabilities at the temperature, `(rows, num_labels)`; for
+            regression the mean of their values, `(rows,)`; for similarity and contrastive tasks vectors of length 1
+            whose products are the mean of the teachers' cosines, `(rows, sentences of a row, dim)`.
+        """
+        if not len(places):
+            return self.empty()
+        by_teacher = np.split(np.asarray(places), np.cumsum(self.widths)[:-1], axis=1)  # (rows, width) each
+        answers = [
+            cache.gather(found.ravel()).view(len(places), -1, cache.hidden_size)  # (rows, width, size)
+            for cache, found in zip(self.caches, by_teacher, strict=True)
+        ]
+        if not PROBLEM_TYPES[self.settings["problem_type"]].has_head:
+            return torch.cat(answers, dim=-1) / len(answers) ** 0.5
+        found = [self._of_head(number, answer) for number, answer in enumerate(answers)]
+        return torch.stack(found).mean(dim=0)
+
+    def _of_head(self, number: int, answers: torch.Tensor) -> torch.Tensor:
+        """One teacher's probabilities `(rows, num_labels)` or values `(rows,)`."""
+        if self.settings["problem_type"] == "regression":
+            if self.lines[number] is None:
+                return answers[:, 0, 0]
+            slope, intercept = self.lines[number]
+            return slope * (answers[:, 0] * answers[:, 1]).sum(dim=-1) + intercept
+        logits = answers[:, 0, self.orders[number]] / self.temperature
+        is_single = self.settings["problem_type"] == "single_label_classification"
+        return logits.softmax(dim=-1) if is_single else logits.sigmoid()
+
+
+def fit_line(cosines: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """
+    Slope and intercept, by least squares, that bring a SentenceTransformer's cosines to the values of a task.
+
+    Args:
+        cosines, values: `(rows,)`, of the labelled training rows.
+    """
+    if len(cosines) < 2 or np.ptp(cosines) == 0:
+        return 0.0, float(values.mean())
+    slope, intercept = np.polyfit(cosines, values, 1)
+    return float(slope), float(intercept)
+
+
+# ---- which rows ----
+
+
+class HeldOut:
+    """
+    The rows of all validation and test splits: text that no teacher is asked about, whatever else it stands in.
+
+    Args:
+        sets: labelled sets.
+    """
+
+    def __init__(self, sets: Sequence[Any]):
+        self.rows: set[tuple[str, ...]] = set()
+        self.sentences: set[str] = set()
+        for labelled_set in sets:
+            for split, rows in labelled_set.splits.items():
+                if split != "train":
+                    found = rows.with_format(None)["sentences"][:]
+                    self.rows.update(map(row_key, found))
+                    self.sentences.update(text_key(sentence) for row in found for sentence in row)
+
+    def __contains__(self, row: Sequence[str]) -> bool:
+        """A row that stands there whole, a pair in either order; a single sentence also as a part of a pair."""
+        return row_key(row) in self.rows or (len(row) == 1 and text_key(row[0]) in self.sentences)
+
+
+def width_of(rows: Dataset) -> int:
+    """Sentences of a row; 0 for a set without rows."""
+    return len(rows[0]["sentences"]) if len(rows) else 0
+
+
+def asked_rows(
+    task: str, which: str, train_sets: Sequence[Dataset], kept_back: Sequence[np.ndarray]
+) -> tuple[int, list[np.ndarray]]:
+    """
+    The rows that a task's teachers are asked about.
+
+    Args:
+        task: its name.
+        which: `all` or `own`, as `Distillation.rows`.
+        train_sets: training rows in canonical columns; a set without any label column holds unlabelled text.
+        kept_back: of each set, `(rows,)`, whether a row stands in a validation or test split.
+
+    Returns:
+        How many sentences the task's rows have, and of each set the numbers of the rows.
+    """
+    column = LABEL_PREFIX + task
+    own_width = next(width_of(rows) for rows in train_sets if column in rows.column_names)
+    numbers = []
+    for rows, held in zip(train_sets, kept_back, strict=True):
+        is_unlabeled = not any(name.startswith(LABEL_PREFIX) for name in rows.column_names)
+        asked = np.full(len(rows), (which == "all" or is_unlabeled) and width_of(rows) == own_width)
+        if column in rows.column_names:
+            asked |= np.array([label is not None for label in rows.with_format(None)[column]], bool)
+        numbers.append(np.flatnonzero(asked & ~held))
+    return own_width, numbers
+
+
+def _windows(dataset: Dataset, numbers: np.ndarray) -> Iterator[list[list[str]]]:
+    sentences = dataset.select_columns("sentences").with_format(None)
+    for start in range(0, len(numbers), ROWS_PER_WINDOW):
+        yield sentences[numbers[start : start + ROWS_PER_WINDOW]]["sentences"]
+
+
+def answer_rows(
+    distillation: Distillation,
+    teachers: dict[str, list[Teacher]],
+    tasks: dict[str, Any],
+    train_sets: Sequence[Dataset],
+    held_out: HeldOut,
+    device: torch.device,
+    precision: str = "no",
+    show_progress: bool = True,
+) -> tuple[list[Dataset], dict[str, SoftTargets]]:
+    """
+    Ask the teachers about the training rows.
+
+    Every process has to call this with the same rows. A teacher is on the device only while it is asked.
+
+    Args:
+        distillation: the settings in force.
+        teachers: by task.
+        tasks: task settings by name, as in `MultiTaskConfig.tasks`.
+        train_sets: training rows in canonical columns; a set without any label column holds unlabelled text.
+        held_out: what is measured on.
+        device: where teachers answer.
+        precision: how matrix products are computed, such as `Accelerator.mixed_precision`.
+        show_progress: whether the main process shows bars.
+
+    Returns:
+        The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
+    """
+    kept_back = [np.array([row in held_out for row in rows["sentences"]], bool) for rows in train_sets]
+    targets = {}
+    columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
+    for task, of_task in teachers.items():
+        width, numbers = asked_rows(task, distillation.rows, train_sets, kept_back)
+        targets[task] = found = SoftTargets(tasks[task], distillation.temperature)
+        by_teacher: list[list[np.ndarray]] = []  # of each teacher and set, (rows, places of a row)
+        for teacher in of_task:
+            cache = FeatureCache(answer_folder(teacher, precision), teacher.size)
+            teacher.model.to(device)
+            by_teacher.append(
+                [
+                    ask(teacher, cache, partial(_windows, rows, own), width, show_progress)
+                    for rows, own in zip(train_sets, numbers, strict=True)
+                ]
+            )
+            teacher.model.cpu()
+            is_line = teacher.compares and tasks[task]["problem_type"] == "regression"
+            found.caches.append(cache)
+            found.widths.append(width if teacher.compares else 1)
+            found.orders.append(teacher.order)
+            found.lines.append(_line_of(task, cache, train_sets, numbers, by_teacher[-1]) if is_line else None)
+        for column, own, places in zip(columns, numbers, zip(*by_teacher, strict=True), strict=True):
+            column[task] = own, np.concatenate(places, axis=1)
+    return [_with_places(rows, column) for rows, column in zip(train_sets, columns, strict=True)], targets
+
+
+def _line_of(
+    task: str,
+    cache: FeatureCache,
+    train_sets: Sequence[Dataset],
+    numbers: Sequence[np.ndarray],
+    places: Sequence[np.ndarray],
+) -> tuple[float, float]:
+    """`fit_line` over the task's labelled rows."""
+    cosines, values = [np.empty(0)], [np.empty(0)]
+    for rows, own, found in zip(train_sets, numbers, places, strict=True):
+        if LABEL_PREFIX + task in rows.column_names and len(own):
+            labels = np.array(rows.with_format(None)[LABEL_PREFIX + task][:], dtype=float)[own]
+            labelled = ~np.isnan(labels)
+            vectors = cache.gather(found[labelled].ravel()).view(-1, 2, cache.hidden_size)
+            cosines.append((vectors[:, 0] * vectors[:, 1]).sum(dim=-1).numpy())
+            values.append(labels[labelled])
+    return fit_line(np.concatenate(cosines), np.concatenate(values))
+
+
+def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]]) -> Dataset:
+    for task, (own, places) in columns.items():
+        if not len(own):
+            continue
+        column: list[list[int] | None] = [None] * len(rows)
+        for number, found in zip(own.tolist(), places.tolist(), strict=True):
+            column[number] = found
+        rows = rows.add_column(TEACHER_PREFIX + task, column, feature=List(Value("int64")))
+    return rows
+
+
+__all__ = ["TEACHER_PREFIX", "HeldOut", "SoftTargets", "answer_rows", "fit_line"]
