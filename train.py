@@ -42,11 +42,12 @@ from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.data.row_hashes import collect_row_hashes
 from multitask_sentence.training.argument_checks import check_packages
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.balancing.settings import make_balancer
-from multitask_sentence.training.best_checkpoints import check_best_metric, check_early_stopping, format_best
+from multitask_sentence.training.balancing.making import make_balancer
+from multitask_sentence.training.best_checkpoints import check_best_metric, format_best
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines
 from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import check_comparison, check_single_runs, compare_single
+from multitask_sentence.training.early_stopping import check_early_stopping
 from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.machine import look_at_machine
 from multitask_sentence.training.output_folder import check_output_dir, claim_output_dir

@@ -21,15 +21,8 @@ from multitask_sentence.train import run
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.balancing import balancers
 from multitask_sentence.training.balancing.balancers import project_onto_dual_cone
-from multitask_sentence.training.balancing.settings import (
-    GRADIENT_METHODS,
-    METHODS,
-    STATE_FILE,
-    complete_balancing,
-    load_balancer,
-    make_balancer,
-    save_balancer,
-)
+from multitask_sentence.training.balancing.making import STATE_FILE, load_balancer, make_balancer, save_balancer
+from multitask_sentence.training.balancing.settings import GRADIENT_METHODS, METHODS, BalancingConfig
 
 SCALARIZATIONS = [method for method in METHODS if method not in ("sum", *GRADIENT_METHODS)]
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
@@ -54,7 +47,7 @@ def make_arguments(**kwargs) -> SimpleNamespace:
 
 
 def make(balancing, num_tasks: int = 3, **kwargs):
-    return make_balancer(balancing, num_tasks, make_arguments(**kwargs))
+    return make_balancer(BalancingConfig.from_recipe(balancing), num_tasks, make_arguments(**kwargs))
 
 
 def make_values(steps: int, num_tasks: int = 3, seed: int = 0) -> torch.Tensor:
@@ -490,7 +483,7 @@ def test_loss_that_is_no_number_stops_training_before_the_step_and_names_the_tas
 )
 def test_wrong_balancing_is_refused(balancing, message):
     with pytest.raises(ValueError, match=message):
-        complete_balancing(balancing)
+        BalancingConfig.from_recipe(balancing)
 
 
 @pytest.mark.parametrize(

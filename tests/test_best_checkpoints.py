@@ -14,10 +14,10 @@ from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.best_checkpoints import (
     STEP_FILE,
     best_of_history,
-    evaluations_without_improvement,
     format_best,
     keep_models,
 )
+from multitask_sentence.training.early_stopping import evaluations_without_improvement
 from multitask_sentence.training.output_folder import check_output_dir
 
 TASKS = ["sentiment", "rating"]

@@ -280,16 +280,20 @@ def test_settings_say_what_is_known(backbone, tmp_path, empty_cache):
     distinct = len(sentences_of(sets, "train", "validation"))
     trainer = helpers.make_trainer(model, sets, tmp_path)
     folder = empty_cache / features_key(model)
-    assert trainer.describe_features() == f"{distinct} sentences, 0 known, folder {folder}"
+
+    def described() -> str | None:
+        return trainer.features.describe(model, [rows for entry in sets for rows in entry.splits.values()])
+
+    assert described() == f"{distinct} sentences, 0 known, folder {folder}"
     trainer.evaluate()
     known = len(sentences_of(sets, "validation"))
-    assert trainer.describe_features() == f"{distinct} sentences, {known} known, folder {folder}"
+    assert described() == f"{distinct} sentences, {known} known, folder {folder}"
     settings = format_settings(SimpleNamespace(path="recipe.yaml", backbone="tiny"), model, trainer)
     assert re.search(rf"^feature cache +{distinct} sentences, {known} known, folder {folder}$", settings, re.MULTILINE)
     trainer.args.feature_cache = False
-    assert trainer.describe_features() == "off"
+    assert described() == "off"
     model.backbone.requires_grad_(True)
-    assert trainer.describe_features() is None
+    assert described() is None
 
 
 def test_nothing_trainable_is_an_error_before_anything_is_encoded(backbone, tmp_path):
@@ -350,7 +354,7 @@ def test_sentences_are_encoded_window_by_window_and_read_through_a_memory_map(ba
     trainer = train(model, sets, tmp_path)
     count = len(sentences_of(sets, "train"))
     assert sizes[: -(-count // 7)] == [7] * (count // 7) + ([count % 7] if count % 7 else [])
-    cache = trainer._features
+    cache = trainer.features.open(trainer.model)
     assert len(cache.shards) == len(sizes) > 10
     for shard, vectors in zip(cache.shards.values(), cache._vectors, strict=True):
         assert len(shard.cache_files) == 1, "datasets lists the files of memory-mapped tables only"

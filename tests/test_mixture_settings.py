@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from helpers import trainer as helpers
-from multitask_sentence.data.sampling.sampler import MixtureBatchSampler
 from multitask_sentence.tasks_multitask import complete_task
-from multitask_sentence.training.mixture import complete_mixture, describe_epoch
+from multitask_sentence.training.drawing import DrawnSet, describe_epoch
+from multitask_sentence.training.mixture import MixtureConfig
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.report.card_body import _tasks, _training
 
@@ -38,11 +38,17 @@ def make_trainer(
 
 
 def test_mixture_that_says_nothing_gets_the_defaults():
-    assert complete_mixture(None, GROUPS) == complete_mixture({"rates": None}, GROUPS)
-    mixture = complete_mixture({}, GROUPS)
-    assert (mixture["sampling"], mixture["batches"]) == ("proportional", "mixed")
-    assert not any(mixture[key] for key in mixture if key not in ("sampling", "batches"))
-    assert complete_mixture(mixture, GROUPS) == mixture
+    mixture = MixtureConfig.from_recipe({"rates": None})
+    assert MixtureConfig.from_recipe(None) == mixture
+    assert (mixture.sampling, mixture.batches, mixture.to_recipe()) == ("proportional", "mixed", {})
+    assert mixture.for_sets(GROUPS) == mixture
+
+
+def test_mixture_is_written_as_a_recipe_says_it():
+    said = {"sampling": "temperature", "temperature": 2, "max_rows": {"topic": 50}}
+    mixture = MixtureConfig.from_recipe({**said, "batches": "mixed"})
+    assert mixture.to_recipe() == said
+    assert mixture.for_sets(GROUPS).max_rows == {"topic": 50, "sentiment": 50}
 
 
 @pytest.mark.parametrize(
@@ -103,12 +109,13 @@ def test_mixture_that_says_nothing_gets_the_defaults():
 )
 def test_wrong_mixture_is_named_with_its_mend(mixture: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        complete_mixture(mixture, GROUPS)
+        MixtureConfig.from_recipe(mixture).for_sets(GROUPS)
 
 
 @pytest.mark.parametrize("rates", [{"topic": 0.7}, {"sentiment": 0.7}, {"topic": 0.7, "sentiment": 0.7}])
 def test_tasks_of_one_set_have_one_rate(rates: dict[str, float]):
-    assert complete_mixture({"sampling": "rates", "rates": {**rates, "similarity": 0.3}}, GROUPS)["rates"]
+    mixture = MixtureConfig(sampling="rates", rates={**rates, "similarity": 0.3}).for_sets(GROUPS)
+    assert mixture.rates == {"topic": 0.7, "sentiment": 0.7, "similarity": 0.3}
 
 
 def test_recipe_checks_rates_for_the_data_sets_before_any_is_loaded(tmp_path: Path):
@@ -122,7 +129,7 @@ def test_recipe_checks_rates_for_the_data_sets_before_any_is_loaded(tmp_path: Pa
         path.write_text(yaml.safe_dump({"tasks": tasks, "mixture": {"sampling": "rates", "rates": rates}}))
         return load_recipe(path)
 
-    assert load(one=0.75, third=0.25).mixture["rates"] == {"one": 0.75, "third": 0.25}
+    assert load(one=0.75, third=0.25).mixture.rates == {"one": 0.75, "third": 0.25}
     with pytest.raises(
         ValueError, match=r"mine\.yaml: mixture\.rates sum to 0\.75, .*one and other read one data set"
     ):
@@ -249,10 +256,9 @@ def test_resuming_meets_the_rows_that_were_left(mixture, backbone, tmp_path):
 
 
 def test_epoch_is_described_with_rows_batches_and_passes():
-    mixture = complete_mixture({"sampling": "temperature", "temperature": 2.0, "batches": "single_task"}, GROUPS)
-    sampler = MixtureBatchSampler([3000, 250], 32, [1500, 500], single_set=True, num_processes=2)
-    sets = [SimpleNamespace(tasks=tasks) for tasks in GROUPS]
-    assert describe_epoch(mixture, sets, sampler) == (
+    mixture = MixtureConfig(sampling="temperature", temperature=2.0, batches="single_task")
+    drawn = [DrawnSet(GROUPS[0], range(3000), 1500, 1), DrawnSet(GROUPS[1], range(250), 500, 1)]
+    assert describe_epoch(mixture, drawn, num_batches=64) == (
         "an epoch is 2,000 rows in 64 single_task batches, temperature 2: "
         "sentiment + topic 1,500 rows (75.0%, 0.5 passes), similarity 500 rows (25.0%, 2 passes)"
     )

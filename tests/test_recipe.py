@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from multitask_sentence.training.mixture import MixtureConfig
 from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE, Recipe, load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -58,7 +59,7 @@ def test_recipe_without_settings_gets_the_defaults(tmp_path: Path):
     recipe = load_task(tmp_path)
     assert recipe.backbone == DEFAULT_BACKBONE
     assert (recipe.pooling, recipe.projection, recipe.normalize, recipe.max_length) == (None, None, None, None)
-    assert (recipe.mixture, recipe.training) == ({}, {})
+    assert (recipe.mixture, recipe.training) == (MixtureConfig(), {})
     assert recipe.settings["topic"]["pair"] is False
     assert recipe.sources[0].labels is None
 

@@ -16,7 +16,6 @@ from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import loss_scale
-from multitask_sentence.training.balancing import step
 from multitask_sentence.training.evaluation import Evaluation
 from multitask_sentence.training.losses import mse
 
@@ -90,6 +89,7 @@ def test_scale_is_that_of_the_labelled_rows_that_training_draws_from(backbone, t
     drawn = trainer.train_dataset.sets[0]["label_rating"][:]
     drawn = [rating for rating in drawn if rating is not None]
     assert 5 < len(drawn) < 25, "premise: capped, and not all labelled"
+    settings = model.config.tasks["rating"]
     assert settings["target_mean"] == pytest.approx(np.mean(drawn), rel=1e-12)
     assert settings["target_deviation"] == pytest.approx(np.std(drawn), rel=1e-12)
     announced = [line for line in trainer.announcements if line.startswith("rating: targets are standardised")]
@@ -247,7 +247,7 @@ def test_training_warns_once_of_a_loss_that_dwarfs_the_others(
     backbone, tmp_path, monkeypatch, weight, balancing, expected
 ):
     warnings: list[str] = []
-    monkeypatch.setattr(step.logger, "warning", warnings.append)
+    monkeypatch.setattr(loss_scale.logger, "warning", warnings.append)
     model = helpers.make_model(backbone, ("sentiment", "rating"))
     model.config.tasks["rating"]["loss_weight"] = weight
     trainer = helpers.make_trainer(

@@ -172,6 +172,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
                     f"training.accelerator_config.{name} is {value!r}, but has no effect here. Batches are laid out "
                     "for all processes before training. Leave it out."
                 )
+        self.accelerator_config.even_batches = False  # the batches of an epoch are even already
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}

@@ -1,9 +1,9 @@
-"""The best step of every task, and early stopping. Both follow from the log history, and so survive resuming.
+"""The best step of every task. It follows from the log history, and so survives resuming.
 
-BestOfTasks       at each evaluation: keeps the model as `best/<task>` for each task that is now better than ever
-best_of_history   each task's best step and score
-EarlyStopping     ends training when `eval_score`, or one task, has stopped improving
-format_best       the table that a run ends with
+BestOfTasks        at each evaluation: keeps the model as `best/<task>` for each task that is now better than ever
+best_of_history    each task's best step and score
+format_best        the table that a run ends with
+check_best_metric  refuses a `metric_for_best_model` that evaluations do not give
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..checks_multitask import check_count, is_number, suggest
+from ..checks_multitask import suggest
 from ..problem_types_multitask import PROBLEM_TYPES
 
 BEST_FOLDER = "best"
@@ -156,88 +156,3 @@ def check_best_metric(args: TrainingArguments, tasks: dict[str, dict[str, Any]])
             f"metric_for_best_model: evaluations give no {metric!r}.{suggest(name, known)} Known: "
             f"{', '.join(f'eval_{name}' for name in known)}."
         )
-
-
-def check_early_stopping(args: TrainingArguments, tasks: Sequence[str]) -> None:
-    """
-    Check `early_stopping_patience`, `early_stopping_threshold` and `early_stopping_task`.
-
-    Raises:
-        ValueError: a value is out of range, the task is unknown, or nothing is evaluated.
-    """
-    patience, threshold, task = args.early_stopping_patience, args.early_stopping_threshold, args.early_stopping_task
-    if patience is None:
-        if task is not None or threshold:
-            name = "early_stopping_task" if task is not None else "early_stopping_threshold"
-            raise ValueError(
-                f"{name} is given without early_stopping_patience. Say after how many evaluations to stop."
-            )
-        return
-    check_count("early_stopping_patience", patience)
-    if not is_number(threshold) or threshold < 0:
-        raise ValueError(f"early_stopping_threshold is {threshold}, but should be a number of at least 0.")
-    if task is not None and task not in tasks:
-        raise ValueError(
-            f"early_stopping_task: there is no task {task!r}.{suggest(task, tasks)} Known tasks: {', '.join(tasks)}. "
-            "Leave it out to watch the mean of all (eval_score)."
-        )
-    if args.eval_strategy == "no":
-        raise ValueError(
-            "early_stopping_patience needs evaluations, but eval_strategy is no. Set it to epoch or steps."
-        )
-
-
-def evaluations_without_improvement(
-    scores: Sequence[float], threshold: float = 0.0, greater_is_better: bool = True
-) -> int:
-    """How many of the last scores in a row did not beat all earlier ones by more than the threshold (NaN does not)."""
-    best, count = -math.inf, 0
-    for score in scores if greater_is_better else [-score for score in scores]:
-        count = 0 if score - best > threshold else count + 1
-        best = score if score > best else best
-    return count
-
-
-def watched_score(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> tuple[str, bool]:
-    """What early stopping watches, as it stands in the log, and whether more of it is better."""
-    if args.early_stopping_task is not None:
-        return score_key(args.early_stopping_task, tasks[args.early_stopping_task]), True
-    key = args.metric_for_best_model or "eval_score"
-    return key if key.startswith("eval_") else f"eval_{key}", args.greater_is_better is not False
-
-
-def has_stopped_improving(
-    args: TrainingArguments, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]]
-) -> bool:
-    """Whether `early_stopping_patience` has run out; arguments as of `best_of_history`."""
-    if args.early_stopping_patience is None:
-        return False
-    key, greater_is_better = watched_score(args, tasks)
-    scores = [entry[key] for entry in history if key in entry]
-    count = evaluations_without_improvement(scores, args.early_stopping_threshold, greater_is_better)
-    return count >= args.early_stopping_patience
-
-
-class EarlyStopping(TrainerCallback):
-    """
-    Ends training after `early_stopping_patience` evaluations in a row without improvement.
-
-    Watched is the primary metric of `early_stopping_task`, else `metric_for_best_model` (`eval_score`). Works as
-    transformers' EarlyStoppingCallback, which knows no other metric than the latter and forgets its count when
-    training is resumed; here the count follows from the log history.
-    """
-
-    def __init__(self, tasks: dict[str, dict[str, Any]]):
-        self.tasks = tasks
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if "eval_score" not in metrics:
-            return  # an evaluation of another split
-        key, _ = watched_score(args, self.tasks)
-        if key not in metrics:
-            raise ValueError(
-                f"Early stopping watches {key}, which the evaluation does not give. Take a task with labelled "
-                "validation rows, or eval_score."
-            )
-        if has_stopped_improving(args, state.log_history, self.tasks):
-            control.should_training_stop = True

@@ -1,11 +1,12 @@
 """Class imbalance: `balanced` in a task's loss options becomes numbers, counted from its training rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
-from .mixture import given_labels
+from .drawing import given_labels
 
 
 def balanced_class_weights(counts: np.ndarray) -> np.ndarray:
@@ -23,15 +24,14 @@ def balanced_pos_weight(counts: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def resolve_balanced(
-    tasks: dict[str, dict[str, Any]], sets: Sequence[Any], train_sets: Sequence[Any]
+    tasks: dict[str, dict[str, Any]], training_rows: Mapping[str, Dataset]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """
     The numbers that `balanced` stands for, and what a person should know about them.
 
     Args:
         tasks: task settings by name, as in `MultiTaskConfig.tasks`.
-        sets: labelled sets; their `tasks` are read.
-        train_sets: the training rows of each set.
+        training_rows: by task, its training rows.
 
     Returns:
         By task its `loss_options`, with numbers in the place of `balanced`, and announcements.
@@ -40,25 +40,24 @@ def resolve_balanced(
         ValueError: a class or label is on none of a task's training rows, or a label on all of them.
     """
     resolved, announcements = {}, []
-    for labelled_set, rows in zip(sets, train_sets, strict=True):
-        for task in labelled_set.tasks:
-            options = tasks[task].get("loss_options", {})
-            key = next((key for key, value in options.items() if value == "balanced"), None)
-            if key is None:
-                continue
-            where, names = f"tasks.{task}.loss_options.{key}", np.array(tasks[task]["labels"])
-            labels = np.array(given_labels(rows, task))
-            is_class = key == "class_weights"
-            counts = np.bincount(labels, minlength=len(names)) if is_class else (labels > 0).sum(axis=0)
-            for extreme, what in ((0, "no training row has"), (len(labels), "every training row has")):
-                found = names[counts == extreme]
-                if len(found):
-                    raise ValueError(
-                        f"{where}: balanced needs training rows with and without each label, but {what} "
-                        f"{', '.join(map(repr, found.tolist()))}. Add rows, take the label out, or give numbers."
-                    )
-            weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, len(labels))
-            resolved[task] = {"loss_options": {**options, key: weights.tolist()}}
-            shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
-            announcements.append(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
+    for task, rows in training_rows.items():
+        options = tasks[task].get("loss_options", {})
+        key = next((key for key, value in options.items() if value == "balanced"), None)
+        if key is None:
+            continue
+        where, names = f"tasks.{task}.loss_options.{key}", np.array(tasks[task]["labels"])
+        labels = np.array(given_labels(rows, task))
+        is_class = key == "class_weights"
+        counts = np.bincount(labels, minlength=len(names)) if is_class else (labels > 0).sum(axis=0)
+        for extreme, what in ((0, "no training row has"), (len(labels), "every training row has")):
+            found = names[counts == extreme]
+            if len(found):
+                raise ValueError(
+                    f"{where}: balanced needs training rows with and without each label, but {what} "
+                    f"{', '.join(map(repr, found.tolist()))}. Add rows, take the label out, or give numbers."
+                )
+        weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, len(labels))
+        resolved[task] = {"loss_options": {**options, key: weights.tolist()}}
+        shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
+        announcements.append(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
     return resolved, announcements

@@ -41,8 +41,8 @@ class EvaluationLoop:
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
         evaluation = self.evaluations[split]
-        if evaluation.sentences and (cache := self._open_features()) is not None:
-            places = self._cache_sentences(cache, lambda: [evaluation.sentences])
+        if evaluation.sentences and (cache := self.features.open(self.model)) is not None:
+            places = self.features.places(cache, self.model, lambda: [evaluation.sentences])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 return evaluation, embed_cached(self.model, cache, places)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes

@@ -4,20 +4,24 @@ measure_targets  mean and deviation of a regression task's training targets, whi
 LossWatch        a warning where one task's weighted loss is many times that of every other in the first steps
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from transformers.utils import logging
 
-from .mixture import given_labels
+from .drawing import given_labels
+
+logger = logging.get_logger(__name__)
 
 FIRST_STEPS = 10  # optimizer steps that the losses are compared over
 DWARFING_FACTOR = 20  # between losses of such different kinds as CoSENT and BCE, five to ten times are usual
 
 
 def measure_targets(
-    tasks: dict[str, dict[str, Any]], sets: Sequence[Any], train_sets: Sequence[Any]
+    tasks: dict[str, dict[str, Any]], training_rows: Mapping[str, Dataset]
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """
     Mean and deviation of the training targets of each regression task that has none yet.
@@ -28,27 +32,25 @@ def measure_targets(
 
     Args:
         tasks: task settings by name, as in `MultiTaskConfig.tasks`.
-        sets: labelled sets; their `tasks` are read.
-        train_sets: the training rows of each set.
+        training_rows: by task, its training rows.
 
     Returns:
         By task, `target_mean` and `target_deviation`, and announcements.
     """
     measured, announcements = {}, []
-    for labelled_set, rows in zip(sets, train_sets, strict=True):
-        for task in labelled_set.tasks:
-            if tasks[task].get("target_mean", 0.0) is not None:
-                continue
-            targets = np.array(given_labels(rows, task), dtype=np.float64)
-            is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit
-            mean, deviation = (targets[0], 1.0) if is_constant else (targets.mean(), targets.std())
-            measured[task] = {"target_mean": float(mean), "target_deviation": float(deviation)}
-            announcements.append(
-                f"{task}: all {len(targets)} training targets are {mean:g}, so there is nothing to learn"
-                if is_constant
-                else f"{task}: targets are standardised by mean {mean:.6g} and deviation {deviation:.6g} of "
-                f"{len(targets)} training rows; values and metrics keep the units of the labels"
-            )
+    for task, rows in training_rows.items():
+        if tasks[task].get("target_mean", 0.0) is not None:
+            continue
+        targets = np.array(given_labels(rows, task), dtype=np.float64)
+        is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit
+        mean, deviation = (targets[0], 1.0) if is_constant else (targets.mean(), targets.std())
+        measured[task] = {"target_mean": float(mean), "target_deviation": float(deviation)}
+        announcements.append(
+            f"{task}: all {len(targets)} training targets are {mean:g}, so there is nothing to learn"
+            if is_constant
+            else f"{task}: targets are standardised by mean {mean:.6g} and deviation {deviation:.6g} of "
+            f"{len(targets)} training rows; values and metrics keep the units of the labels"
+        )
     return measured, announcements
 
 
@@ -89,11 +91,12 @@ class LossWatch:
         self.steps_left = self.steps = min(FIRST_STEPS, steps)
         self.sums = torch.zeros(len(weights))
 
-    def add(self, values: torch.Tensor) -> str | None:
-        """Take a step's weighted losses `(tasks,)`; gives the warning where it is due."""
+    def add(self, values: torch.Tensor, warns: bool = True) -> None:
+        """Take a step's weighted losses `(tasks,)`; warns where it is due, if this process is one that does."""
         self.steps_left -= 1
         if self.steps_left >= 0:
             self.sums += values
-        if self.steps_left != 0:
-            return None
-        return dwarfing(dict(zip(self.weights, self.sums.tolist(), strict=True)), self.weights, self.steps)
+        if self.steps_left == 0 and warns:
+            losses = dict(zip(self.weights, self.sums.tolist(), strict=True))
+            if (warning := dwarfing(losses, self.weights, self.steps)) is not None:
+                logger.warning(warning)

@@ -1,5 +1,6 @@
 """A plan's stages carried out while a model trains.
 
+    Stages            which stage a step belongs to, and entering it
     stage_starts      the optimizer step before which each stage begins
     parameter_groups  the optimizer's groups
     enter_stage       lets a stage's parts train; also of a model wrapped by DistributedDataParallel
@@ -9,7 +10,8 @@ All parameters that ever train are in the optimizer from the start: optimizers s
 part that has not joined yet has no optimizer state and does not move.
 """
 
-from collections.abc import Iterable
+from bisect import bisect
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -91,3 +93,39 @@ def set_peaks(plan: Plan, stage: int, optimizer: torch.optim.Optimizer, schedule
         for name in ("base_lrs", "_init_lrs"):  # of torch's schedulers, and of transformers' GreedyLR
             if hasattr(scheduler, name):
                 getattr(scheduler, name)[number] = peak
+
+
+class Stages:
+    """
+    A plan's stages over the steps of a training.
+
+    Args:
+        plan: the plan.
+        starts: from `stage_starts`.
+    """
+
+    def __init__(self, plan: Plan, starts: Sequence[int] = (0,)):
+        self.plan, self.starts = plan, starts
+
+    def at(self, step: int) -> int:
+        """The number of the stage, from 0, that an optimizer step belongs to."""
+        return bisect(self.starts, step) - 1
+
+    def enter(
+        self,
+        step: int,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+    ) -> None:
+        """Let the parts train whose stage a step belongs to, with their learning rates where there is a schedule."""
+        if len(self.plan.stages) < 2:
+            return
+        enter_stage(self.plan, self.at(step), wrapped)
+        if scheduler is not None:
+            set_peaks(self.plan, self.at(step), optimizer, scheduler)
+
+    def learning_rate(self, step: int, optimizer: torch.optim.Optimizer) -> float:
+        """The present learning rate of a part that trains at a step."""
+        rates = self.plan.stages[self.at(step)].learning_rates
+        return next(group["lr"] for group in optimizer.param_groups if group["part"] in rates)

@@ -2,18 +2,22 @@
 
 One backbone pass per batch, whatever the tasks; every task evaluated with loss and metrics. The Trainer itself is left
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
-runs. The parts have files of their own: mixture.py, strategy.py, stages.py, evaluation_loop.py, and the folders
-balancing, features and resuming.
+runs. The parts have files of their own:
+
+    mixture.py, drawing.py   what is drawn, and how batches are laid out
+    strategy.py, stages.py   what trains when, and how fast
+    losses.py, loss_meter.py the loss of a task; the look at the losses of a step, and their log
+    balancing/               how the losses of the tasks become one step
+    features/                pooled vectors of a frozen backbone
+    evaluation_loop.py, resuming/checkpoints.py   evaluation and checkpoints, mixed in
 """
 
 import math
 import os
-from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -22,61 +26,44 @@ from transformers.utils import logging
 
 from ..data.collation import MultiTaskCollator
 from ..data.loading import LabelledSet
-from ..data.sampling.sampler import MixtureDataset, rows_labelled_for
+from ..data.sampling.sampler import MixtureBatchSampler, MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from .arguments import MultiTaskTrainingArguments
-from .balancing.settings import check_shared_parts, make_balancer
-from .balancing.step import BalancedStep
-from .best_checkpoints import (
-    BestOfTasks,
-    EarlyStopping,
-    check_best_metric,
-    check_early_stopping,
-)
+from .balancing.balancers import GradientBalancer
+from .balancing.making import check_shared_parts, make_balancer
+from .balancing.second_pass import SecondPass
+from .balancing.settings import BalancingConfig
+from .best_checkpoints import BestOfTasks, check_best_metric
 from .class_weights import resolve_balanced
+from .drawing import draw_sets, make_sampler, steps_of_epoch
+from .early_stopping import EarlyStopping, check_early_stopping
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
-from .features.batches import FeatureDataset, as_it_is, describe_features, sentence_windows
-from .features.cache import FeatureCache, cache_sentences, can_cache_features, open_features
-from .loss_scale import LossWatch, measure_targets
+from .features.batches import FeatureDataset, as_it_is, sentence_windows
+from .features.run_features import RunFeatures
+from .loss_meter import LossMeter
+from .loss_scale import measure_targets
 from .losses import task_loss
-from .mixture import complete_mixture, make_sampler, steps_of_epoch, training_sets
+from .mixture import MixtureConfig
 from .resuming.checkpoints import Checkpoints
 from .resuming.files import last_checkpoint
-from .stages import enter_stage, parameter_groups, set_peaks, stage_starts
+from .stages import Stages, enter_stage, parameter_groups, stage_starts
 from .strategy import make_plan, plan_of_tasks
 
 logger = logging.get_logger(__name__)
 
 
-class _BeginCallback(TrainerCallback):
-    """What happens at moments of the training loop: task losses count from where training begins or resumes, the
-    sampler learns which epoch begins, the parts train whose stage it is, and the losses of a step are looked at before
-    and after the optimizer's."""
+class EpochOfSampler(TrainerCallback):
+    """Tells a sampler which epoch begins: after resuming, it is wrapped too deeply for the Trainer to reach it."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._reset_logged_losses()
-        self.trainer._watch_losses()
+    def __init__(self, sampler: MixtureBatchSampler):
+        self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # After resuming, the sampler is wrapped too deeply for the Trainer to reach it.
-        self.trainer.sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.trainer._enter_stage()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer._check_and_learn_from_step()
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        if self.trainer.balancer.learns_after_step:
-            self.trainer._learn_from_second_pass()
+        self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
+class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
     """
     Train all tasks of a [`MultiTaskModel`] together.
 
@@ -92,19 +79,19 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
     over its `loss_<task>`, so that the sum still holds. (For gradient methods they hold for the shared parameters.)
 
     Args:
-        model: the model to train.
+        model: the model to train. What the strategy freezes stays frozen in it, and its `config.tasks` takes what is
+            measured on the training rows: the scale of regression targets, and balanced weights.
         args: training arguments.
         sets: labelled sets, each with `tasks` and a `splits` dictionary of datasets in canonical columns.
-        mixture: how batches are drawn from the sets, as in a recipe; see `complete_mixture` for the keys. Tasks whose
-            loss compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where
-            nothing is said.
+        mixture: how batches are drawn from the sets: a `MixtureConfig`, or what a recipe says. Tasks whose loss
+            compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where nothing is
+            said.
         callbacks: as in `Trainer`.
         tasks: names of the tasks that take part; a model may have others, whose heads are then frozen. All where
             nothing is said.
-        strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`. What it freezes stays
-            frozen in the model.
-        balancing: how the tasks' losses become one: a method's name, or `{"method": ..., **options}`; see
-            `complete_balancing`.
+        strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`.
+        balancing: how the tasks' losses become one: a `BalancingConfig`, a method's name, or
+            `{"method": ..., **options}`.
         origin: what else makes the run the one it is, such as names of data columns, for its checkpoints to record.
 
     Attributes:
@@ -112,6 +99,8 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         plan: what trains when.
         trained_tasks: settings of the tasks with anything to train. The others are only evaluated: rows that are
             labelled for no other task are not drawn, and their losses are no part of `loss`.
+        drawn: what training draws from each set.
+        balancer: turns the tasks' losses into the step.
 
     Raises:
         ValueError: the strategy, the mixture or the balancing does not fit, several GPUs are visible to one process, a
@@ -127,12 +116,12 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         self,
         model: MultiTaskModel,
         args: MultiTaskTrainingArguments,
-        sets: Sequence[Any],
-        mixture: dict[str, Any] | None = None,
+        sets: Sequence[LabelledSet],
+        mixture: MixtureConfig | dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
-        balancing: str | dict[str, Any] | None = None,
+        balancing: BalancingConfig | str | dict[str, Any] | None = None,
         origin: dict[str, Any] | None = None,
     ):
         if args.n_gpu > 1:
@@ -140,94 +129,82 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
                 f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
                 "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
-        # The batches of an epoch are laid out for all processes, so accelerate has nothing to even out.
-        args.accelerator_config.even_batches = False
-        args.accelerator_config.split_batches = False
         self.sets = list(sets)
         self.strategy = strategy or {}
         self.origin = origin or {}
-        self._features: FeatureCache | None = None
-        self._loss_watch: LossWatch | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
-        self.tasks = {name: task for name, task in model.config.tasks.items() if tasks is None or name in tasks}
-        self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), self.tasks)
+        names = [name for name in model.config.tasks if tasks is None or name in tasks]
+        check_best_metric(args, {name: model.config.tasks[name] for name in names})
+        check_early_stopping(args, names)
+
+        self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), names)
         for part in self.plan.frozen:
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
-        self.trained_tasks = {name: task for name, task in self.tasks.items() if self.plan.trains(name)}
-        self.balancer = make_balancer(balancing if self.trained_tasks else None, len(self.trained_tasks), args)
+        trained = {name: model.config.tasks[name] for name in names if self.plan.trains(name)}
+
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        batch_size = args.per_device_train_batch_size
+        self.mixture = MixtureConfig.from_recipe(mixture).for_sets([entry.tasks for entry in self.sets])
+        self.drawn, self.announcements = draw_sets(self.mixture, self.sets, trained, batch_size, seed)
+        self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
+
+        training_rows = {task: entry.rows for entry in self.drawn for task in entry.tasks}
+        for entry in self.sets:  # of the other tasks all rows count, whose losses are shown
+            idle = [task for task in entry.tasks if task in names and task not in trained]
+            training_rows |= dict.fromkeys(idle, entry.splits["train"])
+        for measure in (resolve_balanced, measure_targets):
+            measured, announcements = measure(model.config.tasks, training_rows)
+            for task, found in measured.items():  # part of the model: its values are in the labels' units by it
+                model.config.tasks[task] = {**model.config.tasks[task], **found}
+            self.announcements += announcements
+        self.tasks = {name: model.config.tasks[name] for name in names}
+        self.trained_tasks = {name: self.tasks[name] for name in trained}
+
+        balancing = BalancingConfig.from_recipe(balancing if trained else None)
+        self.balancer = make_balancer(balancing, len(trained), args)
         check_shared_parts(self.balancer.method, self.plan)
-        check_best_metric(args, self.tasks)
-        check_early_stopping(args, tuple(self.tasks))
+        self.loss_meter = LossMeter(self.trained_tasks, self.balancer, args)
+        self.second_pass = None
+        if self.balancer.learns_after_step:
+            self.second_pass = SecondPass(self.balancer, self.trained_tasks, self._weighted_losses)
         self.best_of_tasks = BestOfTasks(self)
-        own_callbacks = [_BeginCallback(self), self.best_of_tasks]
+        own_callbacks = [EpochOfSampler(self.sampler), self.loss_meter, self.second_pass, self.best_of_tasks]
         if args.early_stopping_patience is not None:
             own_callbacks.append(EarlyStopping(self.tasks))
-        self.drawn = self._drawn_sets()
-        seed = args.data_seed if args.data_seed is not None else args.seed
-        self.mixture = complete_mixture(mixture, [labelled_set.tasks for labelled_set in self.sets])
-        train_sets, self.announcements = training_sets(self.mixture, self.drawn, seed)
-        self.sampler = make_sampler(
-            self.mixture,
-            self.drawn,
-            train_sets,
-            self.trained_tasks,
-            args.per_device_train_batch_size,
-            args.world_size,
-            seed,
-        )
-        idle = [LabelledSet(self._idle_tasks(entry), entry.splits) for entry in self.sets]  # their losses are shown
-        measured = [*self.drawn, *idle], [*train_sets, *(entry.splits["train"] for entry in idle)]
-        for resolve in (resolve_balanced, measure_targets):
-            settings, announcements = resolve(self.tasks, *measured)
-            for task, resolved in settings.items():
-                self.tasks[task].update(resolved)
-            self.announcements += announcements
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset(train_sets),
+            train_dataset=MixtureDataset([entry.rows for entry in self.drawn]),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
-            callbacks=[*own_callbacks, *(callbacks or [])],
+            callbacks=[*filter(None, own_callbacks), *(callbacks or [])],
         )
         self.label_names = ["labels"]
-        self._reset_logged_losses()
-        self._stage = 0
-        self._stage_starts = [0]
-        if len(self.plan.stages) > 1:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
-            steps_per_epoch = steps_of_epoch(self.sampler, args)
-            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-            self._stage_starts = stage_starts(self.plan, steps_per_epoch, max_steps)
+        self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone)
+        self.stages = Stages(self.plan, self._stage_starts())
 
-    def _drawn_sets(self) -> list[LabelledSet]:
-        """The sets that training draws from: of each, the tasks that train and the rows that are labelled for any."""
-        drawn = []
-        for labelled_set in self.sets:
-            trained = [task for task in labelled_set.tasks if task in self.trained_tasks]
-            rows = labelled_set.splits["train"]
-            if trained:
-                rows = rows if trained == list(labelled_set.tasks) else rows_labelled_for(rows, trained)
-                drawn.append(LabelledSet(trained, {"train": rows}))
-        return drawn
-
-    def _idle_tasks(self, labelled_set: LabelledSet) -> list[str]:
-        """The tasks of a set that take part, but have nothing to train."""
-        return [task for task in labelled_set.tasks if task in self.tasks and task not in self.trained_tasks]
+    def _stage_starts(self) -> list[int]:
+        """The optimizer step before which each stage begins."""
+        if len(self.plan.stages) < 2:
+            return [0]
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
+        steps, args = steps_of_epoch(self.sampler, self.args), self.args
+        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+        return stage_starts(self.plan, steps, max_steps)
 
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_trainable()
-        if (cache := self._open_features()) is not None:
-            sets = self.train_dataset.sets
-            places = self._cache_sentences(cache, lambda: sentence_windows(sets))
+        if (cache := self.features.open(self.model)) is not None:
+            rows = self.train_dataset.sets
+            places = self.features.places(cache, self.model, lambda: sentence_windows(rows))
             dataloader = DataLoader(
-                FeatureDataset(sets, self.trained_tasks, cache, places),
+                FeatureDataset(rows, self.trained_tasks, cache, places),
                 batch_sampler=self.sampler,
                 collate_fn=as_it_is,
                 pin_memory=self.args.dataloader_pin_memory,
@@ -252,32 +229,6 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
         counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
         counts = self.accelerator.reduce(counts, reduction="sum").tolist()
         return batches, dict(zip(names, counts, strict=True))
-
-    # ---- features of a frozen backbone ----
-
-    def _open_features(self) -> FeatureCache | None:
-        """The cache of pooled vectors where they are the same in every epoch, else nothing."""
-        if not (self.args.feature_cache and self._can_cache_features()):
-            return None
-        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
-        self._features = open_features(self.model, precision, self._features)
-        return self._features
-
-    def _can_cache_features(self) -> bool:
-        """Also no later stage may train a part of the backbone."""
-        return not self.plan.trains_backbone and can_cache_features(self.model)
-
-    def _cache_sentences(self, cache: FeatureCache, sentences: Callable[[], Iterable[Sequence[str]]]) -> np.ndarray:
-        with self.compute_loss_context_manager(), self.accelerator.autocast():
-            return cache_sentences(cache, self.model, sentences, show_progress=not self.args.disable_tqdm)
-
-    def describe_features(self) -> str | None:
-        """What the feature cache holds of all splits, as one line; nothing where the backbone is trained."""
-        if not self._can_cache_features():
-            return None
-        if (cache := self._open_features()) is None:
-            return "off"
-        return describe_features(cache, [rows for entry in self.sets for rows in entry.splits.values()])
 
     # ---- what trains ----
 
@@ -309,7 +260,7 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
 
     def create_optimizer(self, model=None):
         self._check_trainable()
-        self._enter_stage()
+        self.stages.enter(self.state.global_step, self.model_wrapped, self.optimizer, self.lr_scheduler)
         if self.optimizer is None and self.plan.has_own_rates(self.args.learning_rate):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             if {"params", "model", "optimizer_dict"} & set(options):
@@ -321,21 +272,11 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return super().create_optimizer(model)
 
-    def _enter_stage(self) -> None:
-        """Let the parts train whose stage the next step belongs to."""
-        if len(self.plan.stages) < 2:
-            return
-        self._stage = bisect(self._stage_starts, self.state.global_step) - 1
-        enter_stage(self.plan, self._stage, self.model_wrapped)
-        if self.lr_scheduler is not None:
-            set_peaks(self.plan, self._stage, self.optimizer, self.lr_scheduler)
-
     def _get_learning_rate(self) -> float:
         """What is logged as `learning_rate`: that of a part that trains."""
         if len(self.plan.stages) < 2:
             return super()._get_learning_rate()
-        rates = self.plan.stages[self._stage].learning_rates
-        return next(group["lr"] for group in self.optimizer.param_groups if group["part"] in rates)
+        return self.stages.learning_rate(self.state.global_step, self.optimizer)
 
     # ---- loss ----
 
@@ -372,55 +313,49 @@ class MultiTaskTrainer(EvaluationLoop, BalancedStep, Checkpoints, Trainer):
             losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
         return torch.stack(losses), outputs
 
-    @property
-    def loss_weights(self) -> torch.Tensor:
-        """The trained tasks' `loss_weight`, `(tasks,)`, on the CPU."""
-        return torch.tensor([settings["loss_weight"] for settings in self.trained_tasks.values()])
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the task losses, with the balancer's weights while training; see `task_losses`."""
         losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
-        weights = self.loss_weights.to(losses)
+        weights = self.loss_meter.loss_weights.to(losses)
         if model.training and torch.is_grad_enabled():
-            weights = weights * self._weights_of_step(weights * losses)
-            self._add_to_sums(losses, weights * losses)
+            step, epoch = self.state.global_step, int(self.state.epoch or 0)
+            weights = weights * self.balancer.weights_of_share(weights * losses, step, epoch)
+            self.loss_meter.add(losses, weights * losses)
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _add_to_sums(self, losses: torch.Tensor, weighted: torch.Tensor) -> None:
-        """Count a micro-batch's losses `(tasks,)` for the look at the step and for the log."""
-        self._step_losses += losses.detach()
-        self._logged_losses += losses.detach()
-        self._logged_weighted_losses += weighted.detach()
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One micro-batch: the weighted sum backward, or for gradient methods each task's own gradient."""
+        self.stages.enter(self.state.global_step, model, self.optimizer, self.lr_scheduler)
+        if self.second_pass is not None:
+            self.second_pass.keep(inputs, num_items_in_batch, self.args.device)
+        if not isinstance(self.balancer, GradientBalancer):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
+            self.optimizer.train()
+        with self.compute_loss_context_manager():
+            losses, _ = self.task_losses(model, self._prepare_inputs(inputs), num_items_in_batch)
+        own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        shared = [parameter for parameter in trainable if parameter not in own]
+        values = self.loss_meter.loss_weights.to(losses) * losses
+        weighted = (self.balancer.backward(values, shared, list(own)) * values).detach()
+        self.loss_meter.add(losses, weighted)
+        return weighted.sum()
 
-    def _reset_logged_losses(self) -> None:
-        self._step_losses, self._logged_losses, self._logged_weighted_losses = torch.zeros(
-            3, len(self.trained_tasks), device=self.args.device
-        )
-        self._logged_since = self.state.global_step
-
-    def _watch_losses(self) -> None:
-        """Not with balancing, which changes the weights by itself, nor in a run that was warned before it stopped."""
-        is_watched = self.balancer.method == "sum" and self.state.global_step == 0
-        weights = {task: settings["loss_weight"] for task, settings in self.trained_tasks.items()}
-        self._loss_watch = LossWatch(weights, self.state.max_steps) if is_watched else None
+    def _weighted_losses(self, inputs: dict[str, Any], counts: dict[str, int]) -> torch.Tensor:
+        """The losses `(tasks,)` of a batch times their static weights, with the model as it is now."""
+        with self.compute_loss_context_manager():
+            losses, _ = self.task_losses(self.model, self._prepare_inputs(inputs), counts)
+        return self.loss_meter.loss_weights.to(losses) * losses
 
     # ---- what is logged ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            steps = max(self.state.global_step - self._logged_since, 1)
-            losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / steps
-            names = [f"loss_{task}" for task in self.trained_tasks]
-            logs.update(zip(names, losses.tolist(), strict=True))
-            if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(self._stage)) is not None:
+            logs.update(self.loss_meter.take_logs(self.state.global_step))
+            stage = self.stages.at(self.state.global_step - 1)  # that of the step that was made last
+            if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(stage)) is not None:
                 logs["trainable_layers"] = layers
-            if self.balancer.method != "sum":
-                weighted = self.accelerator.reduce(self._logged_weighted_losses, reduction="mean") / steps
-                for task, weight, loss in zip(
-                    self.trained_tasks, (weighted / losses).tolist(), losses.tolist(), strict=True
-                ):
-                    if loss > 0:  # a task without rows since the last log had no weight
-                        logs[f"weight_{task}"] = weight
-            self._reset_logged_losses()
         super().log(logs, start_time)

@@ -23,7 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import reduce
 from scipy.optimize import nnls
+
+from .settings import BalancingConfig
 
 
 def slopes(scalarizer: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
@@ -67,7 +70,7 @@ class Balancer:
     All vectors are `(tasks,)`, float32, on the CPU, of the whole optimizer step, and so the same on every process.
 
     Args:
-        settings: what `complete_balancing` gives.
+        config: the method and its options.
         num_tasks: how many tasks there are.
         seed: of the run.
     """
@@ -75,12 +78,12 @@ class Balancer:
     needs_values = False  # whether the weights follow from the losses of the step that they are for
     learns_after_step = False  # whether it asks how the optimizer step changed the losses
 
-    def __init__(self, settings: dict[str, Any], num_tasks: int, seed: int = 0):
-        self.settings, self.num_tasks, self.seed = settings, num_tasks, seed
+    def __init__(self, config: BalancingConfig, num_tasks: int, seed: int = 0):
+        self.config, self.num_tasks, self.seed = config, num_tasks, seed
 
     @property
     def method(self) -> str:
-        return self.settings["method"]
+        return self.config.method
 
     def weights(self, step: int, epoch: int, values: torch.Tensor | None) -> torch.Tensor:
         """
@@ -92,6 +95,13 @@ class Balancer:
             values: of this step, where `needs_values`.
         """
         return torch.ones(self.num_tasks)
+
+    def weights_of_share(self, values: torch.Tensor, step: int, epoch: int) -> torch.Tensor:
+        """The same for this process's share of a step's values, `(tasks,)` on any device; alike in all its shares."""
+        if self.method == "sum":
+            return torch.ones_like(values)
+        mean = reduce(values.detach(), reduction="mean").cpu() if self.needs_values else None
+        return self.weights(step, epoch, mean).to(values.detach())
 
     def update(self, values: torch.Tensor) -> None:
         """Learn from the values of a step, once all of it was seen."""
@@ -113,12 +123,12 @@ class Uncertainty(Balancer):
     move them too little to matter, and nothing of them gets into the model.
     """
 
-    def __init__(self, settings: dict[str, Any], num_tasks: int, seed: int = 0):
+    def __init__(self, config: BalancingConfig, num_tasks: int, seed: int = 0):
         from torchjd.scalarization import UW
 
-        super().__init__(settings, num_tasks, seed)
+        super().__init__(config, num_tasks, seed)
         self.scalarizers = [UW(()) for _ in range(num_tasks)]
-        self.optimizer = _make_adam([scalarizer.log_var for scalarizer in self.scalarizers], settings["lr"])
+        self.optimizer = _make_adam([scalarizer.log_var for scalarizer in self.scalarizers], config.lr)
 
     def weights(self, step: int, epoch: int, values: torch.Tensor | None) -> torch.Tensor:
         ones = torch.ones(self.num_tasks)  # a slope here is the same at any value
@@ -145,8 +155,8 @@ class DynamicWeightAverage(Balancer):
     A task's mean is over the steps that had rows of it. Until a task has two means, its rate counts as 1.
     """
 
-    def __init__(self, settings: dict[str, Any], num_tasks: int, seed: int = 0):
-        super().__init__(settings, num_tasks, seed)
+    def __init__(self, config: BalancingConfig, num_tasks: int, seed: int = 0):
+        super().__init__(config, num_tasks, seed)
         self.epoch = 0
         self.sums, self.counts = [0.0] * num_tasks, [0] * num_tasks  # of the epoch so far
         self.means: list[list[float]] = [[] for _ in range(num_tasks)]  # of the last two epochs that had the task
@@ -157,7 +167,7 @@ class DynamicWeightAverage(Balancer):
         if epoch != self.epoch:
             self._end_epoch()
             self.epoch = epoch
-        scalarizer = DWA(self.settings["temperature"])
+        scalarizer = DWA(self.config.temperature)
         for age in (0, 1):
             scalarizer(torch.tensor([means[age] if len(means) == 2 else 1.0 for means in self.means]))
             scalarizer.step()
@@ -188,11 +198,11 @@ class Famo(Balancer):
     needs_values = True
     learns_after_step = True
 
-    def __init__(self, settings: dict[str, Any], num_tasks: int, seed: int = 0):
+    def __init__(self, config: BalancingConfig, num_tasks: int, seed: int = 0):
         from torchjd.scalarization import FAMO
 
-        super().__init__(settings, num_tasks, seed)
-        options = {name: settings[name] for name in ("lr", "weight_decay")}
+        super().__init__(config, num_tasks, seed)
+        options = {"lr": config.lr, "weight_decay": config.weight_decay}
         self.scalarizer = FAMO(num_tasks, **options)
         # torchjd keeps logits and optimizer to itself; a checkpoint needs both.
         self.logits = self.scalarizer._w
@@ -285,16 +295,16 @@ class GradientBalancer(Balancer):
     their own task.
     """
 
-    def __init__(self, settings: dict[str, Any], num_tasks: int, seed: int = 0):
+    def __init__(self, config: BalancingConfig, num_tasks: int, seed: int = 0):
         from torchjd.aggregation import AlignedMTL, PCGrad, UPGrad
 
-        super().__init__(settings, num_tasks, seed)
+        super().__init__(config, num_tasks, seed)
         if self.method == "pcgrad":
             self.aggregator = PCGrad()
         elif self.method == "upgrad":
             self.aggregator = UPGrad(projector=project_onto_dual_cone)
         else:
-            self.aggregator = AlignedMTL(scale_mode=settings["scale_mode"])
+            self.aggregator = AlignedMTL(scale_mode=config.scale_mode)
 
     def backward(
         self, values: torch.Tensor, shared: list[torch.nn.Parameter], own: list[torch.nn.Parameter]

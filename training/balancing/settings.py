@@ -1,34 +1,16 @@
-"""How the tasks' losses become one: the recipe's `balancing`, checked, made, saved and resumed.
+"""The recipe's `balancing`: which method makes one loss of the tasks' losses, and with which options.
 
-    complete_balancing   a recipe's `balancing` with every default filled in
-    make_balancer        the method, ready for a run; an error where that run cannot support it
-    save_balancer        what it has learnt, into a checkpoint, from which load_balancer goes on
-    check_shared_parts   an error where a gradient method has nothing to balance
-    check_finite         stops a run whose loss is NaN or infinite, and names the task
+    METHODS            the methods, each with its options and their defaults
+    BalancingConfig    a method and its options, checked when they are made
+    format_balancing   the same in words
 
-The methods themselves are in balancers.py.
+balancers.py holds the methods themselves, making.py gets one ready for a run.
 """
 
-import json
-import math
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from transformers import TrainingArguments
-
 from ...checks_multitask import check_choice, check_keys, is_number, suggest
-from ..strategy import Plan
-from .balancers import (
-    Balancer,
-    DynamicWeightAverage,
-    Famo,
-    GeometricMean,
-    GradientBalancer,
-    RandomWeights,
-    Uncertainty,
-)
 
 # Each method's options with their defaults: those of the torchjd class. uncertainty has none there; its own learning
 # rate is Adam's, whose steps have about that size, so that hundreds of steps are enough for a log-variance to settle.
@@ -45,169 +27,70 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 GRADIENT_METHODS = ("pcgrad", "upgrad", "aligned_mtl")
 SCALE_MODES = ("min", "median", "rmse")
-STATE_FILE = "balancing.json"
 
 
-def complete_balancing(balancing: str | dict[str, Any] | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BalancingConfig:
     """
-    Check a recipe's `balancing` and fill in its defaults.
+    A method and its options; an option that is not given has its default, one that the method does not know is `None`.
 
-    Args:
-        balancing: a method's name, or `{"method": name, **options}`; nothing means `sum`.
-
-    Returns:
-        `{"method": name, **options}` with every option.
+    Attributes:
+        method: one of `METHODS`.
+        lr, weight_decay, temperature, scale_mode: the options; see `METHODS` for who has which.
 
     Raises:
         ValueError: the method, an option or its value is unknown; says what would be right.
     """
-    if not isinstance(balancing, dict):
-        balancing = {"method": "sum" if balancing is None else balancing}
-    settings = dict(balancing)
-    method = settings.pop("method", None)
-    if not isinstance(method, str) or method not in METHODS:
-        found = "balancing has no method" if method is None else f"balancing is {method!r}"
-        raise ValueError(f"{found}, but should be one of {', '.join(METHODS)}.{suggest(method, METHODS)}")
-    known = METHODS[method]
-    options = f"The options of {method}: {', '.join(known)}." if known else f"{method} has no options."
-    check_keys("balancing", settings, known, options)
-    for key, value in settings.items():
-        if key == "scale_mode":
-            check_choice("balancing.scale_mode", value, SCALE_MODES)
-        elif not is_number(value) or value < 0:
-            raise ValueError(f"balancing.{key} is {value!r}, but should be a number of at least 0.")
-        elif key == "temperature" and value == 0:
-            raise ValueError("balancing.temperature is 0, but should be above 0.")
-    return {"method": method, **known, **settings}
+
+    method: str = "sum"
+    lr: float | None = None
+    weight_decay: float | None = None
+    temperature: float | None = None
+    scale_mode: str | None = None
+
+    @classmethod
+    def from_recipe(cls, balancing: Any) -> "BalancingConfig":
+        """The settings of a recipe's `balancing`: a method's name, or `{"method": name, **options}`."""
+        if balancing is None or isinstance(balancing, cls):
+            return balancing or cls()
+        if not isinstance(balancing, dict):
+            return cls(balancing)
+        method, options = balancing.get("method"), {key: balancing[key] for key in balancing if key != "method"}
+        if method is None:
+            raise ValueError(f"balancing has no method, but should be one of {', '.join(METHODS)}.")
+        cls(method)._check_options(options)
+        return cls(**balancing)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        known = METHODS[self.method]
+        hint = f"The options of {self.method}: {', '.join(known)}." if known else f"{self.method} has no options."
+        check_keys("balancing", options, known, hint)
+        for key, value in options.items():
+            if key == "scale_mode":
+                check_choice("balancing.scale_mode", value, SCALE_MODES)
+            elif not is_number(value) or value < 0:
+                raise ValueError(f"balancing.{key} is {value!r}, but should be a number of at least 0.")
+            elif key == "temperature" and value == 0:
+                raise ValueError("balancing.temperature is 0, but should be above 0.")
+
+    def __post_init__(self):
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise ValueError(
+                f"balancing is {self.method!r}, but should be one of {', '.join(METHODS)}."
+                f"{suggest(self.method, METHODS)}"
+            )
+        given = {key: value for key, value in asdict(self).items() if key != "method" and value is not None}
+        self._check_options(given)
+        for key, default in METHODS[self.method].items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, default)
+
+    def to_recipe(self) -> dict[str, Any]:
+        """`{"method": name, **options}` with every option of the method."""
+        return {"method": self.method, **{key: getattr(self, key) for key in METHODS[self.method]}}
 
 
 def format_balancing(settings: dict[str, Any]) -> str:
-    """`famo (lr 0.025, weight_decay 0.001)`."""
+    """`famo (lr 0.025, weight_decay 0.001)`, from what `to_recipe` gives."""
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "method")
     return settings["method"] + (f" ({options})" if options else "")
-
-
-def check_shared_parts(method: str, plan: Plan) -> None:
-    """
-    Check that a gradient method finds shared parameters to balance gradients on.
-
-    Raises:
-        ValueError: in some stage of the plan no part trains that tasks share.
-    """
-    for number, stage in enumerate(plan.stages, 1):
-        if method in GRADIENT_METHODS and all(part.startswith("heads.") for part in stage.learning_rates):
-            where = f" in stage {number} of strategy.unfreeze" if len(plan.stages) > 1 else ""
-            raise ValueError(
-                f"balancing: {method} balances gradients of shared parameters, but none is trainable{where}. Let a "
-                "part of the backbone train, or leave balancing out."
-            )
-
-
-def check_finite(losses: Sequence[float], tasks: dict[str, dict[str, Any]], step: int, after: bool = False) -> None:
-    """
-    Stop where a task's loss is NaN or infinite.
-
-    Args:
-        losses: of one optimizer step, one for each task.
-        tasks: task settings by name.
-        step: the optimizer step, counted from 1.
-        after: whether they were computed after the step (for famo), with the weights that it gave.
-
-    Raises:
-        ValueError: names the step, and each such task with its loss.
-    """
-    found = [
-        f"the {settings['loss']} loss of task {task!r} is {loss}"
-        for (task, settings), loss in zip(tasks.items(), losses, strict=True)
-        if not math.isfinite(loss)
-    ]
-    if found:
-        raise ValueError(
-            f"Step {step}: {' and '.join(found)}. Training stopped {'after' if after else 'before'} the optimizer "
-            "step and before anything was saved, so the last checkpoint is good. Look for extreme labels in that "
-            "task's rows, or lower the learning rate."
-        )
-
-
-_CLASSES = {
-    "sum": Balancer,
-    "uncertainty": Uncertainty,
-    "dwa": DynamicWeightAverage,
-    "famo": Famo,
-    "geometric_mean": GeometricMean,
-    "random": RandomWeights,
-    **dict.fromkeys(GRADIENT_METHODS, GradientBalancer),
-}
-
-
-def make_balancer(balancing: str | dict[str, Any] | None, num_tasks: int, args: TrainingArguments) -> Balancer:
-    """
-    The method, ready for a run.
-
-    Args:
-        balancing: as in `complete_balancing`.
-        num_tasks: how many tasks there are.
-        args: of the run.
-
-    Raises:
-        ValueError: something about `balancing` is wrong, or the run is one that the method cannot support.
-        ImportError: torchjd is missing.
-    """
-    settings = complete_balancing(balancing)
-    method, is_gradient_method = settings["method"], settings["method"] in GRADIENT_METHODS
-    balancer_class = _CLASSES[method]
-    if args.gradient_accumulation_steps > 1 and (is_gradient_method or balancer_class.needs_values):
-        raise ValueError(
-            f"balancing: {method} needs the losses of a whole optimizer step at once, so it does not go with "
-            f"gradient_accumulation_steps {args.gradient_accumulation_steps}. Set it to 1 and raise "
-            "per_device_train_batch_size, or take sum, uncertainty, dwa or random."
-        )
-    if is_gradient_method:
-        for key, is_in_the_way in (
-            (f"{args.world_size} processes", args.world_size > 1),
-            ("fp16 (take bf16)", args.fp16),
-            ("gradient_checkpointing", args.gradient_checkpointing),
-            ("torch_compile", args.torch_compile),
-            ("deepspeed", args.deepspeed),
-            ("fsdp", args.fsdp),
-        ):
-            if is_in_the_way:
-                raise ValueError(
-                    f"balancing: {method} computes a gradient for each task, which does not go with {key}. "
-                    "Change that, or take a method that only weighs losses, such as uncertainty, dwa or famo."
-                )
-    try:
-        return balancer_class(settings, num_tasks, args.seed)
-    except ImportError as error:
-        raise ImportError(
-            f"balancing: {method} needs torchjd, which cannot be imported ({error}). Install it with "
-            "`pip install 'torchjd>=0.18,<0.19'`, or leave balancing out."
-        ) from error
-
-
-def save_balancer(balancer: Balancer, folder: str | os.PathLike, tasks: Sequence[str]) -> None:
-    """Write what a method has learnt into a checkpoint; `sum` has nothing to write."""
-    if balancer.method != "sum":
-        content = {"balancing": balancer.settings, "tasks": list(tasks), "state": balancer.state()}
-        Path(folder, STATE_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def load_balancer(balancer: Balancer, folder: str | os.PathLike, tasks: Sequence[str]) -> None:
-    """
-    Go on from what `save_balancer` wrote.
-
-    Raises:
-        ValueError: the checkpoint comes from a run with another method, or with other tasks.
-    """
-    path = Path(folder, STATE_FILE)
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"balancing": {"method": "sum"}}
-    found = content["balancing"]["method"]
-    if found != balancer.method:
-        raise ValueError(
-            f"{folder} comes from a run with balancing {found}, but balancing is now {balancer.method}. Resume with "
-            f"{found}, or start anew."
-        )
-    if content.get("tasks", list(tasks)) != list(tasks):
-        raise ValueError(f"{path} is about the tasks {content['tasks']}, but there are {list(tasks)}. Start anew.")
-    if content.get("state") is not None:
-        balancer.load_state(content["state"])

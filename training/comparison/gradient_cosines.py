@@ -62,9 +62,9 @@ class GradientCosines(TrainerCallback):
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.probes = {}
-        for which, (drawn, rows) in enumerate(zip(trainer.drawn, trainer.train_dataset.sets, strict=True)):
+        for which, drawn in enumerate(trainer.drawn):
             for task in drawn.tasks:
-                labelled = rows_labelled_for(rows, [task])
+                labelled = rows_labelled_for(drawn.rows, [task])
                 # The last number keeps these rows apart from those that the mixture draws.
                 order = np.random.default_rng([trainer.args.seed, which, 0, 2]).permutation(len(labelled))
                 settings = {task: trainer.trained_tasks[task]}

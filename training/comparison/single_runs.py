@@ -15,6 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
-from ..mixture import complete_mixture, make_sampler, steps_of_epoch
+from ..drawing import draw_sets, make_sampler, steps_of_epoch
+from ..mixture import MixtureConfig
 from ..recipe.recipe import Recipe
 from ..recipe.starting import Start, plan_before_data
 from ..report.results import changed_arguments, scores_by_task, write_json
@@ -80,21 +82,20 @@ def check_comparison(start: Start, recipe: Recipe, args: MultiTaskTrainingArgume
 
 def single_set(joint: MultiTaskTrainer, task: str) -> tuple[LabelledSet, float]:
     """The task's rows, labelled for nothing else, and how often an epoch of the joint run goes through them."""
-    which = next(place for place, drawn in enumerate(joint.drawn) if task in drawn.tasks)
+    drawn = next(drawn for drawn in joint.drawn if task in drawn.tasks)
     splits = next(labelled_set.splits for labelled_set in joint.sets if task in labelled_set.tasks)
-    splits = {**splits, "train": joint.train_dataset.sets[which]}  # what max_rows has left of them
+    splits = {**splits, "train": drawn.rows}  # what max_rows has left of them
     splits = {
         split: rows_labelled_for(rows, [task]).select_columns(["sentences", LABEL_PREFIX + task])
         for split, rows in splits.items()
     }
-    passes = joint.sampler.rows_per_epoch[which] / joint.sampler.sizes[which]
-    return LabelledSet([task], splits), max(passes, 1 / len(splits["train"]))
+    return LabelledSet([task], splits), max(drawn.passes, 1 / len(splits["train"]))
 
 
-def single_mixture(joint: MultiTaskTrainer, task: str, passes: float) -> dict[str, Any]:
+def single_mixture(joint: MultiTaskTrainer, task: str, passes: float) -> MixtureConfig:
     """The joint run's mixture as far as it says something about this task."""
-    rows_per_batch = {key: value for key, value in joint.mixture["rows_per_batch"].items() if key == task}
-    return {"passes": {task: passes}, "batches": joint.mixture["batches"], "rows_per_batch": rows_per_batch}
+    rows_per_batch = {key: value for key, value in joint.mixture.rows_per_batch.items() if key == task}
+    return MixtureConfig(passes={task: passes}, batches=joint.mixture.batches, rows_per_batch=rows_per_batch)
 
 
 def check_single_runs(joint: MultiTaskTrainer) -> None:
@@ -109,11 +110,9 @@ def check_single_runs(joint: MultiTaskTrainer) -> None:
     for task in joint.trained_tasks:
         labelled_set, passes = single_set(joint, task)
         args = single_arguments(joint, task, Path(joint.args.output_dir))
-        mixture = complete_mixture(single_mixture(joint, task, passes), [[task]])
-        rows = [labelled_set.splits["train"]]
-        sampler = make_sampler(
-            mixture, [labelled_set], rows, joint.tasks, args.per_device_train_batch_size, args.world_size, args.seed
-        )
+        mixture, batch_size = single_mixture(joint, task, passes), args.per_device_train_batch_size
+        drawn, _ = draw_sets(mixture, [labelled_set], {task: joint.tasks[task]}, batch_size, args.seed)
+        sampler = make_sampler(mixture, drawn, batch_size, args.world_size, args.seed)
         steps = steps_of_epoch(sampler, args)
         try:
             stage_starts(plan_of_tasks(joint.plan, [task]), steps, math.ceil(args.num_train_epochs * steps))
@@ -204,7 +203,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         "scores": scores,
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
-        "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
+        "rows_per_epoch": sum(drawn.rows_per_epoch for drawn in trainer.drawn),
         "passes": passes,
         "seconds": round(time.time() - started, 1),
         "training": changed_arguments(args),
@@ -245,7 +244,7 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
             name: getattr(initial.config, name) for name in ("pooling", "projection", "normalize", "max_length")
         },
         "passes": passes,
-        "mixture": joint.mixture,
+        "mixture": asdict(joint.mixture),
         "strategy": joint.strategy,
         "training": training,
         "joint_steps": joint.state.max_steps,

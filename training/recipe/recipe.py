@@ -18,8 +18,8 @@ from ...data.splitting import check_split_settings
 from ...problem_types_multitask import PROBLEM_TYPES, find_problem_type
 from ...tasks_multitask import complete_task
 from ..arguments import MultiTaskTrainingArguments
-from ..balancing.settings import complete_balancing
-from ..mixture import complete_mixture
+from ..balancing.settings import BalancingConfig
+from ..mixture import MixtureConfig
 from ..strategy import STRATEGY_KEYS
 from .yaml_file import read_yaml
 
@@ -55,7 +55,8 @@ class Recipe:
         strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
         training: training arguments by name.
         card: `language` and `license` of the model card.
-        balancing: how the tasks' losses become one: `method` and its options.
+        mixture: how batches are drawn.
+        balancing: how the tasks' losses become one.
         text: the file's text, kept beside the finished model.
         backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
         continue_from: the trained model to go on from, `None` to start from an encoder.
@@ -72,14 +73,14 @@ class Recipe:
     projection: dict[str, Any] | None = None
     normalize: bool | None = None
     max_length: int | None = None
-    mixture: dict[str, Any] = field(default_factory=dict)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     strategy: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     continue_from: str | None = None
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
-    balancing: dict[str, Any] = field(default_factory=lambda: {"method": "sum"})
+    balancing: BalancingConfig = field(default_factory=BalancingConfig)
 
 
 def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -176,14 +177,12 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     return source, settings
 
 
-def _read_mixture(mixture: Any, sources: list[TaskSource]) -> dict[str, Any]:
+def _read_mixture(mixture: Any, sources: list[TaskSource]) -> MixtureConfig:
     """The mixture as it was written, checked for the data sets that the tasks read."""
-    groups = group_sources(sources)
-    if mixture is None:
-        return {}
-    complete_mixture(mixture, [[source.name for source in group] for group in groups])
+    mixture, groups = MixtureConfig.from_recipe(mixture), group_sources(sources)
+    mixture.for_sets([[source.name for source in group] for group in groups])
     for group in groups:
-        capped = [source.name for source in group if source.name in (mixture.get("max_rows") or {})]
+        capped = [source.name for source in group if source.name in mixture.max_rows]
         augmented = [source.name for source in group if source.augmentation is not None]
         if capped and augmented:
             raise ValueError(
@@ -258,7 +257,7 @@ def load_recipe(path: str | Path) -> Recipe:
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
             card=_read_card(content.get("card")),
-            balancing=complete_balancing(content.get("balancing")),
+            balancing=BalancingConfig.from_recipe(content.get("balancing")),
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
             continue_from=str(continue_from) if continue_from else None,
             drop_held_out=drop_held_out,

@@ -26,7 +26,7 @@ from ...modeling_multitask import MultiTaskModel
 from ...problem_types_multitask import PROBLEM_TYPES
 from ...tasks_multitask import complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
-from ..balancing.settings import check_shared_parts, complete_balancing
+from ..balancing.making import check_shared_parts
 from ..strategy import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
 from .adapters import adapter_config, check_adapter, describe_adapter
@@ -217,7 +217,7 @@ def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArgument
     if not recipe.strategy:
         return True
     plan = plan_before_data(start, recipe, args)
-    check_shared_parts(complete_balancing(recipe.balancing)["method"], plan)
+    check_shared_parts(recipe.balancing.method, plan)
     return bool(plan.stages)
 
 

@@ -17,7 +17,7 @@ from ...data.row_hashes import RowHashes, write_row_hashes
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
-from ..mixture import describe_epoch
+from ..drawing import describe_epoch
 from ..output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
 from ..recipe.recipe import Recipe
 from ..trainer import MultiTaskTrainer
@@ -55,43 +55,42 @@ def format_settings(
         ("normalize", config.normalize),
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
-        ("balancing", format_balancing(trainer.balancer.settings)),
+        ("balancing", format_balancing(trainer.balancer.config.to_recipe())),
         ("processes", trainer.args.world_size),
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
     ]
-    if (features := trainer.describe_features()) is not None:
+    rows = [split for labelled_set in trainer.sets for split in labelled_set.splits.values()]
+    if (features := trainer.features.describe(model, rows)) is not None:
         lines.append(("feature cache", features))
-    epoch = sum(trainer.sampler.rows_per_epoch)
+    epoch = sum(entry.rows_per_epoch for entry in trainer.drawn)
     tasks = []
-    idle = [task for task in trainer.tasks if task not in trainer.trained_tasks]
-    for drawn, rows, least in zip(
-        [*(labelled_set.tasks for labelled_set in trainer.drawn), idle],
-        [*trainer.sampler.rows_per_epoch, 0],
-        [*trainer.sampler.least_rows, "-"],
-        strict=True,
-    ):
-        for task in drawn:
-            settings = config.tasks[task]
-            tasks.append(
-                [
-                    task,
-                    settings["problem_type"] + (" (pair)" if settings["pair"] else ""),
-                    "-"
-                    if "head" not in settings
-                    else " x ".join(map(str, [*settings["head"]["hidden_dims"], "linear"])),
-                    settings["loss"],
-                    settings["loss_weight"],
-                    ", ".join(settings["metrics"]),
-                    f"{rows} ({rows / epoch:.0%})" if rows else ONLY_EVALUATED,
-                    least,
-                ]
-            )
+
+    def add_row(task: str, rows: str, least_rows: int | str) -> None:
+        settings = config.tasks[task]
+        tasks.append(
+            [
+                task,
+                settings["problem_type"] + (" (pair)" if settings["pair"] else ""),
+                "-" if "head" not in settings else " x ".join(map(str, [*settings["head"]["hidden_dims"], "linear"])),
+                settings["loss"],
+                settings["loss_weight"],
+                ", ".join(settings["metrics"]),
+                rows,
+                least_rows,
+            ]
+        )
+
+    for drawn in trainer.drawn:
+        for task in drawn.tasks:
+            add_row(task, f"{drawn.rows_per_epoch} ({drawn.rows_per_epoch / epoch:.0%})", drawn.least_rows)
+    for task in [task for task in trainer.tasks if task not in trainer.trained_tasks]:
+        add_row(task, ONLY_EVALUATED, "-")
     header = ["task", "problem_type", "head", "loss", "weight", "metrics", "rows an epoch", "least rows"]
     return (
         "Settings\n"
         + tabulate(lines, tablefmt="plain")
-        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.drawn, trainer.sampler)}\n"
+        + f"\n\nMixture: {describe_epoch(trainer.mixture, trainer.drawn, len(trainer.sampler))}\n"
         + tabulate(tasks, header)
     )
 
@@ -161,7 +160,7 @@ def save_result(
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
         "rows": rows,
-        "rows_per_epoch": sum(trainer.sampler.rows_per_epoch),
+        "rows_per_epoch": sum(entry.rows_per_epoch for entry in trainer.drawn),
         "backbone": public_name(recipe.backbone) if recipe.backbone else None,
         "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
         "peft": recipe.peft,
@@ -170,10 +169,10 @@ def save_result(
             task: {**noted, "models": [public_name(name) for name in noted["models"]]} if "models" in noted else noted
             for task, noted in loaded.augmentations.items()
         },
-        "mixture": recipe.mixture,
+        "mixture": recipe.mixture.to_recipe(),
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
-        "balancing": trainer.balancer.settings,
+        "balancing": trainer.balancer.config.to_recipe(),
         "training": {
             name: public_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
             for name, value in changed_arguments(trainer.args).items()

@@ -18,7 +18,8 @@ from transformers.utils import CONFIG_NAME
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
-from ..best_checkpoints import has_stopped_improving
+from ..balancing.making import load_balancer, save_balancer
+from ..early_stopping import has_stopped_improving
 from .files import check_files, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
@@ -91,6 +92,11 @@ class Checkpoints:
             use_mtime=True,
         )
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            save_balancer(self.balancer, output_dir, list(self.trained_tasks))
+
     @property
     def _has_shards(self) -> bool:
         """Whether the optimizer is that of FSDP or DeepSpeed, which save and match its state by themselves."""
@@ -151,7 +157,14 @@ class Checkpoints:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._has_shards:
-            return super()._load_optimizer_and_scheduler(checkpoint)
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            self._load_matched_optimizer(checkpoint)
+        if checkpoint is not None:
+            load_balancer(self.balancer, checkpoint, list(self.trained_tasks))
+
+    def _load_matched_optimizer(self, checkpoint: str) -> None:
+        """Optimizer and schedule, the state of each parameter found by its name."""
         optimizer, folder = self.optimizer.optimizer, Path(checkpoint)
         peaks = [group.get("initial_lr") for group in optimizer.param_groups]  # those of a schedule that has any
         record = read_record(folder)

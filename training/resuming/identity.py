@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from transformers import Trainer
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
 from ..arguments import MultiTaskTrainingArguments
+from ..drawing import steps_of_epoch
 from ..features.cache import tokenizer_state
-from ..mixture import steps_of_epoch
 
 LEARNING_RATES = (
     *("training.learning_rate", "training.head_learning_rate", "strategy.learning_rates", "strategy.layer_decay"),
@@ -135,8 +135,8 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
             "freeze": trainer.plan.frozen,
             **{key: strategy.get(key) for key in ("unfreeze", "learning_rates", "layer_decay")},
         },
-        "mixture": trainer.mixture,
-        "balancing": trainer.balancer.settings,
+        "mixture": asdict(trainer.mixture),
+        "balancing": trainer.balancer.config.to_recipe(),
         "processes": args.world_size,
         "training": without_folders({name: arguments.get(name) for name in recorded}),
         "data": {

@@ -1,0 +1,52 @@
+"""The feature cache of one run: whether there is one, and what a trainer does with it."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from transformers import TrainingArguments
+
+from ...modeling_multitask import MultiTaskModel
+from .batches import describe_features
+from .cache import FeatureCache, cache_sentences, can_cache_features, open_features
+
+
+class RunFeatures:
+    """
+    The pooled vectors of a run whose backbone stays as it is.
+
+    Args:
+        args: of the run.
+        accelerator: gives the precision of the vectors.
+        trains_backbone: whether any part of the backbone ever trains, now or in a later stage.
+    """
+
+    def __init__(self, args: TrainingArguments, accelerator: Accelerator, trains_backbone: bool):
+        self.args, self.accelerator, self.trains_backbone = args, accelerator, trains_backbone
+        self._opened: FeatureCache | None = None  # its shards are read once
+
+    def can_cache(self, model: MultiTaskModel) -> bool:
+        """Whether every sentence has the same vector in the whole run."""
+        return not self.trains_backbone and can_cache_features(model)
+
+    def open(self, model: MultiTaskModel) -> FeatureCache | None:
+        """The cache that belongs to the model as it is now; nothing where it is off or vectors change."""
+        if not (self.args.feature_cache and self.can_cache(model)):
+            return None
+        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
+        self._opened = open_features(model, precision, self._opened)
+        return self._opened
+
+    def places(
+        self, cache: FeatureCache, model: MultiTaskModel, sentences: Callable[[], Iterable[Sequence[str]]]
+    ) -> np.ndarray:
+        """Where sentences stand in a cache, after those that it did not hold were encoded; see `cache_sentences`."""
+        with self.accelerator.autocast():
+            return cache_sentences(cache, model, sentences, show_progress=not self.args.disable_tqdm)
+
+    def describe(self, model: MultiTaskModel, rows: Sequence[datasets.Dataset]) -> str | None:
+        """What the cache holds of some rows, as one line; nothing where the backbone is trained."""
+        if not self.can_cache(model):
+            return None
+        return "off" if (cache := self.open(model)) is None else describe_features(cache, rows)
