@@ -66,7 +66,7 @@ class LoadedTasks:
     earlier: RowHashes | None = None
 
 
-def _sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
+def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
     """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block.
 
     A list of columns is one sentence, joined (`Part.column`); a list under `negative` is one sentence each.
@@ -107,7 +107,7 @@ def _read_sentences(
     """
     task, columns = source.name, []
     bad: set[int] = set()
-    for key, name in _sentence_columns(source):
+    for key, name in sentence_columns(source):
         cells = part.column(task, key, name)
         filled = [row for row in keep if not is_empty(cells[row])]
         if part.all_text and filled and all(number(cells[row]) is not None for row in filled):
@@ -134,7 +134,7 @@ def _read_sentences(
 
 def _contrastive_labels(source: TaskSource, part: Part) -> list[Any]:
     """1.0 for every row that holds any text."""
-    columns = [part.column(source.name, key, name) for key, name in _sentence_columns(source)]
+    columns = [part.column(source.name, key, name) for key, name in sentence_columns(source)]
     return [None if all(is_empty(cell) for cell in row) else 1.0 for row in zip(*columns, strict=True)]
 
 
@@ -219,6 +219,20 @@ def _load_set(
     """
     parts = load_parts(sources, data_root, loaded.announcements)
     check_splits(sources, parts, require_train)
+    labelled_set = label_parts(sources, parts, seed, loaded, known)
+    if "test" not in labelled_set.splits:
+        loaded.announcements.append(f"{', '.join(labelled_set.tasks)}: no test split")
+    return labelled_set
+
+
+def label_parts(
+    sources: list[TaskSource],
+    parts: dict[str, list[Part]],
+    seed: int,
+    loaded: LoadedTasks,
+    known: dict[int, str],
+) -> LabelledSet:
+    """From the parts of one group of tasks to a set in canonical columns; arguments as of `_load_set`."""
     problems, labels = Problems(), {}
     for source in sources:
         loaded.problem_types[source.name] = source.problem_type
@@ -247,8 +261,6 @@ def _load_set(
     }
     if "train" in columns:
         set_aside(sources, columns, seed, known, loaded.announcements)
-    if "test" not in columns:
-        loaded.announcements.append(f"{', '.join(source.name for source in sources)}: no test split")
 
     for source in sources if "train" in columns else []:
         labels = [label for label in columns["train"][f"label_{source.name}"] if label is not None]
@@ -272,7 +284,7 @@ def group_sources(sources: list[TaskSource]) -> list[list[TaskSource]]:
     groups: dict[str, list[TaskSource]] = {}
     for source in sources:
         check_source(source)
-        sentences = [column for _, column in _sentence_columns(source)]
+        sentences = [column for _, column in sentence_columns(source)]
         group = groups.setdefault(
             json.dumps([source.dataset, sentences, source.where], sort_keys=True, default=str), []
         )
@@ -320,4 +332,4 @@ def load_tasks(
     return loaded
 
 
-__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "group_sources", "load_tasks"]
+__all__ = ["LabelledSet", "LoadedTasks", "TaskSource", "group_sources", "label_parts", "load_tasks"]

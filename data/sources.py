@@ -338,6 +338,14 @@ def check_source(source: TaskSource) -> None:
         )
 
 
+def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
+    """Refuse columns of lists or objects where sentences should be."""
+    for key, names in source.columns.items():
+        for name in names if isinstance(names, list) else [names]:
+            for part in parts if key != "label" else []:
+                part.check_texts(source.name, key, name)
+
+
 def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
     """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
 
@@ -358,10 +366,7 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
         )
     if "explode" in dataset:
         _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())), announcements)
-    for key, names in source.columns.items():
-        for name in names if isinstance(names, list) else [names]:
-            for part in chain.from_iterable(parts.values()) if key != "label" else []:
-                part.check_texts(task, key, name)
+    check_text_columns(source, list(chain.from_iterable(parts.values())))
     if source.where is not None:
         _keep_where(sources, parts, announcements)
     else:
@@ -369,4 +374,4 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
     return parts
 
 
-__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "check_source", "load_parts"]
+__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "check_source", "check_text_columns", "load_parts"]

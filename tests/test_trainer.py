@@ -350,9 +350,7 @@ def test_evaluation_of_a_split_that_is_none_names_the_splits(backbone, tmp_path)
             trainer.evaluate(split)
     for data in (trainer.sets[0].splits["validation"], trainer.sets, []):
         kind = type(data).__name__
-        with pytest.raises(
-            TypeError, match=rf"should be a name, one of train, validation\. Found {kind}\. To measure"
-        ):
+        with pytest.raises(TypeError, match=rf"the name of a split, one of train, validation\. Found {kind}\."):
             trainer.evaluate(data)
     with pytest.raises(TypeError, match=r"predicts no data set\. Call model\.predict\(sentences\) for answers"):
         trainer.predict(trainer.sets[0].splits["validation"])

@@ -5,13 +5,14 @@ its processes, its log and its callbacks.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import suggest
+from ..data.in_memory import TaskDatasets, label_datasets
 from .evaluation import (
     Evaluation,
     TaskAnswers,
@@ -28,19 +29,26 @@ from .report.confusion import count_confusion
 class EvaluationLoop:
     """`evaluate` and its relatives; mixed into [`MultiTaskTrainer`]."""
 
-    def _embed_split(self, split: str) -> tuple[Evaluation, torch.Tensor]:
-        """A split and the embeddings of its distinct sentences, each process having computed its share."""
+    def _evaluation(self, split: str | TaskDatasets) -> Evaluation:
+        """A split of the trainer's own sets by its name, or other data by task."""
         known = list(dict.fromkeys(name for entry in self.sets for name in entry.splits))
+        if isinstance(split, Mapping):
+            loaded = label_datasets(self.tasks, None, split, self.columns)
+            return Evaluation(loaded.sets, self.tasks, "validation")
         if not isinstance(split, str):
             raise TypeError(
-                f"A split should be a name, one of {', '.join(known)}. Found {type(split).__name__}. To measure other "
-                "data, give the trainer `sets` with a split of it."
+                f"What to evaluate on should be a mapping of tasks to data sets, or the name of a split, one of "
+                f"{', '.join(known)}. Found {type(split).__name__}."
             )
         if split not in known:
             raise ValueError(f"There is no split {split!r}.{suggest(split, known)} Known splits: {', '.join(known)}.")
         if split not in self.evaluations:
             self.evaluations[split] = Evaluation(self.sets, self.model.config.tasks, split)
-        evaluation = self.evaluations[split]
+        return self.evaluations[split]
+
+    def _embed_split(self, split: str | TaskDatasets) -> tuple[Evaluation, torch.Tensor]:
+        """A split and the embeddings of its distinct sentences, each process having computed its share."""
+        evaluation = self._evaluation(split)
         if evaluation.sentences and (cache := self.features.open(self.model)) is not None:
             places = self.features.places(cache, self.model, lambda: [evaluation.sentences])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
@@ -77,13 +85,17 @@ class EvaluationLoop:
         }
 
     def evaluate(
-        self, eval_dataset: str | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: TaskDatasets | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        Loss and metrics of every task on a split.
+        Loss and metrics of every task that has rows.
 
         Args:
-            eval_dataset: name of the split, `validation` where nothing is said.
+            eval_dataset: by task, a `datasets.Dataset` with columns as those of `train_dataset`; or the name of a
+                split that the trainer has. Its own `eval_dataset`, the split `validation`, where nothing is said.
             ignore_keys: not used; part of the Trainer's signature.
             metric_key_prefix: what the keys begin with.
 
@@ -91,8 +103,8 @@ class EvaluationLoop:
             `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_loss` and `<prefix>_score`.
 
         Raises:
-            TypeError: `eval_dataset` is a data set, not the name of a split.
-            ValueError: there is no such split, or no task has a labelled row in it.
+            TypeError: `eval_dataset` is neither a mapping nor a name.
+            ValueError: there is no such split or task, a row is wrong, or no task has a labelled row.
         """
         split = "validation" if eval_dataset is None else eval_dataset
         self._memory_tracker.start()  # which knows the method that it is called from by its name
@@ -101,7 +113,7 @@ class EvaluationLoop:
         return metrics
 
     def evaluate_and_answer(
-        self, split: str, metric_key_prefix: str = "eval", with_probabilities: bool = True
+        self, split: str | TaskDatasets, metric_key_prefix: str = "eval", with_probabilities: bool = True
     ) -> tuple[dict[str, float], dict[str, TaskAnswers]]:
         """What `evaluate` gives, and by task what the model answers, from the same pass."""
         start_time = time.time()
@@ -114,7 +126,7 @@ class EvaluationLoop:
         for task, found in answers.items():
             if labels := tasks[task].get("labels"):
                 counted = count_confusion(found.predictions, found.references, len(labels))
-                self.confusion[task] = {"split": split, **counted}
+                self.confusion[task] = {"split": split if isinstance(split, str) else "eval_dataset", **counted}
         metrics = {
             f"{metric_key_prefix}_{task}_{metric}": value
             for task, task_metrics in scores.items()

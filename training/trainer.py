@@ -14,7 +14,7 @@ runs. The parts have files of their own:
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.collation import MultiTaskCollator
+from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.loading import LabelledSet
 from ..data.sampling.sampler import MixtureBatchSampler, MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
@@ -82,13 +83,17 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         model: the model to train. What the strategy freezes stays frozen in it, and its `config.tasks` takes what is
             measured on the training rows: the scale of regression targets, and balanced weights.
         args: training arguments.
-        sets: labelled sets, each with `tasks` and a `splits` dictionary of datasets in canonical columns.
+        train_dataset: by task, a `datasets.Dataset` with the columns that a recipe's would have: see
+            `data.in_memory.label_datasets`. Tasks that are given the same object share its rows, which are drawn once.
+            Or labelled sets as `load_tasks` gives them for a recipe, which hold every split.
+        eval_dataset: by task, its validation rows, an entry for each task that is trained.
+        columns: by task, what its columns are called; like the keys of a recipe's `columns` where nothing is said.
         mixture: how batches are drawn from the sets: a `MixtureConfig`, or what a recipe says. Tasks whose loss
             compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where nothing is
             said.
         callbacks: as in `Trainer`.
-        tasks: names of the tasks that take part; a model may have others, whose heads are then frozen. All where
-            nothing is said.
+        tasks: names of the tasks that take part; a model may have others, whose heads are then frozen. Those of
+            `train_dataset` where nothing is said, or of labelled sets all.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`.
         balancing: how the tasks' losses become one: a `BalancingConfig`, a method's name, or
             `{"method": ..., **options}`.
@@ -103,9 +108,11 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         balancer: turns the tasks' losses into the step.
 
     Raises:
-        ValueError: the strategy, the mixture or the balancing does not fit, several GPUs are visible to one process, a
-            task has no training row, or a class that balanced weights need has none; in `train`, nothing is trainable,
-            or a loss is NaN or infinite.
+        TypeError: the data is neither of both, or `args` are plain `TrainingArguments`.
+        ValueError: a row or a label is wrong, evaluations are asked for without `eval_dataset`, the strategy, the
+            mixture or the balancing does not fit, several GPUs are visible to one process, a task has no training row,
+            or a class that balanced weights need has none; in `train`, nothing is trainable, or a loss is NaN or
+            infinite.
         ImportError: `balancing` needs torchjd, which is missing.
     """
 
@@ -116,24 +123,37 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self,
         model: MultiTaskModel,
         args: MultiTaskTrainingArguments,
-        sets: Sequence[LabelledSet],
+        train_dataset: TaskDatasets | Sequence[LabelledSet],
+        eval_dataset: TaskDatasets | None = None,
         mixture: MixtureConfig | dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
         balancing: BalancingConfig | str | dict[str, Any] | None = None,
         origin: dict[str, Any] | None = None,
+        columns: Columns | None = None,
     ):
+        if not isinstance(args, MultiTaskTrainingArguments):
+            raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
                 "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
-        self.sets = list(sets)
+        self.columns = columns
+        loaded = as_labelled_sets(model.config.tasks, train_dataset, eval_dataset, columns)
+        self.sets = loaded.sets
+        if args.eval_strategy != "no" and not any("validation" in entry.splits for entry in self.sets):
+            raise ValueError(
+                f"training.eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on. Give "
+                "eval_dataset, or set eval_strategy and save_strategy to no and load_best_model_at_end to False."
+            )
         self.strategy = strategy or {}
         self.origin = origin or {}
         self.evaluations: dict[str, Evaluation] = {}
         self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
+        if tasks is None and isinstance(train_dataset, Mapping):
+            tasks = list(train_dataset)
         names = [name for name in model.config.tasks if tasks is None or name in tasks]
         check_best_metric(args, {name: model.config.tasks[name] for name in names})
         check_early_stopping(args, names)
@@ -146,12 +166,14 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch_size = args.per_device_train_batch_size
-        self.mixture = MixtureConfig.from_recipe(mixture).for_sets([entry.tasks for entry in self.sets])
-        self.drawn, self.announcements = draw_sets(self.mixture, self.sets, trained, batch_size, seed)
+        train_sets = [entry for entry in self.sets if "train" in entry.splits]
+        self.mixture = MixtureConfig.from_recipe(mixture).for_sets([entry.tasks for entry in train_sets])
+        self.drawn, announcements = draw_sets(self.mixture, train_sets, trained, batch_size, seed)
+        self.announcements = [*loaded.announcements, *announcements]
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 
         training_rows = {task: entry.rows for entry in self.drawn for task in entry.tasks}
-        for entry in self.sets:  # of the other tasks all rows count, whose losses are shown
+        for entry in train_sets:  # of the other tasks all rows count, whose losses are shown
             idle = [task for task in entry.tasks if task in names and task not in trained]
             training_rows |= dict.fromkeys(idle, entry.splits["train"])
         for measure in (resolve_balanced, measure_targets):

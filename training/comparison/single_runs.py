@@ -169,7 +169,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     trainer = MultiTaskTrainer(
         model=copy.deepcopy(initial),
         args=args,
-        sets=[labelled_set],
+        train_dataset=[labelled_set],
         mixture=single_mixture(joint, task, passes),
         tasks=[task],
         strategy=joint.strategy,

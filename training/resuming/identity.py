@@ -124,6 +124,10 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     arguments = args.to_dict()
     names = [field.name for field in fields(MultiTaskTrainingArguments) if field.init]
     recorded = [name for name in names if MAY_CHANGE.get(f"training.{name}", "") is not None]
+    data: dict[str, dict[str, Any]] = {}
+    for entry in trainer.sets:
+        rows = {split: _describe_rows(rows) for split, rows in entry.splits.items() if split != "test"}
+        data.setdefault(" and ".join(entry.tasks), {}).update(rows)
     run = {
         **{key: model.pop(key) for key in ("task_order", "tasks")},
         **without_folders(trainer.origin),
@@ -139,12 +143,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "balancing": trainer.balancer.config.to_recipe(),
         "processes": args.world_size,
         "training": without_folders({name: arguments.get(name) for name in recorded}),
-        "data": {
-            " and ".join(entry.tasks): {
-                split: _describe_rows(rows) for split, rows in entry.splits.items() if split != "test"
-            }
-            for entry in trainer.sets
-        },
+        "data": data,
         "measured": model["measured"],  # after the rows that it follows from
         "parameters": {
             name: list(parameter.shape)
