@@ -10,9 +10,10 @@ import pytest
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from multitask_sentence.train import RecipeArgumentParser, run
+from multitask_sentence.train import run
 from multitask_sentence.training.argument_checks import TRACKERS, check_packages
 from multitask_sentence.training.arguments import WITHOUT_EFFECT, WORKS, MultiTaskTrainingArguments
+from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 
 RECIPE = """
 tasks:

@@ -25,14 +25,11 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.train import run
+from multitask_sentence.training.comparison import compare
 from multitask_sentence.training.comparison import report as comparison_report
 from multitask_sentence.training.comparison import single_runs as comparison
-from multitask_sentence.training.comparison.single_runs import (
-    compare_task,
-    curve_correlations,
-    scale_steps,
-    single_set,
-)
+from multitask_sentence.training.comparison.compare import compare_task, curve_correlations
+from multitask_sentence.training.comparison.single_runs import scale_steps, single_set
 from multitask_sentence.training.output_folder import check_output_dir
 
 TASKS = ("mood", "tags", "similarity", "search")
@@ -293,7 +290,7 @@ def test_interrupted_comparison_goes_on_where_it_stopped_and_ends_the_same(
         trained.append(task)
         train_single(joint, initial, task, *rest)
 
-    monkeypatch.setattr(comparison, "train_single", interrupted)
+    monkeypatch.setattr(compare, "train_single", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_and_read(job, "--compare_single")
     results = json.loads((job.parent / "result" / "results.json").read_text(encoding="utf-8"))

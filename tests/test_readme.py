@@ -12,9 +12,9 @@ import pytest
 from transformers import TrainingArguments
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.train import RecipeArgumentParser
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
+from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import RECIPE_KEYS, load_recipe
 from multitask_sentence.training.recipe.starting import check_start, check_strategy
 

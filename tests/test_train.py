@@ -19,7 +19,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, GPT2Config, T5Config, TrainerCallback
 
-from multitask_sentence.train import RecipeArgumentParser, chosen_checkpoint, main, run
+from multitask_sentence.train import main, run
+from multitask_sentence.training.recipe.before_data import chosen_checkpoint
+from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 
 REPOSITORY = Path(__file__).parent.parent
 SUBJECTS = {"cat": "animal", "dog": "animal", "bird": "animal", "bank": "money", "market": "money"}

@@ -26,7 +26,8 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 
-from multitask_sentence.train import RecipeArgumentParser, check_before_data
+from multitask_sentence.training.recipe.before_data import check_before_data
+from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.yaml_file import read_yaml
 from multitask_sentence.training.report.card_metadata import read_source
 

@@ -4,7 +4,7 @@
     comparison_section   the same for the model card
     draw_comparison      each task's difference with its interval; the tasks' gradient cosines, as means and over time
 
-All of it is made of `compare_single` in results.json, see `comparison.compare_single`, and of nothing else.
+All of it is made of `compare_single` in results.json, see compare.py, and of nothing else.
 """
 
 import math
@@ -18,8 +18,8 @@ from tabulate import tabulate
 from ...checks_multitask import is_number
 from ..report.card_metadata import code_span
 from ..report.plots import STYLE
+from .compare import LEAST_EVALUATIONS
 from .gradient_cosines import mean_cosines
-from .single_runs import LEAST_EVALUATIONS
 
 DIFFERENCES_PICTURE = "compare_single.png"
 COSINES_PICTURE = "gradient_cosines.png"

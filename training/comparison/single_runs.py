@@ -1,11 +1,11 @@
-"""Do the tasks help or hurt each other? Each task trained alone, beside the joint run: `train.py --compare_single`.
+"""One task of a joint run trained alone.
 
-    check_comparison  what can be refused before any data is loaded
-    compare_single    the single runs, and all that the comparison says; what it returns goes into results.json
+    check_single_runs  refuses a strategy that a task's own run cannot carry out
+    train_single       the run; it leaves `single/<task>` with scores and predictions
+    is_finished        whether there is one with the same settings, which need not be repeated
 
 A single run has the joint run's start, seed, strategy and arguments, and the same number of the task's rows in as many
-passes. It leaves `single/<task>` with scores and predictions; a finished one is not repeated. report.py shows the
-comparison, gradient_cosines.py measures the tasks' gradients during the joint run.
+passes.
 """
 
 import copy
@@ -14,33 +14,26 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from transformers import set_seed
 
-from ...data.bootstrap import RESAMPLES, paired_interval
 from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
-from ..best_checkpoints import score_key
 from ..drawing import draw_sets, make_sampler, steps_of_epoch
 from ..mixture import MixtureConfig
-from ..recipe.recipe import Recipe
-from ..recipe.starting import Start, plan_before_data
 from ..report.results import changed_arguments, scores_by_task, write_json
 from ..stages import stage_starts
 from ..strategy import plan_of_tasks
 from ..trainer import MultiTaskTrainer
-from .gradient_cosines import cosines_of_history
 
 SINGLE_FOLDER = "single"
 RESULT_FILE = "results.json"
@@ -49,35 +42,6 @@ LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is com
 MEAN_COSINES = ("mean_cosine_related", "mean_cosine_unrelated")
 
 Predictions = tuple[np.ndarray, np.ndarray | None]
-
-
-def check_comparison(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
-    """
-    Refuse a comparison that cannot be made.
-
-    Raises:
-        ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
-    """
-    plan = plan_before_data(start, recipe, args)
-    trained = [task for task in recipe.settings if plan.trains(task)]
-    if len(trained) < 2:
-        found = f"only {trained[0]!r} is trained" if trained else "strategy leaves nothing to train"
-        raise ValueError(
-            f"--compare_single: {recipe.path}: {found}, so there is nothing to compare. Train two tasks or more, or "
-            "leave --compare_single out."
-        )
-    if args.fsdp or args.deepspeed:
-        raise ValueError(
-            "--compare_single works in one process or with DDP, not with FSDP or DeepSpeed. Leave it out."
-        )
-    for task in trained:
-        try:
-            plan_of_tasks(plan, [task])
-        except ValueError as error:
-            raise ValueError(f"--compare_single: {recipe.path}: {error}") from error
-
-
-# ---- a single run ----
 
 
 def single_set(joint: MultiTaskTrainer, task: str) -> tuple[LabelledSet, float]:
@@ -258,151 +222,3 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     if not (folder / RESULT_FILE).is_file() or not (folder / PREDICTIONS_FILE).is_file():
         return False
     return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("settings") == settings
-
-
-# ---- the comparison ----
-
-
-def give_up(trainer: MultiTaskTrainer) -> None:
-    """Free what a trainer that has finished holds on the device."""
-    for holder in (trainer, trainer.callback_handler):
-        holder.optimizer = holder.lr_scheduler = None
-    trainer.model_wrapped = trainer.model
-    trainer.accelerator.free_memory()
-    trainer.model.cpu()
-
-
-def curve_correlations(
-    history: list[dict[str, Any]], tasks: dict[str, dict[str, Any]]
-) -> tuple[int, list[list[float | None]]]:
-    """
-    Pearson correlations between the tasks' primary metrics over the evaluations of a run.
-
-    Args:
-        history: the Trainer's log history, of the time in training.
-        tasks: task settings by name.
-
-    Returns:
-        How many evaluations there were, and a matrix with a row and a column for each task: `None` where a curve is
-        constant, or the two have fewer than three evaluations in common.
-    """
-    evaluations = [entry for entry in history if "eval_score" in entry]
-    curves = [
-        np.array([entry.get(score_key(task, settings), math.nan) for entry in evaluations], dtype=float)
-        for task, settings in tasks.items()
-    ]
-
-    def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-        known = np.isfinite(first) & np.isfinite(second)
-        first, second = first[known], second[known]
-        if len(first) < LEAST_EVALUATIONS or np.ptp(first) == 0 or np.ptp(second) == 0:
-            return None
-        return float(np.corrcoef(first, second)[0, 1])
-
-    return len(evaluations), [[correlation(first, second) for second in curves] for first in curves]
-
-
-def compare_task(
-    metric: str,
-    joint: Predictions,
-    single: Predictions,
-    scores: tuple[float | None, float | None],
-    seed: int,
-) -> dict[str, Any]:
-    """
-    One task's joint and single score with the interval of their difference.
-
-    Raises:
-        ValueError: the two models were not measured on the same rows.
-    """
-    (joint_predictions, references), (single_predictions, own_references) = joint, single
-    if references is not None and not np.array_equal(references, own_references):
-        raise ValueError("The single run was measured on other rows. Remove its folder, and run again.")
-    joint_score, single_score = (math.nan if score is None else score for score in scores)
-    interval = paired_interval(metric, joint_predictions, single_predictions, references, RESAMPLES, seed)
-    return {
-        "metric": metric,
-        "rows": len(joint_predictions),
-        "joint": joint_score,
-        "single": single_score,
-        "difference": joint_score - single_score,
-        "interval": interval,
-    }
-
-
-def compare_single(
-    joint: MultiTaskTrainer,
-    initial: MultiTaskModel,
-    history: list[dict[str, Any]],
-    scores: dict[str, dict[str, dict[str, float]]],
-    announce: Callable[[str], None],
-) -> dict[str, Any]:
-    """
-    Train each task alone, and compare.
-
-    Args:
-        joint: the trainer of the joint run, which is over; it is given up to make room for the single runs.
-        initial: a copy of the model from before the joint run, on the CPU.
-        history: the joint run's log history when its training ended.
-        scores: the joint model's, by split and task.
-        announce: called with a line before each single run.
-
-    Returns:
-        What `compare_single` in results.json holds, on the main process; nothing on the others.
-    """
-    tasks, folder = joint.trained_tasks, Path(joint.args.output_dir) / SINGLE_FOLDER
-    splits = {task: "test" if task in scores.get("test", {}) else "validation" for task in tasks}
-    joint_predictions: dict[str, Predictions] = {}
-    for split in sorted(set(splits.values())):
-        wanted = [task for task in tasks if splits[task] == split]
-        for task, found in joint.predictions(split, wanted).items():
-            joint_predictions[task] = found.predictions, found.references
-    give_up(joint)
-
-    compared: dict[str, Any] = {}
-    for number, task in enumerate(tasks, 1):
-        # One process decides for all, as another may not see the folder.
-        finished = [
-            joint.accelerator.is_main_process and is_finished(folder / task, single_settings(joint, initial, task))
-        ]
-        is_known = broadcast_object_list(finished)[0]
-        title = f"{task} alone ({number} of {len(tasks)})"
-        announce(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
-        if not is_known:
-            train_single(joint, initial, task, folder / task, splits[task])
-        if not joint.accelerator.is_main_process:
-            continue
-        single = json.loads((folder / task / RESULT_FILE).read_text(encoding="utf-8"))
-        arrays = load_file(folder / task / PREDICTIONS_FILE)
-        split, metric = splits[task], tasks[task]["metrics"][0]
-        own, found = scores[split][task], single["scores"][split]
-        compared[task] = compare_task(
-            metric,
-            joint_predictions[task],
-            (arrays["predictions"], arrays.get("references")),
-            (own[metric], found[metric]),
-            joint.args.seed,
-        )
-        compared[task] |= {"split": split, **{key: single[key] for key in ("steps", "best_step", "seconds")}}
-        if tasks[task]["problem_type"] == "similarity":
-            compared[task]["mean_cosines"] = {
-                kind.removeprefix("mean_cosine_"): {
-                    "start": single["start"].get(kind),
-                    "single": found.get(kind),
-                    "joint": own.get(kind),
-                }
-                for kind in MEAN_COSINES
-            }
-    if not joint.accelerator.is_main_process:
-        return {}
-    evaluations, correlations = curve_correlations(history, tasks)
-    return {
-        "tasks": compared,
-        "resamples": RESAMPLES,
-        "gradient_cosines": cosines_of_history(history),
-        "evaluations": evaluations,
-        "curve_correlations": correlations,
-    }
-
-
-__all__ = ["SINGLE_FOLDER", "check_comparison", "check_single_runs", "compare_single"]

@@ -58,6 +58,13 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
     return pictures
 
 
+def edited_card(output_dir: Path) -> str | None:
+    """The text of a model card that somebody edited, so that replacing a run does not lose it."""
+    card = output_dir / CARD_FILE
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    return None if text is None or is_generated(text) else text
+
+
 def write_model_card(
     folder: str | Path,
     repo_id: str | None = None,

@@ -1,0 +1,226 @@
+"""Do the tasks help or hurt each other? Each task trained alone, beside the joint run: `train.py --compare_single`.
+
+    check_comparison  what can be refused before any data is loaded
+    watch_joint_run   before the joint run: what it should measure for the comparison
+    compare_single    after it: the single runs, and all that the comparison says; it goes into results.json
+
+single_runs.py trains a task alone, gradient_cosines.py measures the tasks' gradients during the joint run, report.py
+shows the comparison.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+from safetensors.numpy import load_file
+
+from ...data.bootstrap import RESAMPLES, paired_interval
+from ...modeling_multitask import MultiTaskModel
+from ..arguments import MultiTaskTrainingArguments
+from ..best_checkpoints import score_key
+from ..recipe.recipe import Recipe
+from ..recipe.starting import Start, plan_before_data
+from ..strategy import plan_of_tasks
+from ..trainer import MultiTaskTrainer
+from .gradient_cosines import GradientCosines, cosines_of_history
+from .single_runs import (
+    MEAN_COSINES,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    SINGLE_FOLDER,
+    check_single_runs,
+    is_finished,
+    single_settings,
+    train_single,
+)
+
+LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is computed from
+
+Predictions = tuple[np.ndarray, np.ndarray | None]
+
+
+def check_comparison(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
+    """
+    Refuse a comparison that cannot be made.
+
+    Raises:
+        ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
+    """
+    plan = plan_before_data(start, recipe, args)
+    trained = [task for task in recipe.settings if plan.trains(task)]
+    if len(trained) < 2:
+        found = f"only {trained[0]!r} is trained" if trained else "strategy leaves nothing to train"
+        raise ValueError(
+            f"--compare_single: {recipe.path}: {found}, so there is nothing to compare. Train two tasks or more, or "
+            "leave --compare_single out."
+        )
+    if args.fsdp or args.deepspeed:
+        raise ValueError(
+            "--compare_single works in one process or with DDP, not with FSDP or DeepSpeed. Leave it out."
+        )
+    for task in trained:
+        try:
+            plan_of_tasks(plan, [task])
+        except ValueError as error:
+            raise ValueError(f"--compare_single: {recipe.path}: {error}") from error
+
+
+def watch_joint_run(joint: MultiTaskTrainer) -> None:
+    """
+    Let a joint run measure the cosines of its tasks' gradients.
+
+    Raises:
+        ValueError: a task's own run could not carry out the strategy.
+    """
+    check_single_runs(joint)
+    joint.add_callback(GradientCosines(joint))
+
+
+def give_up(trainer: MultiTaskTrainer) -> None:
+    """Free what a trainer that has finished holds on the device."""
+    for holder in (trainer, trainer.callback_handler):
+        holder.optimizer = holder.lr_scheduler = None
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.model.cpu()
+
+
+def curve_correlations(
+    history: list[dict[str, Any]], tasks: dict[str, dict[str, Any]]
+) -> tuple[int, list[list[float | None]]]:
+    """
+    Pearson correlations between the tasks' primary metrics over the evaluations of a run.
+
+    Args:
+        history: the Trainer's log history, of the time in training.
+        tasks: task settings by name.
+
+    Returns:
+        How many evaluations there were, and a matrix with a row and a column for each task: `None` where a curve is
+        constant, or the two have fewer than three evaluations in common.
+    """
+    evaluations = [entry for entry in history if "eval_score" in entry]
+    curves = [
+        np.array([entry.get(score_key(task, settings), math.nan) for entry in evaluations], dtype=float)
+        for task, settings in tasks.items()
+    ]
+
+    def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+        known = np.isfinite(first) & np.isfinite(second)
+        first, second = first[known], second[known]
+        if len(first) < LEAST_EVALUATIONS or np.ptp(first) == 0 or np.ptp(second) == 0:
+            return None
+        return float(np.corrcoef(first, second)[0, 1])
+
+    return len(evaluations), [[correlation(first, second) for second in curves] for first in curves]
+
+
+def compare_task(
+    metric: str,
+    joint: Predictions,
+    single: Predictions,
+    scores: tuple[float | None, float | None],
+    seed: int,
+) -> dict[str, Any]:
+    """
+    One task's joint and single score with the interval of their difference.
+
+    Raises:
+        ValueError: the two models were not measured on the same rows.
+    """
+    (joint_predictions, references), (single_predictions, own_references) = joint, single
+    if references is not None and not np.array_equal(references, own_references):
+        raise ValueError("The single run was measured on other rows. Remove its folder, and run again.")
+    joint_score, single_score = (math.nan if score is None else score for score in scores)
+    interval = paired_interval(metric, joint_predictions, single_predictions, references, RESAMPLES, seed)
+    return {
+        "metric": metric,
+        "rows": len(joint_predictions),
+        "joint": joint_score,
+        "single": single_score,
+        "difference": joint_score - single_score,
+        "interval": interval,
+    }
+
+
+def compare_single(
+    joint: MultiTaskTrainer,
+    make_initial: Callable[[], MultiTaskModel],
+    history: list[dict[str, Any]],
+    scores: dict[str, dict[str, dict[str, float]]],
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """
+    Train each task alone, and compare.
+
+    Args:
+        joint: the trainer of the joint run, which is over; it is given up to make room for the single runs.
+        make_initial: makes the model that the joint run started from.
+        history: the joint run's log history when its training ended.
+        scores: the joint model's, by split and task.
+        announce: called with a line before each single run.
+
+    Returns:
+        What `compare_single` in results.json holds, on the main process; nothing on the others.
+    """
+    tasks, folder = joint.trained_tasks, Path(joint.args.output_dir) / SINGLE_FOLDER
+    splits = {task: "test" if task in scores.get("test", {}) else "validation" for task in tasks}
+    joint_predictions: dict[str, Predictions] = {}
+    for split in sorted(set(splits.values())):
+        wanted = [task for task in tasks if splits[task] == split]
+        for task, found in joint.predictions(split, wanted).items():
+            joint_predictions[task] = found.predictions, found.references
+    give_up(joint)
+    initial = make_initial()
+
+    compared: dict[str, Any] = {}
+    for number, task in enumerate(tasks, 1):
+        # One process decides for all, as another may not see the folder.
+        finished = [
+            joint.accelerator.is_main_process and is_finished(folder / task, single_settings(joint, initial, task))
+        ]
+        is_known = broadcast_object_list(finished)[0]
+        title = f"{task} alone ({number} of {len(tasks)})"
+        announce(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
+        if not is_known:
+            train_single(joint, initial, task, folder / task, splits[task])
+        if not joint.accelerator.is_main_process:
+            continue
+        single = json.loads((folder / task / RESULT_FILE).read_text(encoding="utf-8"))
+        arrays = load_file(folder / task / PREDICTIONS_FILE)
+        split, metric = splits[task], tasks[task]["metrics"][0]
+        own, found = scores[split][task], single["scores"][split]
+        compared[task] = compare_task(
+            metric,
+            joint_predictions[task],
+            (arrays["predictions"], arrays.get("references")),
+            (own[metric], found[metric]),
+            joint.args.seed,
+        )
+        compared[task] |= {"split": split, **{key: single[key] for key in ("steps", "best_step", "seconds")}}
+        if tasks[task]["problem_type"] == "similarity":
+            compared[task]["mean_cosines"] = {
+                kind.removeprefix("mean_cosine_"): {
+                    "start": single["start"].get(kind),
+                    "single": found.get(kind),
+                    "joint": own.get(kind),
+                }
+                for kind in MEAN_COSINES
+            }
+    if not joint.accelerator.is_main_process:
+        return {}
+    evaluations, correlations = curve_correlations(history, tasks)
+    return {
+        "tasks": compared,
+        "resamples": RESAMPLES,
+        "gradient_cosines": cosines_of_history(history),
+        "evaluations": evaluations,
+        "curve_correlations": correlations,
+    }
+
+
+__all__ = ["LEAST_EVALUATIONS", "check_comparison", "compare_single", "watch_joint_run"]

@@ -1,0 +1,88 @@
+"""All that can be refused about a run before any data is loaded."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ...data.augmentation.rows import Augmentation, open_augmentations
+from ..argument_checks import check_packages
+from ..arguments import MultiTaskTrainingArguments
+from ..balancing.making import make_balancer
+from ..best_checkpoints import check_best_metric
+from ..comparison.compare import check_comparison
+from ..early_stopping import check_early_stopping
+from ..output_folder import check_output_dir
+from ..resuming.files import RUN_FILE, check_files, last_checkpoint
+from .recipe import Recipe
+from .starting import Start, check_start, check_strategy
+
+
+def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
+    """The checkpoint to resume from, checked; `None` to start anew."""
+    wanted = arguments.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() == "false":
+        return None
+    if str(wanted).lower() in ("last", "true"):
+        if (last := last_checkpoint(Path(arguments.output_dir))) is None:
+            raise ValueError(
+                f"{arguments.output_dir} holds no checkpoint to resume from. Leave --resume_from_checkpoint out (and "
+                "replace with --overwrite what a run has left that did not come as far), or name the folder of a "
+                "checkpoint."
+            )
+        return last
+    if not any((Path(wanted) / name).is_file() for name in (RUN_FILE, TRAINER_STATE_NAME)):
+        raise ValueError(
+            f"resume_from_checkpoint: {wanted or 'an empty name'} is no checkpoint of a Trainer. Name a folder, such "
+            f"as {Path(arguments.output_dir, 'checkpoint-500')}, or give the flag without a value for the last one."
+        )
+    return Path(wanted)
+
+
+@dataclass
+class Checked:
+    """
+    A run, checked as far as it can be without data.
+
+    Attributes:
+        checkpoint: the one to resume from, `None` to start anew.
+        starts_anew: whether the output folder is begun: no checkpoint in it is resumed from.
+        start: what the model starts from.
+        trains: whether anything trains.
+        augmentations: what makes further training rows.
+    """
+
+    checkpoint: Path | None
+    starts_anew: bool
+    start: Start
+    trains: bool
+    augmentations: list[Augmentation]
+
+
+def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: MultiTaskTrainingArguments) -> Checked:
+    """
+    Refuse all that can be refused before any data is loaded; nothing is written.
+
+    Raises:
+        ValueError: recipe, arguments and output folder do not fit each other; says where and what would be right.
+        ImportError: a package is missing.
+    """
+    checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
+    starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
+    if starts_anew:
+        check_output_dir(output_dir, overwrite=options.overwrite or options.check)
+    check_packages(arguments)
+    make_balancer(recipe.balancing, len(recipe.settings), arguments)
+    check_best_metric(arguments, recipe.settings)
+    check_early_stopping(arguments, tuple(recipe.settings))
+    start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
+    trains = check_strategy(start, recipe, arguments)
+    if checkpoint and not trains:
+        raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
+    if options.compare_single:
+        check_comparison(start, recipe, arguments)
+    if checkpoint:
+        check_files(checkpoint, arguments.world_size)
+    augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
+    return Checked(checkpoint, starts_anew, start, trains, augmentations)
