@@ -233,7 +233,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
     if is_main:
-        save_result(recipe, trainer.model, trainer, loaded, scores, time.time() - started, row_hashes)
+        save_result(recipe, trainer.model, trainer, loaded, scores, answers, time.time() - started, row_hashes)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if card is not None:
             (output_dir / CARD_FILE).write_text(card, encoding="utf-8")

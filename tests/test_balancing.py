@@ -576,3 +576,12 @@ def test_command_balances_as_the_recipe_says(backbone, tmp_path, monkeypatch):
     assert results["balancing"] == {"method": "random"}
     assert results["history"][0]["weight_mood"] == pytest.approx(1.0)  # a softmax over one task
     assert results["training"]["early_stopping_task"] == "mood"
+
+
+@pytest.mark.parametrize("balancing", ["famo", {"method": "dwa", "temperature": 3.0}, None])
+def test_balancing_is_written_as_a_recipe_says_it(balancing):
+    config = BalancingConfig.from_recipe(balancing)
+    assert BalancingConfig.from_recipe(config.to_recipe()) == config == BalancingConfig.from_recipe(config)
+    assert config.to_recipe().keys() == {"method", *METHODS[config.method]}
+    with pytest.raises(ValueError, match=r"unknown key 'scale_mode'\. sum has no options"):
+        BalancingConfig(scale_mode="min")

@@ -19,6 +19,7 @@ from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.evaluation import choose_thresholds
+from multitask_sentence.training.report.confusion import count_confusions
 
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
 WEIGHTS = {name: complete_task(name, task)["loss_weight"] for name, task in TASKS.items()}
@@ -589,9 +590,9 @@ def test_confusion_of_a_task_without_test_split_is_that_of_validation(backbone, 
     sets = [helpers.make_set(["sentiment"], train=6, validation=6, test=6)]
     sets.append(helpers.make_set(["tags"], seed=50, train=6, validation=6))
     trainer = helpers.make_trainer(helpers.make_model(backbone, ("sentiment", "tags")), sets, tmp_path)
-    trainer.evaluate("validation")
-    trainer.evaluate("test")
-    assert {task: counted["split"] for task, counted in trainer.confusion.items()} == {
+    answers = {split: trainer.evaluate_and_answer(split)[1] for split in ("validation", "test")}
+    counted = count_confusions(trainer.tasks, answers)
+    assert {task: found["split"] for task, found in counted.items()} == {
         "sentiment": "test",
         "tags": "validation",
     }

@@ -23,7 +23,6 @@ from .evaluation import (
     task_scores,
 )
 from .features.cache import embed_cached
-from .report.confusion import count_confusion
 
 
 class EvaluationLoop:
@@ -123,10 +122,6 @@ class EvaluationLoop:
         tasks = self.model.config.tasks
         answers = {task: self._answer(evaluation, embeddings, task, with_probabilities) for task in evaluation.rows}
         scores = {task: task_scores(self.model, task, found) for task, found in answers.items()}
-        for task, found in answers.items():
-            if labels := tasks[task].get("labels"):
-                counted = count_confusion(found.predictions, found.references, len(labels))
-                self.confusion[task] = {"split": split if isinstance(split, str) else "eval_dataset", **counted}
         metrics = {
             f"{metric_key_prefix}_{task}_{metric}": value
             for task, task_metrics in scores.items()

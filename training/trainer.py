@@ -151,7 +151,6 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.strategy = strategy or {}
         self.origin = origin or {}
         self.evaluations: dict[str, Evaluation] = {}
-        self.confusion: dict[str, dict[str, Any]] = {}  # of the classification tasks, when last evaluated
         if tasks is None and isinstance(train_dataset, Mapping):
             tasks = list(train_dataset)
         names = [name for name in model.config.tasks if tasks is None or name in tasks]

@@ -23,8 +23,7 @@ from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
 from ..recipe.recipe import Recipe
-from ..recipe.starting import Start, plan_before_data
-from ..strategy import plan_of_tasks
+from ..strategy import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
 from .gradient_cosines import GradientCosines, cosines_of_history
 from .single_runs import (
@@ -43,14 +42,13 @@ LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is com
 Predictions = tuple[np.ndarray, np.ndarray | None]
 
 
-def check_comparison(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
+def check_comparison(plan: Plan, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
     """
     Refuse a comparison that cannot be made.
 
     Raises:
         ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
     """
-    plan = plan_before_data(start, recipe, args)
     trained = [task for task in recipe.settings if plan.trains(task)]
     if len(trained) < 2:
         found = f"only {trained[0]!r} is trained" if trained else "strategy leaves nothing to train"

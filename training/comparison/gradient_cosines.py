@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from transformers import Trainer, TrainerCallback
 
 from ...data.collation import MultiTaskCollator
@@ -88,7 +89,7 @@ class GradientCosines(TrainerCallback):
 
     def _gradient(self, task: str, shared: list[torch.nn.Parameter]) -> Sequence[torch.Tensor]:
         trainer = self.trainer
-        batch = trainer._prepare_inputs(self.probes[task])
+        batch = send_to_device(self.probes[task], trainer.args.device)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with evaluating(trainer.model), trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             outputs = trainer.model(**inputs)

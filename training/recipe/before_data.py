@@ -9,14 +9,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...data.augmentation.rows import Augmentation, open_augmentations
 from ..argument_checks import check_packages
 from ..arguments import MultiTaskTrainingArguments
-from ..balancing.making import make_balancer
+from ..balancing.making import check_shared_parts, make_balancer
 from ..best_checkpoints import check_best_metric
 from ..comparison.compare import check_comparison
 from ..early_stopping import check_early_stopping
 from ..output_folder import check_output_dir
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
 from .recipe import Recipe
-from .starting import Start, check_start, check_strategy
+from .starting import Start, check_start, plan_before_data
 
 
 def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
@@ -77,11 +77,14 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     check_best_metric(arguments, recipe.settings)
     check_early_stopping(arguments, tuple(recipe.settings))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
-    trains = check_strategy(start, recipe, arguments)
+    plan = plan_before_data(start, recipe, arguments) if recipe.strategy or options.compare_single else None
+    trains = plan is None or bool(plan.stages)
+    if plan is not None:
+        check_shared_parts(recipe.balancing.method, plan)
     if checkpoint and not trains:
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
-        check_comparison(start, recipe, arguments)
+        check_comparison(plan, recipe, arguments)
     if checkpoint:
         check_files(checkpoint, arguments.world_size)
     augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []

@@ -2,7 +2,6 @@
 
 check_start      all that can be refused before any data is loaded
 plan_before_data what is frozen, what joins when, and learning rates
-check_strategy   whether that fits the model
 start_model      the model to train
 describe_start   what is printed at the start
 describe_origin  what of the recipe makes the run the one it is
@@ -26,7 +25,6 @@ from ...modeling_multitask import MultiTaskModel
 from ...problem_types_multitask import PROBLEM_TYPES
 from ...tasks_multitask import complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
-from ..balancing.making import check_shared_parts
 from ..strategy import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
 from .adapters import adapter_config, check_adapter, describe_adapter
@@ -205,20 +203,6 @@ def plan_before_data(start: Start, recipe: Recipe, args: MultiTaskTrainingArgume
         return make_plan(recipe.strategy, parts, args)
     except ValueError as error:
         raise ValueError(f"{recipe.path}: {error}") from error
-
-
-def check_strategy(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> bool:
-    """
-    Refuse a strategy that does not fit the model, before any data is loaded; returns whether anything trains.
-
-    Raises:
-        ValueError: what `make_plan` says, after the recipe's name; or a balancing has nothing to balance.
-    """
-    if not recipe.strategy:
-        return True
-    plan = plan_before_data(start, recipe, args)
-    check_shared_parts(recipe.balancing.method, plan)
-    return bool(plan.stages)
 
 
 def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:

@@ -1,15 +1,17 @@
 """What a classification task confuses, counted by class and by pair of classes, never as a full matrix.
 
-    count_confusion  rows by class and the pairs that were confused, with precision, recall and F1: for results.json
-    read_confusion   the same from results.json, also where an earlier run has left a full matrix in it
-    worst_classes    the classes with the lowest F1
-    most_confused    the classes with most errors, in their order
-    most_wrong       the tasks with most errors
-    matrix_of        the full matrix of a few classes, to draw
+    count_confusion   rows by class and the pairs that were confused, with precision, recall and F1: for results.json
+    count_confusions  the same for every task, from what it answered
+    read_confusion    the same from results.json, also where an earlier run has left a full matrix in it
+    worst_classes     the classes with the lowest F1
+    most_confused     the classes with most errors, in their order
+    most_wrong        the tasks with most errors
+    matrix_of         the full matrix of a few classes, to draw
 
 With 10,000 classes a matrix has 100 million cells, of which 10,000 rows fill 10,000 at most.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,24 @@ def count_confusion(predictions: np.ndarray, references: np.ndarray, num_labels:
     counts = [np.bincount(found, minlength=num_labels) for found in (references, predictions, right)]
     pairs, rows = np.unique(references.astype(np.int64) * num_labels + predictions, return_counts=True)
     return {"rows": len(references), **_by_class(*counts), **_pairs(*np.divmod(pairs, num_labels), rows)}
+
+
+def count_confusions(
+    tasks: Mapping[str, dict[str, Any]], answers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """
+    What every classification task confuses, for results.json, counted on the last split that has rows of it.
+
+    Args:
+        tasks: task settings by name, as in `MultiTaskConfig.tasks`.
+        answers: by split and task, the `TaskAnswers`.
+    """
+    return {
+        task: {"split": split, **count_confusion(found.predictions, found.references, len(labels))}
+        for split, by_task in answers.items()
+        for task, found in by_task.items()
+        if (labels := tasks[task].get("labels"))
+    }
 
 
 def read_confusion(counted: dict[str, Any]) -> dict[str, Any]:

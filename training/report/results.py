@@ -18,9 +18,11 @@ from ...modeling_multitask import MultiTaskModel
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch
+from ..evaluation import TaskAnswers
 from ..output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
 from ..recipe.recipe import Recipe
 from ..trainer import MultiTaskTrainer
+from .confusion import count_confusions
 
 ONLY_EVALUATED = "only evaluated"  # said of a task that has nothing to train
 EXTRA_METRICS = ("mean_cosine_related", "mean_cosine_unrelated")  # measured for similarity without being listed
@@ -130,6 +132,7 @@ def save_result(
     trainer: MultiTaskTrainer,
     loaded: LoadedTasks,
     scores: dict[str, dict[str, dict[str, float]]],
+    answers: dict[str, dict[str, TaskAnswers]],
     seconds: float,
     row_hashes: RowHashes | None = None,
 ) -> Path:
@@ -152,7 +155,7 @@ def save_result(
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     results = {
         "scores": scores,
-        "confusion": trainer.confusion,
+        "confusion": count_confusions(trainer.tasks, answers),
         "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
