@@ -40,7 +40,8 @@ def parse(tmp_path: Path, training: str, *flags: str) -> MultiTaskTrainingArgume
 def test_every_field_of_transformers_arguments_is_decided():
     found = {argument.name for argument in fields(TrainingArguments) if argument.init}
     assert found - set(WORKS) - set(WITHOUT_EFFECT) == set(), "new in transformers: does it work here?"
-    assert set(WORKS) - found == set() == set(WITHOUT_EFFECT) - found, "gone from transformers"
+    added = {"activation_checkpointing", "activation_checkpointing_kwargs"}  # by transformers 5.23
+    assert set(WORKS) - found - added == set() == set(WITHOUT_EFFECT) - found, "gone from transformers"
     assert set(WORKS) & set(WITHOUT_EFFECT) == set()
     assert len(WORKS) == len(set(WORKS))
 
@@ -223,8 +224,8 @@ def test_unknown_tracker_is_refused_with_the_nearest():
             r"training\.optim is galore_adamw, whose package is missing: .*galore",
         ),
         ({"optim": "lomo"}, ImportError, r"training\.optim is lomo, whose package is missing: .*lomo"),
-        ({"optim_args": "x"}, ValueError, r"training\.optim_args is 'x', but should be options of adamw_torch_fused"),
-        ({"optim_args": "x=1"}, ValueError, r"training\.optim_args is 'x=1', but adamw_torch_fused reads none of it"),
+        ({"optim_args": "x"}, ValueError, r"training\.optim_args is 'x', but should be options of adamw_torch"),
+        ({"optim_args": "x=1"}, ValueError, r"training\.optim_args is 'x=1', but adamw_torch\w* reads none of it"),
         ({"lr_scheduler_kwargs": {"x": 1}}, ValueError, r"lr_scheduler_kwargs is \{'x': 1\}, which the linear sched"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": "x"}}, ValueError, "the cosine sched"),
         (

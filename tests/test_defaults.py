@@ -1,6 +1,7 @@
 """PyTorch's own defaults, for the type and the device of new tensors, change no answer."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,15 @@ CALLS: dict[str, Callable[[MultiTaskModel], Any]] = {
 def other_default(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Sets another default, which is gone after the test."""
 
-    def set_default() -> None:
-        if request.param == "meta":
-            torch.set_default_device("meta")
-        else:
-            torch.set_default_dtype(getattr(torch, request.param))
+    with ExitStack() as device:
 
-    yield set_default
-    torch.set_default_device(None)
+        def set_default() -> None:
+            if request.param == "meta":
+                device.enter_context(torch.device("meta"))
+            else:
+                torch.set_default_dtype(getattr(torch, request.param))
+
+        yield set_default
     torch.set_default_dtype(torch.float32)
 
 
