@@ -1,4 +1,4 @@
-"""Every code block of the README runs as written: Python in a folder that holds runs/quickstart, recipes, commands.
+"""Every code block of the README and of docs/ runs as written: Python beside runs/quickstart, recipes, commands.
 
 The blocks of docs/training.md are parts of recipes: each is put into a whole one, unless it has tasks, and checked.
 """
@@ -12,6 +12,7 @@ import pytest
 from transformers import TrainingArguments
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands import COMMANDS
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
@@ -20,7 +21,8 @@ from multitask_sentence.training.recipe.starting import check_start, plan_before
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+TRAINING_PAGE = PAGES["training.md"]
 # What the parts of docs/training.md are put into.
 WHOLE = """
 tasks:
@@ -52,23 +54,36 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_readme_has_the_blocks_that_are_tested_here() -> None:
-    assert len(blocks("python")) >= 4
-    assert len(blocks("yaml")) == 1
-    assert len(blocks("bash")) == 6
+def test_readme_is_short_and_shows_each_kind_of_block() -> None:
+    assert len(README.splitlines()) <= 150
+    assert all(blocks(language) for language in ("python", "yaml", "bash"))
+
+
+PYTHON = [
+    pytest.param(block, id=f"{page}-{number}")
+    for page, text in {"README.md": README, **PAGES}.items()
+    for number, block in enumerate(blocks("python", text))
+]
 
 
 @pytest.mark.pretrained
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_block_runs_and_gives_the_shapes_it_shows(workplace: Path, monkeypatch, number: int) -> None:
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_block_runs_and_gives_the_shapes_it_shows(workplace: Path, monkeypatch, block: str) -> None:
     monkeypatch.chdir(workplace)
     names: dict = {}
-    exec(blocks("python")[number], names)
-    for line in blocks("python")[number].splitlines():
+    exec(block, names)
+    for line in block.splitlines():
         shown = re.search(r"^(.+?\.shape)\s+# (?:torch\.Size\(\[)?\(?([\d, ]+?)\)?(?:,?\)|\])", line)
         if shown:
             expected = [int(size) for size in shown[2].split(",") if size.strip()]
             assert list(eval(shown[1], names)) == expected, line
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every command line in a page's bash blocks, variables before it left out."""
+    lines = [line.split(" #")[0].strip() for block in blocks("bash", text) for line in block.splitlines()]
+    found = [shlex.split(line) for line in lines if line and not line.startswith("#")]
+    return [[word for word in words if not re.match(r"[A-Z_]+=", word)] for words in found]
 
 
 @pytest.fixture
@@ -83,23 +98,30 @@ def test_recipe_block_is_a_valid_recipe(recipe: Path) -> None:
     assert [source.name for source in loaded.sources] == ["sentiment", "similarity"]
 
 
-def test_training_commands_are_understood(recipe: Path, monkeypatch) -> None:
+TRAINING_COMMANDS = [
+    pytest.param(words[words.index("train.py") + 1 :], id=" ".join(words)[:80])
+    for text in (README, *PAGES.values())
+    for words in commands_of(text)
+    if "train.py" in words
+]
+
+
+@pytest.mark.parametrize("arguments", TRAINING_COMMANDS)
+def test_training_command_is_understood(recipe: Path, monkeypatch, arguments: list[str]) -> None:
     monkeypatch.chdir(recipe.parent)
-    commands = [line.split("#")[0] for line in blocks("bash")[1].splitlines()]
-    assert len(commands) >= 5
-    for command in commands:
-        words = shlex.split(command)
-        _, found, _ = RecipeArgumentParser().parse(words[words.index("train.py") + 1 :])
-        assert found.path.name == "my_recipe.yaml"
+    (recipe.parent / "recipes").symlink_to(ROOT / "recipes")
+    (recipe.parent / "RECIPE").symlink_to(recipe)
+    _, found, _ = RecipeArgumentParser().parse(arguments)
+    assert found.sources
 
 
-def test_command_of_the_real_run_is_understood(monkeypatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (command,) = (line.split("#")[0] for line in blocks("bash")[2].splitlines())
-    words = shlex.split(command)
-    _, found, arguments = RecipeArgumentParser().parse(words[words.index("train.py") + 1 :])
-    assert [source.name for source in found.sources] == ["sentiment", "topic", "similarity"]
-    assert arguments.bf16 and arguments.use_cpu
+def test_commands_that_are_shown_exist() -> None:
+    for text in (README, *PAGES.values()):
+        for words in commands_of(text):
+            if words[0] == "multitask-sentence":
+                assert words[1] in COMMANDS
+            if words[0] == "python":
+                assert (ROOT / words[1]).is_file(), words
 
 
 @pytest.mark.pretrained
@@ -121,13 +143,25 @@ def test_page_on_recipes_names_every_key() -> None:
     assert own <= tables
 
 
-def test_make_targets_of_the_readme_exist() -> None:
+def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^make (\w+)", blocks("bash")[0], flags=re.MULTILINE)
-    assert targets == ["quickstart", "test"]
+    targets = [words[1] for text in (README, *PAGES.values()) for words in commands_of(text) if words[0] == "make"]
+    assert {"quickstart", "test"} <= set(targets)
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
-def test_layout_names_what_is_there() -> None:
-    for name in re.findall(r"^\| `([\w/.]+)` \|", README[README.index("## Layout") :], flags=re.MULTILINE):
+def test_files_and_pages_that_are_named_exist() -> None:
+    for page, text in {
+        ROOT / "README.md": README,
+        **{ROOT / "docs" / name: text for name, text in PAGES.items()},
+    }.items():
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+    layout = README[README.index("## Layout") : README.index("## Limits")]
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", layout):
         assert (ROOT / name).exists(), name
+
+
+def test_page_on_models_lists_the_remote_files() -> None:
+    files = {path.name for path in ROOT.glob("*_multitask.py")}
+    assert set(re.findall(r"^\| `(\w+_multitask\.py)` \|", PAGES["models.md"], flags=re.MULTILINE)) == files
