@@ -1,5 +1,7 @@
 """Answers to rows: which tasks give one, and what a row's answers look like in Python's own types.
 
+one_word        the heads that a caller named, in either spelling
+listed          one name or several as a list
 check_tasks     refuses the name of a task that there is not
 tasks_for       the tasks that answer a kind of input, or the named ones
 plain_answers   a dictionary per row that passes `json.dumps`
@@ -11,6 +13,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .checks_multitask import suggest
+
+
+def one_word(head: Any, older: Any, spelled: str) -> Any:
+    """
+    What names the heads: `head`, or the argument that code before it spelled `task` or `tasks`.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if head is not None and older is not None:
+        raise ValueError(f"head is {head!r} and {spelled} is {older!r}, which mean the same. Give head alone.")
+    return older if head is None else head
+
+
+def listed(head: Any, tasks: Iterable[str]) -> list[str]:
+    """One name or several as a list; a TypeError for what is no name, with those of `tasks`."""
+    names = [head] if isinstance(head, str) or not isinstance(head, Iterable) else list(head)
+    if not all(isinstance(name, str) for name in names):
+        known = ", ".join(tasks) or "none"
+        raise TypeError(f"head is {head!r}, but should be a task's name or a list of them. Known tasks: {known}.")
+    return names
 
 
 def check_tasks(tasks: dict[str, Any], names: Iterable[str]) -> None:
@@ -40,10 +63,7 @@ def tasks_for(
     """
     if wanted is None:
         return [name for name, settings in tasks.items() if settings["pair"] == is_pair]
-    names = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
-    if not all(isinstance(name, str) for name in names):
-        known = ", ".join(tasks) or "none"
-        raise TypeError(f"tasks is {wanted!r}, but should be a task's name or a list of them. Known tasks: {known}.")
+    names = listed(wanted, tasks)
     check_tasks(tasks, names)
     for name in names:
         if check_kind and tasks[name]["pair"] != is_pair:
@@ -64,7 +84,7 @@ def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict
     return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
 
 
-def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], rows: int) -> list[dict[str, Any]]:
+def plain_answers(tasks: dict[str, Any], answers: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     """
     Answers row by row, in Python's own types, so that `json.dumps` takes them.
 
@@ -74,10 +94,14 @@ def plain_answers(tasks: dict[str, Any], answers: dict[str, dict[str, Any]], row
         rows: how many.
 
     Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
-    `scores`; regression: `value`; similarity and contrastive: `score`.
+    `scores`; regression: `value`; similarity and contrastive: `score`. An `embedding` is a list of numbers, of a pair
+    two of them.
     """
-    columns = {name: _plain_column(tasks[name], answer) for name, answer in answers.items()}
+    columns = {
+        name: answer.tolist() if name == "embedding" else _plain_column(tasks[name], answer)
+        for name, answer in answers.items()
+    }
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
-__all__ = ["check_tasks", "plain_answers", "tasks_for"]
+__all__ = ["check_tasks", "listed", "one_word", "plain_answers", "tasks_for"]

@@ -1,5 +1,6 @@
 """Sentences in, vectors out: `encode` and `similarity`.
 
+    pooled_vectors     sentences to vectors before the projection, for training on a frozen backbone
     SentenceEncoding   the model's part: encode and similarity
 
 Input of any length is read in windows; a window's sentences are tokenized (while the window before is computed),
@@ -15,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from .checks_multitask import check_choice
 from .rows_multitask import (
     SENTENCES_FOR_PROGRESS,
     TOKENS_PER_BATCH,
@@ -31,6 +34,33 @@ from .rows_multitask import (
 )
 from .tokenizer_multitask import own_tokenizer, token_ids
 
+CONVERSIONS = ("numpy", "tensor")
+
+
+def tokens_per_batch(device: torch.device) -> int:
+    """The token budget of a backbone pass on a device."""
+    return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+
+
+@torch.no_grad()
+def pooled_vectors(model: nn.Module, sentences: Sequence[str], bar: tqdm | None = None) -> np.ndarray:
+    """
+    What the backbone makes of sentences, before the projection: `(sentences, hidden)`, float32.
+
+    Args:
+        model: a [`MultiTaskModel`].
+        sentences: longer ones than `config.max_length` tokens are truncated.
+        bar: moves on by the sentences of each batch.
+    """
+    vectors = torch.empty(len(sentences), model.config.backbone_config.hidden_size, dtype=torch.float32, device="cpu")
+    ids = model._tokenize(sentences)
+    with model._computing():
+        for batch in length_sorted_batches([len(row) for row in ids], tokens_per_batch=tokens_per_batch(model.device)):
+            vectors[batch] = model._pooled_batch([ids[index] for index in batch]).float().cpu()
+            if bar is not None:
+                bar.update(len(batch))
+    return vectors.numpy()
+
 
 def _is_embedding(row: Any) -> bool:
     """Whether a row of `similarity` is numbers in a row, not text, nor a list of texts."""
@@ -41,28 +71,11 @@ def _is_embedding(row: Any) -> bool:
 class SentenceEncoding:
     """`encode` and `similarity`, for a model that has a backbone and a tokenizer; mixed into [`MultiTaskModel`]."""
 
-    @property
-    def tokens_per_batch(self) -> int:
-        """The token budget of a backbone pass on the model's device."""
-        return TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
-
     @torch.no_grad()
-    def embed(
-        self,
-        sentences: Iterable[str],
-        batch_size: int | None = None,
-        show_progress: bool | None = None,
-        normalize: bool = False,
+    def _embed(
+        self, sentences: Iterable[str], batch_size: int | None, show_progress: bool | None, normalize: bool
     ) -> torch.Tensor:
-        """
-        Embeddings as the heads read them: `(sentences, embedding_dim)`, float32, on the CPU.
-
-        Args:
-            sentences: any number of strings; longer ones than `config.max_length` tokens are truncated.
-            batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
-            show_progress: whether to show a bar; `None` shows one for long input.
-            normalize: whether to scale them to length 1.
-        """
+        """Embeddings `(sentences, embedding_dim)`, float32, on the CPU; arguments as of `encode`."""
         check_batch_size(batch_size)
         check_container(sentences)
         if isinstance(sentences, (list, tuple)):
@@ -127,7 +140,7 @@ class SentenceEncoding:
     ) -> None:
         """Write the embeddings of a window's sentences to `place (sentences, embedding_dim)`."""
         lengths = [len(ids) for ids in token_ids]
-        for batch in length_sorted_batches(lengths, batch_size, self.tokens_per_batch):
+        for batch in length_sorted_batches(lengths, batch_size, tokens_per_batch(self.device)):
             embedding = self._embed_batch([token_ids[index] for index in batch]).float()  # (batch, embedding_dim)
             place[batch] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu()
             if bar is not None:
@@ -150,38 +163,49 @@ class SentenceEncoding:
             batch_size: at most so many sentences a batch; `None` leaves it to a token budget. The result does not
                 depend on it.
             normalize: whether to scale embeddings to length 1; `None` does what `config.normalize` says.
-            convert_to: `"numpy"` or `"tensor"`.
+            convert_to: `"numpy"` for float32 arrays, or `"tensor"` for tensors on the model's device, of its dtype.
             show_progress: whether to show a bar; `None` shows one for long input.
 
         Returns:
-            float32 of shape `(sentences, embedding_dim)`, or `(embedding_dim,)` for one string.
+            Embeddings of shape `(sentences, embedding_dim)`, or `(embedding_dim,)` for one string.
 
         Raises:
-            TypeError: something is not a string; the message gives its place.
-            ValueError: `convert_to` is unknown.
+            TypeError: this is no list of texts, or something in it is not a string; the message gives its place.
+            ValueError: `convert_to` is unknown, or `batch_size` below 1.
         """
-        if convert_to not in ("numpy", "tensor"):
-            raise ValueError(f"convert_to is {convert_to!r}, but should be 'numpy' or 'tensor'.")
+        check_choice("convert_to", convert_to, CONVERSIONS)
         is_single = isinstance(sentences, str)
         normalize = self.config.normalize if normalize is None else normalize
-        embeddings = self.embed([sentences] if is_single else sentences, batch_size, show_progress, normalize)
-        embeddings = embeddings[0] if is_single else embeddings
-        return embeddings.numpy() if convert_to == "numpy" else embeddings
+        embeddings = self._embed([sentences] if is_single else sentences, batch_size, show_progress, normalize)
+        return self._converted(embeddings[0] if is_single else embeddings, convert_to)
+
+    def _converted(self, found: torch.Tensor, convert_to: str, keep_dtype: bool = False) -> np.ndarray | torch.Tensor:
+        """A float32 tensor on the CPU as the caller wants it."""
+        if convert_to == "numpy":
+            return found.numpy()
+        return found.to(self._input_device, found.dtype if keep_dtype else self.dtype)
 
     @torch.no_grad()
-    def similarity(self, a: Sequence[str] | np.ndarray, b: Sequence[str] | np.ndarray) -> np.ndarray:
+    def similarity(
+        self,
+        a: Sequence[str] | np.ndarray | torch.Tensor,
+        b: Sequence[str] | np.ndarray | torch.Tensor,
+        convert_to: str = "numpy",
+    ) -> np.ndarray | torch.Tensor:
         """
-        Cosine of every sentence (or embedding) of `a` with every one of `b`: float32 of shape `(len(a), len(b))`.
+        Cosine of every sentence (or embedding) of `a` with every one of `b`: `(len(a), len(b))`, between -1 and 1.
 
         Args:
             a, b: sentences, or their embeddings of shape `(n, embedding_dim)`.
+            convert_to: `"numpy"` or `"tensor"`, as in `encode`.
 
         Raises:
             TypeError: a side holds neither only sentences nor only embeddings.
-            ValueError: embeddings have another size.
+            ValueError: embeddings have another size, or `convert_to` is unknown.
         """
+        check_choice("convert_to", convert_to, CONVERSIONS)
         sides = [F.normalize(self._embeddings_of(side), dim=-1) for side in (a, b)]
-        return (sides[0] @ sides[1].T).numpy()
+        return self._converted(sides[0] @ sides[1].T, convert_to)
 
     def _embeddings_of(self, side: Any) -> torch.Tensor:
         """Embeddings `(n, embedding_dim)` of one side of `similarity`."""
@@ -193,7 +217,7 @@ class SentenceEncoding:
                 check_container(side)
                 side = list(chain.from_iterable(window for _, window in windows_of(side)))
             if isinstance(side, str) or not all(_is_embedding(row) for row in side):
-                side = self.encode([side] if isinstance(side, str) else side, convert_to="tensor")
+                side = self._embed([side] if isinstance(side, str) else side, None, None, self.config.normalize)
             else:
                 rows = [torch.as_tensor(row, **options) for row in side]
                 side = torch.stack(rows) if rows else torch.empty(0, **options)
@@ -205,4 +229,4 @@ class SentenceEncoding:
         return side.reshape(-1, self.config.embedding_dim)
 
 
-__all__ = ["SentenceEncoding"]
+__all__ = ["SentenceEncoding", "pooled_vectors", "tokens_per_batch"]

@@ -3,10 +3,12 @@
 POOLING_FUNCTIONS  token states to one vector
 Projection         the pooled vector to the sentence embedding
 MultiTaskHead      sentence embedding, or a pair of them, to a task's logits
-TaskHeads          the model's part: its tasks, and their logits
+choose_head        the one that answers as a plain classifier
+TaskHeads          the model's part: adding and removing tasks
+task_logits        logits by task
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
-from .answers_multitask import check_tasks
+from .answers_multitask import check_tasks, listed
 from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
 from .problem_types_multitask import PROBLEM_TYPES
@@ -110,7 +112,7 @@ def choose_head(config: MultiTaskConfig) -> str:
         found = "No task was named" if config.task is None else f"There is no task {config.task!r} of this kind"
         raise ValueError(
             f"{found}.{suggest(config.task, fitting)} Name one that classifies single sentences, as in "
-            f"from_pretrained(..., task={fitting[0] if fitting else 'name'!r}). There are: "
+            f"from_pretrained(..., head={fitting[0] if fitting else 'name'!r}). There are: "
             f"{', '.join(fitting) or 'none'}."
         )
     return config.task
@@ -145,7 +147,7 @@ def labels_to_show(config: MultiTaskConfig) -> list[str]:
 
 
 class TaskHeads:
-    """The tasks of a model with `config` and `heads`: adding and removing them, and their logits."""
+    """The tasks of a model with `config` and `heads`: adding and removing them."""
 
     def add_task(self, name: str, task: dict[str, Any]) -> None:
         """
@@ -201,43 +203,72 @@ class TaskHeads:
     def _check_tasks(self, names: Iterable[str]) -> None:
         check_tasks(self.config.tasks, names)
 
-    def _tasks_of_one_sentence(self, task: str | None) -> list[str]:
-        """The tasks that answer a single sentence, or of them the one that is asked for."""
-        names = [name for name, settings in self.config.tasks.items() if not settings["pair"]]
-        return [name for name in names if task in (None, name)]
-
-    def task_logits(
-        self, embedding: torch.Tensor, task: str | None = None, task_rows: dict[str, torch.LongTensor] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def _heads_to_answer(self, head: str | Sequence[str] | None) -> list[str]:
         """
-        Logits of the asked-for tasks from embeddings `(batch, embedding_dim)` that were not normalised.
+        The tasks that `head` names, `None` for all of one sentence and `"embedding"` for none.
 
-        `task` and `task_rows` are those of `forward`, and so is what comes back.
+        Raises:
+            TypeError: this is neither a name nor a list of names.
+            ValueError: there is no such task.
         """
-        if task_rows is None:
-            if task in self.config.tasks and self.config.tasks[task]["pair"]:
-                raise ValueError(
-                    f"Task {task!r} compares two sentences. Say which rows of the batch belong together: "
-                    f"task_rows={{{task!r}: tensor of shape (pairs, 2)}}, or use model.predict."
-                )
-            task_rows = dict.fromkeys(self._tasks_of_one_sentence(task))
-        logits = {}
-        for name, rows in task_rows.items():
-            if task not in (None, name):
-                continue
-            chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
-            if name in self.heads:
-                logits[name] = self._in_units(name, self.heads[name](chosen))
-            else:
-                logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
+        if head is None:
+            return [name for name, settings in self.config.tasks.items() if not settings["pair"]]
+        names = [] if isinstance(head, str) and head == "embedding" else listed(head, self.config.tasks)
+        self._check_tasks(names)
+        return names
+
+
+def task_logits(
+    model: nn.Module,
+    embedding: torch.Tensor,
+    heads: Sequence[str],
+    task_rows: Mapping[str, torch.Tensor | None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    Logits by task from embeddings that were not normalised.
+
+    Args:
+        model: a [`MultiTaskModel`].
+        embedding: `(batch, embedding_dim)`.
+        heads: names of the tasks, in the order of the answer.
+        task_rows: which rows of the batch each task reads, as for `forward`; all, of a task that is not named.
+
+    Raises:
+        ValueError: a task compares two sentences, and `task_rows` does not say which.
+    """
+    logits = {}
+    for name in heads:
+        rows = (task_rows or {}).get(name)
+        if rows is None and model.config.tasks[name]["pair"]:
+            raise ValueError(
+                f"Task {name!r} compares two sentences. Say which rows of the batch belong together: "
+                f"task_rows={{{name!r}: tensor of shape (pairs, 2)}}, or use model.predict."
+            )
+        chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
+        if name in model.heads:
+            logits[name] = _in_units(model.config.tasks[name], model.heads[name](chosen))
+        else:
+            logits[name] = F.cosine_similarity(chosen[:, 0], chosen[:, 1], dim=-1)  # (rows,)
+    return logits
+
+
+def _in_units(task: dict[str, Any], logits: torch.Tensor) -> torch.Tensor:
+    """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
+    mean, deviation = target_scale(task)
+    if (mean, deviation) == (0.0, 1.0):
         return logits
-
-    def _in_units(self, name: str, logits: torch.Tensor) -> torch.Tensor:
-        """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
-        mean, deviation = target_scale(self.config.tasks[name])
-        if (mean, deviation) == (0.0, 1.0):
-            return logits
-        return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-__all__ = ["POOLING_FUNCTIONS", "MultiTaskHead", "Projection", "TaskHeads", "cls_pool", "max_pool", "mean_pool"]
+__all__ = [
+    "POOLING_FUNCTIONS",
+    "MultiTaskHead",
+    "Projection",
+    "TaskHeads",
+    "choose_head",
+    "cls_pool",
+    "labels_to_show",
+    "max_pool",
+    "mean_pool",
+    "task_logits",
+]

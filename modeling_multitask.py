@@ -12,6 +12,7 @@ This file travels with every saved model (`trust_remote_code=True`): it needs to
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
+from .answers_multitask import one_word
 from .backbone_multitask import (
     find_backbone,
     load_dense_weights,
@@ -34,7 +36,7 @@ from .backbone_multitask import (
 from .configuration_multitask import MultiTaskConfig, check_encoder
 from .encoding_multitask import SentenceEncoding
 from .freezing_multitask import Freezing
-from .heads_multitask import MultiTaskHead, Projection, TaskHeads, choose_head, labels_to_show
+from .heads_multitask import MultiTaskHead, Projection, TaskHeads, choose_head, labels_to_show, task_logits
 from .passes_multitask import BackbonePass
 from .prediction_multitask import TaskPrediction
 from .problem_types_multitask import PROBLEM_TYPES
@@ -187,13 +189,14 @@ class MultiTaskModel(
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        task: str | None = None,
+        head: str | Sequence[str] | None = None,
         task_rows: dict[str, torch.LongTensor] | None = None,
         return_dict: bool | None = None,
         pooled: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | list[int] | None = None,
         normalize: bool | None = None,
+        task: str | Sequence[str] | None = None,
     ) -> MultiTaskOutput | tuple:
         """
         One pass of the backbone, then the embedding and the heads that are asked for.
@@ -206,7 +209,8 @@ class MultiTaskModel(
             token_type_ids: `(batch, sequence)`, where the backbone has them.
             position_ids: `(batch, sequence)`.
             inputs_embeds: `(batch, sequence, hidden)`, in place of `input_ids`.
-            task: `None` for every task that answers a single sentence, `"embedding"` for none, or one task's name.
+            head: name of the task to answer, or a list of names; `None` for every task that answers a single sentence,
+                `"embedding"` for none.
             task_rows: which rows of the batch each task reads: `(rows,)` for single sentences, `(rows, 2)` for pairs,
                 `(rows, 2 + negatives)` for contrastive tasks. Tasks that are not named are left out.
             return_dict: `False` for a plain tuple of tensors, as exports and tracing need it; `output_names` names
@@ -217,14 +221,18 @@ class MultiTaskModel(
             output_hidden_states: whether to return the states of all layers, or of those with these numbers; `None`
                 does what the configuration says. Either makes the pass a padded one.
             normalize: whether `sentence_embedding` has length 1; `None` does what `config.normalize` says.
+            task: the same as `head`, as older code spells it.
 
         Raises:
+            TypeError: `head` is no name, nor a list of names.
             ValueError: the task is unknown, a task that compares two sentences was named without `task_rows`, or
                 `pooled` came together with tokens.
         """
-        if task is not None and task != "embedding":
-            self._check_tasks([task])
-        self._check_tasks(task_rows or ())
+        head = one_word(head, task, "task")
+        heads = self._heads_to_answer(head)
+        if task_rows is not None:
+            self._check_tasks(task_rows)
+            heads = [name for name in task_rows if head is None or name in heads]
         inputs = {
             "input_ids": input_ids,
             "token_type_ids": token_type_ids,
@@ -236,7 +244,7 @@ class MultiTaskModel(
             if inputs or attention_mask is not None:
                 given = ", ".join([*inputs, *(["attention_mask"] if attention_mask is not None else [])])
                 raise ValueError(f"forward was given pooled vectors and {given}. Give one or the other.")
-            states, embedding = BaseModelOutput(), self.project(pooled.to(self.dtype))
+            states, embedding = BaseModelOutput(), self._project(pooled.to(self.dtype))
         else:
             if attention_mask is None:
                 tokens = input_ids if input_ids is not None else inputs_embeds
@@ -247,8 +255,8 @@ class MultiTaskModel(
                 inputs, attention_mask = self._truncate(inputs, attention_mask)
             recorded = self._recorded(output_attentions, output_hidden_states)
             states, pooled = self._backbone_pass(attention_mask, inputs, recorded)
-            embedding = self.project(pooled)
-        return self._output(states, embedding, self.task_logits(embedding, task, task_rows), return_dict, normalize)
+            embedding = self._project(pooled)
+        return self._output(states, embedding, task_logits(self, embedding, heads, task_rows), return_dict, normalize)
 
     def _output(
         self,
@@ -278,14 +286,17 @@ class MultiTaskModel(
         asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
         return {name: value for name, value in asked.items() if value}
 
-    def output_names(self, task: str | None = None) -> list[str]:
+    def output_names(self, head: str | Sequence[str] | None = None) -> list[str]:
         """
         Names of the tensors that `forward` returns with `return_dict=False`, in their order, for exports.
 
         Args:
-            task: as for `forward`.
+            head: as for `forward`.
+
+        Raises:
+            ValueError: there is no such task.
         """
-        logits = [f"logits.{name}" for name in self._tasks_of_one_sentence(task)]
+        logits = [f"logits.{name}" for name in self._heads_to_answer(head)]
         return ["last_hidden_state", "sentence_embedding", *logits]
 
     def token_states(
@@ -305,7 +316,7 @@ class MultiTaskModel(
         if token_type_ids is not None and self._takes_token_types:
             inputs["token_type_ids"] = token_type_ids
         states, pooled = self._backbone_pass(attention_mask, inputs, self._recorded())
-        return self._output(states, self.project(pooled), None, return_dict)
+        return self._output(states, self._project(pooled), None, return_dict)
 
     @property
     def _takes_token_types(self) -> bool:
@@ -316,13 +327,13 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
     """
     A view of one task that reads single sentences: `logits`, `id2label`, and a `loss` where `labels` are given.
 
-    Which one is `config.task`: the `task` given to `from_pretrained`, stored when the view is saved. Without any, the
-    only one that fits is taken.
+    `head` says which one, here as at every other door: `from_pretrained(repo, head="sentiment")`, and
+    `pipeline("text-classification", model=repo, model_kwargs={"head": "sentiment"})`. A saved view remembers it as
+    `config.task`, under which name `from_pretrained` takes it, too. Without any, the only one that fits is taken.
 
     Args:
         config: of the model. An `id2label` of as many names as the task has labels renames what the view shows.
-        head: the same as `task`, for `pipeline(..., model_kwargs={"head": "sentiment"})`: transformers' pipeline calls
-            its own task `task`, and no model argument can have that name there.
+        head: the task's name.
 
     Raises:
         ValueError: the task is unknown or compares two sentences, or none was named where several fit;
@@ -369,7 +380,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            task=self.task,
+            head=self.task,
             return_dict=True,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,

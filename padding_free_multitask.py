@@ -27,8 +27,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .dropout_multitask import dropout as fast_dropout
-
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # of an older torch
@@ -64,17 +62,26 @@ class PackedRow:
 
 
 def attention_weights(
-    query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor | None, dropout: float, scaling: float | None
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    is_seen: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
 ) -> torch.Tensor:
     """Who attends to whom, after dropout: `(sentences, heads, length, head_dim)` give `(..., length, length)`."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query * scaling) @ key.transpose(-1, -2)  # (sentences, heads, length, length)
     if is_seen is not None:
         scores = scores.masked_fill(~is_seen, torch.finfo(scores.dtype).min)  # not -inf: a token may see nothing
-    return fast_dropout(scores.softmax(dim=-1), dropout)
+    weights = scores.softmax(dim=-1)
+    # The module's own dropout, where it has one: a trainer may have put a faster one in its place.
+    own = next((child for child in module.children() if isinstance(child, nn.Dropout)), None)
+    return own(weights) if own is not None and own.p == dropout else F.dropout(weights, dropout)
 
 
 def attention_with_dropout(
+    module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -88,7 +95,7 @@ def attention_with_dropout(
     PyTorch's own has no fused kernel with dropout on a CPU, and what it does instead is dear where groups of sentences
     are many and small: those of a training batch. Arguments and result are `(sentences, heads, length, head_dim)`.
     """
-    return attention_weights(query, key, is_seen, dropout, scaling) @ value
+    return attention_weights(module, query, key, is_seen, dropout, scaling) @ value
 
 
 def grouped_attention(
@@ -122,7 +129,7 @@ def grouped_attention(
     `(batch, heads, sequence, sequence)`.
     """
     if length_groups is None and kwargs.get("output_attentions"):
-        weights = attention_weights(query, key, attention_mask, dropout, scaling)
+        weights = attention_weights(module, query, key, attention_mask, dropout, scaling)
         return (weights @ value).transpose(1, 2).contiguous(), weights
     if length_groups is None:
         kwargs.update(dropout=dropout, scaling=scaling, sliding_window=sliding_window)
@@ -150,7 +157,7 @@ def grouped_attention(
             places = torch.arange(length, device=query.device)
             is_seen = (places[:, None] - places).abs() < sliding_window  # (length, length)
         if dropout:
-            attended = attention_with_dropout(*group, is_seen, dropout, scaling)
+            attended = attention_with_dropout(module, *group, is_seen, dropout, scaling)
         else:
             attended = F.scaled_dot_product_attention(*group, attn_mask=is_seen, scale=scaling)
         outputs.append(attended.transpose(1, 2).reshape(length * sentences, heads, head_dim))
@@ -184,8 +191,6 @@ def cannot_pack_on_gpu(backbone: nn.Module) -> str | None:
         return "variable-length attention needs a torch that was built for CUDA with flash attention"
     if torch.cuda.get_device_capability(backbone.device) < (8, 0):
         return "variable-length attention needs a GPU of compute capability 8.0 or higher"
-    if torch.is_grad_enabled() or backbone.training:
-        return "variable-length attention has no dropout, and gradients are computed or the model is in training mode"
     if backbone.dtype not in (torch.float16, torch.bfloat16):
         return f"variable-length attention needs float16 or bfloat16, and the model is {backbone.dtype}"
     head_dim = backbone.config.hidden_size / backbone.config.num_attention_heads

@@ -13,7 +13,6 @@ import torch.nn as nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from .dropout_multitask import use_fast
 from .heads_multitask import POOLING_FUNCTIONS
 from .padding_free_multitask import (
     cannot_pack,
@@ -54,43 +53,64 @@ class BackbonePass:
         """Leave out BERT's own pooler, which nothing reads, and let padding-free batches in where the backbone can."""
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
-        use_fast(self.backbone)
-        # None: where packed passes were measured to be faster, on CPUs. True: also on a GPU. False: never.
-        self.padding_free: bool | None = None if cannot_pack(self.backbone) is None else False
-        if self.padding_free is None:
+        self._padding_free: bool | None = None  # what was asked for
+        if cannot_pack(self.backbone) is None:
             install(self.backbone)
+
+    @property
+    def padding_free(self) -> bool:
+        """
+        Whether `encode` and `predict` run without padding, as the model is now; the log says why where they do not.
+
+        Set it to `False` for padded passes, to `True` for passes without padding on a GPU as well, and to `None`, as
+        it is in the beginning, for what was measured to be faster: without padding on a CPU. On a GPU a pass with
+        gradients is always padded.
+
+        Raises:
+            ValueError: `True` was set where this model cannot run without padding; the message says why.
+        """
+        return self._why_padded() is None
+
+    @padding_free.setter
+    def padding_free(self, wanted: bool | None) -> None:
+        if wanted is not None and not isinstance(wanted, bool):
+            raise TypeError(f"padding_free is {wanted!r}, but should be True, False or None.")
+        if wanted:
+            reason = cannot_pack(self.backbone)
+            if reason is None and self.device.type != "cpu":
+                reason = cannot_pack_on_gpu(self.backbone)
+            if reason:
+                raise ValueError(
+                    f"model.padding_free = True: this model cannot run without padding, because {reason}. "
+                    "None, the default, leaves the choice to the model."
+                )
+            install(self.backbone)
+        self._padding_free = wanted
+
+    def _why_padded(self) -> str | None:
+        """Why passes are padded; `None` where they are not."""
+        if self._padding_free is False:
+            return "model.padding_free is False"
+        if not is_installed(self.backbone):
+            return cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
+        if self.device.type == "cpu":
+            return None
+        if not self._padding_free:
+            return f"packed passes were measured on CPUs only (model.padding_free = True runs them on {self.device})"
+        return cannot_pack_on_gpu(self.backbone)
 
     @property
     def _input_device(self) -> torch.device:
         """Where inputs are made. The weights of an offloaded model are nowhere until its hooks bring them in."""
         return torch.device("cpu") if self.device.type == "meta" else self.device
 
-    def states_and_embedding(
-        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Token states `(batch, sequence, hidden)` and the embedding `(batch, embedding_dim)` before normalisation.
-
-        Args:
-            attention_mask: `(batch, sequence)`, 0 for padding.
-            inputs: `input_ids` and what else the backbone takes.
-        """
-        states, pooled = self.states_and_pooled(attention_mask, **inputs)
-        return states, self.project(pooled)
-
-    def states_and_pooled(
-        self, attention_mask: torch.Tensor, **inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token states `(batch, sequence, hidden)` and pooled vectors `(batch, hidden)`; arguments as above."""
-        output, pooled = self._backbone_pass(attention_mask, inputs, {})
-        return output.last_hidden_state, pooled
-
     def _backbone_pass(
-        self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any]
+        self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any] | None = None
     ) -> tuple[BaseModelOutput, torch.Tensor]:
         """The backbone's output with what is to be `recorded` of it, and pooled vectors `(batch, hidden)`."""
+        recorded = recorded or {}
         can_pack = not recorded and set(inputs) <= {"input_ids", "token_type_ids"} and attention_mask.dim() == 2
-        if can_pack and self.packs():
+        if can_pack and self._packs():
             states, pooled = packed_pass(self.backbone, self.config.pooling, attention_mask=attention_mask, **inputs)
             return BaseModelOutput(last_hidden_state=states), pooled
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
@@ -102,27 +122,24 @@ class BackbonePass:
         # An offloaded backbone leaves its states on the device that it was computed on.
         return output, POOLING_FUNCTIONS[self.config.pooling](states, attention_mask.to(states.device))
 
-    def project(self, pooled: torch.Tensor) -> torch.Tensor:
+    def _project(self, pooled: torch.Tensor) -> torch.Tensor:
         """The embedding `(batch, embedding_dim)` before normalisation, from pooled vectors `(batch, hidden)`."""
         return self.projection(pooled) if self.projection is not None else pooled
 
-    def packs(self) -> bool:
+    def _packs(self) -> bool:
         """
-        Whether passes run without padding; which way they go, and why, is logged once.
+        Whether this pass runs without padding; which way passes go, and why, is logged once.
 
         A graph that is traced, exported or compiled is a padded one: a packed pass depends on the lengths in a batch.
         """
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # exporting is compiling, too
             return False
-        if self.padding_free is False:
-            reason = cannot_pack(self.backbone) or "model.padding_free is False"
-        elif not is_installed(self.backbone):
-            reason = cannot_pack(self.backbone) or "another attention was chosen with set_attn_implementation"
-        elif self.device.type != "cpu" and not self.padding_free:
-            reason = f"packed passes were measured on CPUs only (model.padding_free = True runs them on {self.device})"
-        elif self.device.type != "cpu" and (missing := cannot_pack_on_gpu(self.backbone)):
-            reason = missing
-        else:
+        reason = self._why_padded()
+        if reason is None and self.device.type != "cpu" and (torch.is_grad_enabled() or self.backbone.training):
+            reason = (
+                "variable-length attention has no dropout, and gradients are computed or the model is in training mode"
+            )
+        if reason is None:
             logger.info_once("Passes run without padding (model.padding_free = False pads them).")
             return True
         logger.info_once(f"Passes are padded: {reason}.")
@@ -141,13 +158,13 @@ class BackbonePass:
         A model that was compiled (`model.compile()`) or has hooks is called as a whole, with a padded batch.
         """
         if self._compiled_call_impl is None and not self._forward_hooks and not self._forward_pre_hooks:
-            return self.project(self.pooled_batch(token_ids))
+            return self._project(self._pooled_batch(token_ids))
         inputs = self._padded_batch(token_ids)
-        return self(**inputs, task="embedding", normalize=False, return_dict=True).sentence_embedding
+        return self(**inputs, head="embedding", normalize=False, return_dict=True).sentence_embedding
 
-    def pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
+    def _pooled_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
         """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
-        if self.packs():
+        if self._packs():
             tokens = sum(map(len, token_ids))
             fills = self.device.type == "cpu" and can_prepack()
             # One-token sentences fill the row up, here once instead of in every layer.
@@ -155,8 +172,8 @@ class BackbonePass:
             row = pack(self.backbone, [*token_ids, *filler])
             pooled = pool_row(row_states(self.backbone, row), row.length_groups, self.config.pooling)
             return pooled[: len(token_ids)]
-        _, pooled = self.states_and_pooled(**self._padded_batch(token_ids))
-        return pooled
+        inputs = self._padded_batch(token_ids)
+        return self._backbone_pass(inputs.pop("attention_mask"), inputs)[1]
 
     def _padded_batch(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, each `(batch, sequence)`."""

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .answers_multitask import plain_answers
+from .answers_multitask import one_word
 from .rows_multitask import check_container, count_rows, windows_of
 
 ROWS_PER_WINDOW = 4096  # rows of a generator that are read, answered and handed out together
@@ -20,12 +20,14 @@ class MultiTaskPipeline(Pipeline):
     """
     Embedding and every task's answer for a sentence, a pair, a list of either, a `datasets` column or a generator.
 
-    Args of a call (`tasks` and `batch_size` may be given to `pipeline` for all calls):
+    Args of a call (`head` and `batch_size` may be given to `pipeline` for all calls):
         inputs: a string; a pair `(str, str)` or `{"text": str, "text_pair": str}`; or any iterable of one of these.
-        tasks: names of the tasks to answer; `None` answers every task of the given kind (single or pair).
+        head: name of the task to answer, or a list of names; `None` answers every task of the given kind (single or
+            pair).
         batch_size: at most so many sentences a batch; `None` leaves it to a token budget.
         num_workers: part of every pipeline's signature, without effect on the result. Sentences are tokenized in one
             thread beside the computation, whatever it says.
+        tasks: the same as `head`, as older code spells it.
 
     Returns a dictionary per input (a generator of them for a generator), all in Python's own types, so that
     `json.dumps` takes it: `embedding` (a list of `embedding_dim` numbers, or two of them for a pair), and by task
@@ -35,26 +37,34 @@ class MultiTaskPipeline(Pipeline):
 
     _load_tokenizer = None  # the model has one of its own; there is none to load where a model is given that is open
 
-    def _sanitize_parameters(self, tasks: Any = None, batch_size: int | None = None, **kwargs) -> tuple:
+    def _sanitize_parameters(
+        self, head: Any = None, batch_size: int | None = None, tasks: Any = None, **kwargs
+    ) -> tuple:
         if kwargs:
-            raise TypeError(f"Unknown arguments {sorted(kwargs)}. Known: tasks, batch_size, num_workers.")
-        return {}, {"tasks": tasks, "batch_size": batch_size}, {}
+            raise TypeError(f"Unknown arguments {sorted(kwargs)}. Known: head, batch_size, num_workers.")
+        return {}, {"head": one_word(head, tasks, "tasks"), "batch_size": batch_size}, {}
 
     def __call__(
-        self, inputs: Any, tasks: Any = None, batch_size: int | None = None, num_workers: int | None = None
+        self,
+        inputs: Any,
+        head: Any = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        tasks: Any = None,
     ) -> Any:
-        tasks = self._forward_params.get("tasks") if tasks is None else tasks
+        head = one_word(head, tasks, "tasks")
+        head = self._forward_params.get("head") if head is None else head
         batch_size = self._batch_size if batch_size is None else batch_size
         if isinstance(inputs, (str, tuple, Mapping)):
-            return next(self._answer_rows([inputs], tasks, batch_size))
+            return next(self._answer_rows([inputs], head, batch_size))
         check_container(inputs)
-        answers = self._answer_rows(inputs, tasks, batch_size)
+        answers = self._answer_rows(inputs, head, batch_size)
         return list(answers) if count_rows(inputs) is not None else answers
 
-    def _answer_rows(self, inputs: Iterable[Any], tasks: Any, batch_size: int | None) -> Iterator[dict[str, Any]]:
+    def _answer_rows(self, inputs: Iterable[Any], head: Any, batch_size: int | None) -> Iterator[dict[str, Any]]:
         for start, window in windows_of(inputs, ROWS_PER_WINDOW):
             rows = [self.preprocess(row, place=place) for place, row in enumerate(window, start)]
-            yield from self.postprocess(self.forward(rows, tasks=tasks, batch_size=batch_size))
+            yield from self.postprocess(self.forward(rows, head=head, batch_size=batch_size))
 
     def preprocess(self, input_: Any, place: int = 0) -> str | tuple[str, str]:
         """One input as a string or a pair of strings."""
@@ -68,18 +78,14 @@ class MultiTaskPipeline(Pipeline):
             return (input_["text"], input_["text_pair"]) if "text_pair" in input_ else input_["text"]
         return tuple(input_) if isinstance(input_, list) else input_
 
-    def forward(self, model_inputs: list, **forward_params) -> dict[str, Any]:
+    def forward(self, model_inputs: list, **forward_params) -> list[dict[str, Any]]:
         return self._forward(model_inputs, **forward_params)
 
-    def _forward(self, input_tensors: list, tasks: Any = None, batch_size: int | None = None) -> dict[str, Any]:
-        embeddings, answers = self.model.embed_and_predict(input_tensors, tasks, batch_size)
-        return {"embeddings": embeddings, "answers": answers}
+    def _forward(self, input_tensors: list, head: Any = None, batch_size: int | None = None) -> list[dict[str, Any]]:
+        return self.model.predict(input_tensors, head, batch_size, as_list=True, embeddings=True)
 
-    def postprocess(self, model_outputs: dict[str, Any], **kwargs) -> list[dict[str, Any]]:
-        """Columns to rows."""
-        embeddings = model_outputs["embeddings"].tolist()
-        answers = plain_answers(self.model.config.tasks, model_outputs["answers"], len(embeddings))
-        return [{"embedding": embedding, **answer} for embedding, answer in zip(embeddings, answers, strict=True)]
+    def postprocess(self, model_outputs: list[dict[str, Any]], **kwargs) -> list[dict[str, Any]]:
+        return model_outputs
 
 
 # The copy of this file that was read last answers for models that are open; a folder brings its own.

@@ -11,6 +11,7 @@ our passes in bfloat16 run without padding too (`model.padding_free = True`), wh
 do those of sentence-transformers where the package flash-attn is installed and the backbone takes it.
 """
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, bars = [], {}
     for dtype in options.dtypes:
         model = MultiTaskModel.from_backbone(options.backbone, dtype=measuring.DTYPES[dtype]).to(options.device)
-        if model.padding_free is None and options.device != "cpu":
-            model.padding_free = True
+        if options.device != "cpu":
+            with contextlib.suppress(ValueError):  # a backbone or a type of weights that takes padded batches only
+                model.padding_free = True
         path = find_backbone(options.backbone)
         model_kwargs = {"dtype": measuring.DTYPES[dtype]}
         has_flash = is_flash_attn_2_available() and model.backbone._supports_flash_attn

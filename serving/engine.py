@@ -58,8 +58,9 @@ class TorchEngine:
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
         if not embeddings:
-            return self.model.predict(rows, tasks=tasks, as_list=True)
-        vectors, answers = self.model.embed_and_predict(rows, tasks=tasks)
+            return self.model.predict(rows, head=tasks, as_list=True)
+        answers = self.model.predict(rows, head=tasks, embeddings=True)
+        vectors = answers.pop("embedding")
         listed = plain_answers(self.model.config.tasks, answers, len(rows))
         return [{"embedding": vector, **row} for vector, row in zip(vectors, listed, strict=True)]
 

@@ -32,7 +32,7 @@ def test_view_gives_the_logits_and_the_loss_of_its_task(
 ) -> None:
     inputs = tiny_model.tokenizer(SENTENCES, padding=True, return_tensors="pt")
     expected = tiny_model(**inputs, task=task).logits[task]
-    output = open_view(folder, task=task)(**inputs, labels=labels)
+    output = open_view(folder, head=task)(**inputs, labels=labels)
     torch.testing.assert_close(output.logits.view_as(expected), expected, rtol=0, atol=0)
     loss = {
         "mood": lambda: F.cross_entropy(expected, labels),
@@ -40,6 +40,13 @@ def test_view_gives_the_logits_and_the_loss_of_its_task(
         "rating": lambda: F.mse_loss(expected, labels),
     }[task]()
     torch.testing.assert_close(output.loss, loss)
+
+
+def test_view_takes_the_word_that_configurations_use_as_well(folder: str, tmp_path: Path) -> None:
+    view = open_view(folder, task="tags")
+    assert view.config.task == "tags"
+    view.save_pretrained(tmp_path / "view")
+    assert open_view(str(tmp_path / "view"), head="mood").config.task == "mood"
 
 
 def test_view_carries_the_labels_of_its_task(folder: str) -> None:

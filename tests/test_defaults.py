@@ -21,7 +21,7 @@ CALLS: dict[str, Callable[[MultiTaskModel], Any]] = {
     "predict": lambda model: model.predict(SENTENCES, as_list=True),
     "predict pairs": lambda model: model.predict(PAIRS, as_list=True),
     "predict nothing": lambda model: model.predict([])["mood"]["probabilities"],
-    "embed_and_predict": lambda model: model.embed_and_predict(PAIRS)[0],
+    "predict with embeddings": lambda model: model.predict(PAIRS, embeddings=True)["embedding"],
     "similarity": lambda model: model.similarity(SENTENCES, [model.encode("dog")]),
     "similarity to nothing": lambda model: model.similarity(SENTENCES, []),
     "pipeline": lambda model: MultiTaskPipeline(model, device="cpu")(SENTENCES),

@@ -44,7 +44,7 @@ def sets():
 def scores(model, sets):
     """What the code under test says, by task, with rows compared in batches of 10."""
     evaluation = Evaluation(sets, model.config.tasks, "validation")
-    embeddings = model.embed(evaluation.sentences)
+    embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False))
     return {
         task: task_scores(model, task, answer_task(model, task, embeddings, rows, evaluation.labels[task], 10))
         for task, rows in evaluation.rows.items()
@@ -157,7 +157,7 @@ def test_perfect_embeddings_rank_first_whatever_else_is_right():
 
 def test_losses_of_single_rows_do_not_depend_on_the_batch_size(model, sets, scores):
     evaluation = Evaluation(sets, model.config.tasks, "validation")
-    embeddings = model.embed(evaluation.sentences)
+    embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False))
     for task in helpers.MEAN_LOSS_TASKS:
         rows, labels = evaluation.rows[task], evaluation.labels[task]
         answers = answer_task(model, task, embeddings, rows, labels, 1000)
@@ -183,7 +183,7 @@ def test_evaluation_leaves_out_sets_without_the_split_and_tasks_without_labels(m
 
 def test_scoring_restores_training_mode(model, sets):
     evaluation = Evaluation(sets, model.config.tasks, "validation")
-    embeddings = model.embed(evaluation.sentences)
+    embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False))
     model.train()
     answer_task(model, "sentiment", embeddings, evaluation.rows["sentiment"], evaluation.labels["sentiment"])
     assert all(module.training for module in model.modules())

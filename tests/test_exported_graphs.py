@@ -23,7 +23,7 @@ OTHERS = [batch(7, 3, 3), batch(7, 2, 4), batch(9, 5), batch(1, 12, 6, 3)]  # th
 
 @pytest.fixture
 def model(tiny_model: MultiTaskModel) -> MultiTaskModel:
-    assert tiny_model.packs(), "otherwise nothing is tried here"
+    assert tiny_model.padding_free, "otherwise nothing is tried here"
     return tiny_model
 
 

@@ -81,7 +81,7 @@ def count_calls(model: MultiTaskModel) -> list[int]:
 
     model.backbone.register_forward_hook(lambda *_: passes.append(None))
     count("_backbone_pass")
-    count("pooled_batch")
+    count("_pooled_batch")
     return calls
 
 
@@ -145,7 +145,7 @@ def test_a_batch_of_vectors_is_the_collated_batch_with_the_backbone_pass_done(ba
     for rows in ([3, 0, 25, 13, 30, 42, 5, 27], [0], [14, 13], [FILLER_ROW], [47, 12, FILLER_ROW]):
         expected, found = collate([plain[row] for row in rows]), cached.__getitems__(rows)
         with torch.no_grad():
-            _, vectors = model.states_and_pooled(expected["attention_mask"], input_ids=expected["input_ids"])
+            _, vectors = model._backbone_pass(expected["attention_mask"], {"input_ids": expected["input_ids"]})
         for task in model.config.tasks:
             assert len(found["labels"][task]) == len(expected["labels"][task])
             if len(expected["labels"][task]):
@@ -162,7 +162,7 @@ def test_forward_from_pooled_vectors_gives_the_same_output_without_token_states(
     task_rows = {"mood": torch.tensor([1]), "similarity": torch.tensor([[0, 1]])}
     with torch.no_grad():
         expected = tiny_model(**tokens, task_rows=task_rows)
-        _, pooled = tiny_model.states_and_pooled(tokens["attention_mask"], input_ids=tokens["input_ids"])
+        _, pooled = tiny_model._backbone_pass(tokens["attention_mask"], {"input_ids": tokens["input_ids"]})
         found = tiny_model(pooled=pooled, task_rows=task_rows)
     assert found.last_hidden_state is None and list(found) == ["sentence_embedding", "logits"]
     torch.testing.assert_close(found.sentence_embedding, expected.sentence_embedding, rtol=0, atol=0)
@@ -268,7 +268,9 @@ def test_new_data_costs_only_its_unknown_sentences(backbone):
     places = cache_sentences(later, model, lambda: [mixed[:10], mixed[10:]])
     assert sum(calls) == len(new)
     assert len(later) == len(known) + len(new)
-    torch.testing.assert_close(embed_cached(model, later, places), model.embed(mixed), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        embed_cached(model, later, places), torch.from_numpy(model.encode(mixed, normalize=False)), rtol=0, atol=1e-6
+    )
     cache.reload()  # opened before, it finds the new shard without moving the old places
     np.testing.assert_array_equal(cache.find(text_hashes(known)), np.arange(20)[cache.find(text_hashes(known))])
     assert (cache.find(text_hashes(mixed)) >= 0).all()
@@ -361,7 +363,7 @@ def test_sentences_are_encoded_window_by_window_and_read_through_a_memory_map(ba
         assert not vectors.flags.owndata and not vectors.flags.writeable
     texts = sorted(sentences_of(sets, "train"))
     found = embed_cached(model, cache, cache.find(text_hashes(texts)))
-    torch.testing.assert_close(found, model.embed(texts), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, torch.from_numpy(model.encode(texts, normalize=False)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "no arrow"])
@@ -382,7 +384,12 @@ def test_damaged_shard_is_encoded_again_with_a_warning(damage, backbone, empty_c
     places = cache_sentences(cache, model, lambda: [sentences])
     assert sum(calls) == 10
     assert [str(path) in text and "is damaged" in text for text in warnings] == [True]
-    torch.testing.assert_close(embed_cached(model, cache, places), model.embed(sentences), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        embed_cached(model, cache, places),
+        torch.from_numpy(model.encode(sentences, normalize=False)),
+        rtol=0,
+        atol=1e-6,
+    )
     assert path.is_file() and len(open_features(model)) == 20
 
 

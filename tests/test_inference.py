@@ -1,6 +1,7 @@
 """encode, predict and similarity: order, company, modes, odd input; the same through sentence-transformers."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_streams_give_what_lists_give(tiny_model: MultiTaskModel, monkeypatch: p
         assert found["tags"]["labels"] == answers["tags"]["labels"]
         assert_close(found["mood"]["probabilities"], answers["mood"]["probabilities"])
     assert_close(tiny_model.predict(iter(PAIRS))["distance"]["values"], pairs["distance"]["values"])
-    embeddings, _ = tiny_model.embed_and_predict(iter(PAIRS))
+    embeddings = tiny_model.predict(iter(PAIRS), embeddings=True)["embedding"]
     assert_close(embeddings, tiny_model.encode([side for pair in PAIRS for side in pair]).reshape(3, 2, 24))
     assert tiny_model.encode(iter([])).shape == (0, 24)
 
@@ -207,8 +208,50 @@ def test_convert_to_chooses_the_kind(tiny_model: MultiTaskModel) -> None:
     assert isinstance(tensor, torch.Tensor)
     assert not tensor.requires_grad
     assert_close(tensor, tiny_model.encode(SENTENCES, convert_to="numpy"), atol=0)
-    with pytest.raises(ValueError, match=r"convert_to is 'list', .*'numpy' or 'tensor'"):
-        tiny_model.encode(SENTENCES, convert_to="list")
+    for call in (tiny_model.encode, tiny_model.predict, partial(tiny_model.similarity, SENTENCES)):
+        with pytest.raises(ValueError, match=r"convert_to is 'list', but should be one of numpy, tensor"):
+            call(SENTENCES, convert_to="list")
+
+
+def test_tensors_are_on_the_models_device_and_of_its_dtype(tiny_model: MultiTaskModel) -> None:
+    model = tiny_model.to(torch.bfloat16)
+    arrays = model.predict(SENTENCES, embeddings=True)
+    tensors = model.predict(SENTENCES, embeddings=True, convert_to="tensor")
+    found = {
+        "encode": (model.encode(SENTENCES, convert_to="tensor"), model.encode(SENTENCES)),
+        "one": (model.encode(SENTENCES[0], convert_to="tensor"), model.encode(SENTENCES[0])),
+        "similarity": (
+            model.similarity(SENTENCES, SENTENCES, convert_to="tensor"),
+            model.similarity(*[SENTENCES] * 2),
+        ),
+        "embedding": (tensors["embedding"], arrays["embedding"]),
+        "probabilities": (tensors["mood"]["probabilities"], arrays["mood"]["probabilities"]),
+        "scores": [model.predict(PAIRS, convert_to=kind)["similarity"]["scores"] for kind in ("tensor", "numpy")],
+    }
+    for name, (tensor, array) in found.items():
+        assert (tensor.dtype, tensor.device, tensor.requires_grad) == (torch.bfloat16, model.device, False), name
+        assert array.dtype == np.float32, name
+        torch.testing.assert_close(tensor, torch.from_numpy(array).bfloat16(), rtol=0, atol=0)
+    assert tensors["mood"]["labels"] == arrays["mood"]["labels"]
+    single = model.predict(SENTENCES[0], convert_to="tensor", embeddings=True)
+    assert (single["embedding"].shape, single["mood"]["probabilities"].shape) == ((24,), (3,))
+
+
+def test_regression_values_as_tensors_keep_what_half_precision_has_no_room_for(tiny_model: MultiTaskModel) -> None:
+    tiny_model.config.tasks["rating"].update(target_mean=2003.0, target_deviation=7.0)
+    model = tiny_model.to(torch.bfloat16)
+    values = model.predict(SENTENCES, head="rating", convert_to="tensor")["rating"]["values"]
+    assert values.dtype == torch.float32
+    np.testing.assert_array_equal(values.numpy(), model.predict(SENTENCES)["rating"]["values"])
+    assert not torch.equal(values, values.bfloat16().float()), "or nothing would be lost"
+
+
+def test_tensors_follow_the_model_to_another_device(
+    tiny_model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = torch.zeros(2, 24)
+    monkeypatch.setattr(type(tiny_model), "_input_device", torch.device("meta"))  # one that every machine has
+    assert tiny_model._converted(embeddings, "tensor").device.type == "meta"
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
@@ -489,7 +532,7 @@ def test_pooling_is_done_where_the_backbone_leaves_its_states(tiny_model: MultiT
     tiny_model.padding_free = False
     states = tiny_model(**inputs).last_hidden_state.to("meta")  # in place of a GPU
     monkeypatch.setattr(tiny_model.backbone, "forward", lambda **kwargs: BaseModelOutput(last_hidden_state=states))
-    _, pooled = tiny_model.states_and_pooled(inputs["attention_mask"], input_ids=inputs["input_ids"])
+    _, pooled = tiny_model._backbone_pass(inputs["attention_mask"], {"input_ids": inputs["input_ids"]})
     assert pooled.device.type == "meta"
 
 
@@ -541,3 +584,50 @@ def test_sentence_transformers_gives_minilm_embeddings(tmp_path: Path, minilm: M
     assert opened.max_seq_length == 256
     sentences = ["A cat sleeps.", "Markets fell sharply. " * 100, "Yes"]
     assert_close(opened.encode(sentences), minilm.encode(sentences))
+
+
+# ---- embeddings with the answers, and the word that chooses a head ----
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_predict_answers_with_the_embedding_of_the_same_pass(
+    tiny_model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch, normalize: bool
+) -> None:
+    tiny_model.config.normalize = normalize
+    expected, answers = tiny_model.encode(SENTENCES), tiny_model.predict(SENTENCES)
+    shapes = count_backbone_passes(tiny_model, monkeypatch)
+    found = tiny_model.predict(SENTENCES, embeddings=True)
+    assert len(shapes) == 1
+    assert list(found) == ["embedding", *answers]
+    np.testing.assert_array_equal(found["embedding"], expected)
+    np.testing.assert_array_equal(found["mood"]["probabilities"], answers["mood"]["probabilities"])
+    assert np.isclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6).all() == normalize
+
+
+def test_embedding_of_one_sentence_of_a_pair_and_of_rows(tiny_model: MultiTaskModel) -> None:
+    single = tiny_model.predict(SENTENCES[0], embeddings=True)
+    np.testing.assert_array_equal(single["embedding"], tiny_model.encode(SENTENCES[0]))
+    pairs = tiny_model.predict(PAIRS, embeddings=True)["embedding"]
+    assert_close(pairs, np.stack([tiny_model.encode(list(pair)) for pair in PAIRS]))
+    assert tiny_model.predict(PAIRS[0], embeddings=True)["embedding"].shape == (2, 24)
+    rows = tiny_model.predict(SENTENCES, embeddings=True, as_list=True)
+    assert [row["embedding"] for row in rows] == tiny_model.encode(SENTENCES).tolist()
+    assert tiny_model.predict(SENTENCES[0], embeddings=True, as_list=True)["embedding"] == single["embedding"].tolist()
+    assert tiny_model.predict([], embeddings=True)["embedding"].shape == (0, 24)
+    only = tiny_model.predict(SENTENCES, head=[], embeddings=True)
+    assert list(only) == ["embedding"]
+
+
+def test_head_is_the_word_of_predict_and_forward_and_older_spellings_still_work(tiny_model: MultiTaskModel) -> None:
+    inputs = tiny_model.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    for head in ("mood", ["rating", "mood"]):
+        names = [head] if isinstance(head, str) else head
+        assert list(tiny_model.predict(SENTENCES, head=head)) == names
+        assert list(tiny_model.predict(SENTENCES, tasks=head)) == names
+        assert list(tiny_model(**inputs, head=head).logits) == names
+        assert list(tiny_model(**inputs, task=head).logits) == names
+    assert tiny_model(**inputs, head="embedding").logits == {}
+    with pytest.raises(ValueError, match=r"head is 'mood' and tasks is 'tags', which mean the same"):
+        tiny_model.predict(SENTENCES, head="mood", tasks="tags")
+    with pytest.raises(ValueError, match=r"head is 'mood' and task is 'tags', which mean the same"):
+        tiny_model(**inputs, head="mood", task="tags")

@@ -5,6 +5,7 @@ import json
 import logging
 from collections import UserDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +74,22 @@ def calls(tiny_model: MultiTaskModel) -> dict[str, Callable[[Any], Any]]:
     """Every way to hand over several texts."""
     return {
         "encode": tiny_model.encode,
-        "embed": tiny_model.embed,
         "predict": tiny_model.predict,
-        "embed_and_predict": tiny_model.embed_and_predict,
+        "predict with embeddings": partial(tiny_model.predict, embeddings=True),
         "similarity": lambda rows: tiny_model.similarity(SENTENCES, rows),
         "similarity, first": lambda rows: tiny_model.similarity(rows, SENTENCES),
         "pipeline": MultiTaskPipeline(tiny_model, tiny_model.tokenizer, task="multitask"),
     }
 
 
-CALLS = ["encode", "embed", "predict", "embed_and_predict", "similarity", "similarity, first", "pipeline"]
+CALLS = ["encode", "predict", "predict with embeddings", "similarity", "similarity, first", "pipeline"]
 
 
 @pytest.mark.parametrize("kind", LISTS)
 def test_lists_of_texts_of_any_kind_give_the_same(tiny_model: MultiTaskModel, kind: str, calls: dict) -> None:
     rows, expected = LISTS[kind], tiny_model.encode(list(SENTENCES))
     np.testing.assert_array_equal(tiny_model.encode(rows()), expected)
-    np.testing.assert_array_equal(tiny_model.embed_and_predict(rows())[0], expected)
+    np.testing.assert_array_equal(tiny_model.predict(rows(), embeddings=True)["embedding"], expected)
     ratings = tiny_model.predict(SENTENCES)["rating"]["values"]
     np.testing.assert_array_equal(tiny_model.predict(rows())["rating"]["values"], ratings)
     np.testing.assert_array_equal(tiny_model.similarity(rows(), expected), tiny_model.similarity(expected, expected))
@@ -104,12 +104,6 @@ def test_what_is_no_list_of_texts_is_refused_with_the_remedy(calls: dict, kind: 
         message = r"should be \{'text': str\} or \{'text': str, 'text_pair': str\}"
     with pytest.raises(TypeError, match=message):
         calls[call](make())
-
-
-@pytest.mark.parametrize("call", ["embed", "embed_and_predict"])
-def test_one_text_is_no_list_of_its_characters(calls: dict, call: str) -> None:
-    with pytest.raises(TypeError, match=r"a str, .*single text. Put it into a list"):
-        calls[call]("the cat")
 
 
 def test_a_real_open_file_is_refused(tiny_model: MultiTaskModel, tmp_path: Path) -> None:
@@ -171,7 +165,7 @@ def test_predict_says_where_no_task_reads_the_kind(tiny_backbone: str) -> None:
             ValueError, match=r"No task reads pairs\. The tasks mood, topic read single sentences\. Give"
         ):
             model.predict(pairs)
-    assert model.embed_and_predict([("a cat", "a dog")])[0].shape == (1, 2, 32), "embeddings are an answer, too"
+    assert model.predict([("a cat", "a dog")], embeddings=True)["embedding"].shape == (1, 2, 32)
     model = MultiTaskModel.from_backbone(tiny_backbone, {"similar": {"problem_type": "similarity"}})
     with pytest.raises(
         ValueError, match=r"No task reads single sentences\. The tasks similar read pairs \(str, str\)"
@@ -180,12 +174,13 @@ def test_predict_says_where_no_task_reads_the_kind(tiny_backbone: str) -> None:
     assert model.predict(SENTENCES, tasks=[]) == {}
 
 
-@pytest.mark.parametrize("tasks", [5, b"mood", ["mood", None], [["mood"]], True])
-def test_tasks_that_are_no_names_are_refused(tiny_model: MultiTaskModel, tasks: Any) -> None:
-    with pytest.raises(
-        TypeError, match=r"tasks is .*, but should be a task's name or a list of them. Known tasks: mood"
-    ):
-        tiny_model.predict("good", tasks=tasks)
+@pytest.mark.parametrize("head", [5, b"mood", ["mood", None], [["mood"]], True])
+def test_heads_that_are_no_names_are_refused(tiny_model: MultiTaskModel, head: Any) -> None:
+    message = r"head is .*, but should be a task's name or a list of them. Known tasks: mood"
+    with pytest.raises(TypeError, match=message):
+        tiny_model.predict("good", head=head)
+    with pytest.raises(TypeError, match=message):
+        tiny_model(input_ids=torch.tensor([[2, 5, 3]]), head=head)
 
 
 @pytest.mark.parametrize("batch_size", ["8", 2.5, True])

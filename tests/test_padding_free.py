@@ -119,7 +119,7 @@ def test_pooled_rows_equal_the_pooled_padded_batch(architecture: str, pooling: s
     inputs["input_ids"][1, 3] = model.config.backbone_config.pad_token_id  # also among the real tokens
     token_ids = [ids[: mask.sum()].tolist() for ids, mask in zip(*inputs.values(), strict=True)]
     with torch.no_grad():
-        found = model.pooled_batch(token_ids)
+        found = model._pooled_batch(token_ids)
         in_batch = model(**inputs).sentence_embedding
         model.padding_free = False
         expected = model(**inputs).sentence_embedding
@@ -146,8 +146,8 @@ def test_modernbert_looks_no_further_than_its_window() -> None:
 def test_sentences_without_tokens_are_zeros() -> None:
     model = build("bert")
     with torch.no_grad():
-        pooled = model.pooled_batch([[5, 6, 7], [], []])
-        assert model.pooled_batch([[], []]).abs().max() == 0
+        pooled = model._pooled_batch([[5, 6, 7], [], []])
+        assert model._pooled_batch([[], []]).abs().max() == 0
     assert pooled.shape == (3, 32)
     assert pooled[0].abs().max() > 0.1
     assert pooled[1:].abs().max() == 0
@@ -158,7 +158,7 @@ def test_bfloat16_stays_close_to_float32(minilm: MultiTaskModel) -> None:
     sentences = ["A cat sleeps.", "Yes", "Markets fell sharply after the announcement, analysts said. " * 5, "🙂 #ok"]
     expected = minilm.encode(sentences)
     model = MultiTaskModel.from_backbone("sentence-transformers/all-MiniLM-L6-v2", dtype=torch.bfloat16)
-    assert model.packs()
+    assert model._packs()
     cosines = (model.encode(sentences) * expected).sum(axis=1)  # both have length 1
     assert cosines.min() >= 0.9998
 
@@ -182,6 +182,31 @@ def test_which_way_passes_go_is_logged_with_the_reason(monkeypatch: pytest.Monke
     ]
     for line, reason in zip(lines[1:], ["model.padding_free is False", "'eager'", "mpnet"], strict=True):
         assert reason in line
+
+
+def test_padding_free_says_what_happens_and_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(passes_multitask.logger, "info_once", lines.append)
+    model = build("bert")
+    assert model.padding_free is True
+    model.set_attn_implementation("eager")
+    assert model.padding_free is False
+    with pytest.raises(ValueError, match=r"cannot run without padding, because the attention is 'eager', not 'sdpa'"):
+        model.padding_free = True
+    model.set_attn_implementation("sdpa")
+    model.padding_free = True
+    assert model.padding_free is True
+    model.padding_free = None
+    assert model.padding_free is True
+    other = MultiTaskModel(MultiTaskConfig(backbone_config=PADDED["mpnet"]())).eval()
+    assert other.padding_free is False
+    with pytest.raises(ValueError, match="because mpnet is no architecture whose packed pass was compared"):
+        other.padding_free = True
+    other.padding_free = False
+    other(**batch(other))
+    assert lines == ["Passes are padded: model.padding_free is False."]
+    with pytest.raises(TypeError, match="padding_free is 'no', but should be True, False or None"):
+        model.padding_free = "no"
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra"])
@@ -290,14 +315,14 @@ def test_attention_asked_for_by_the_user_is_kept(tmp_path: Path) -> None:
     model = MultiTaskModel.from_pretrained(tmp_path, attn_implementation="eager")
     assert model.padding_free is False
     assert model.backbone.config._attn_implementation == "eager"
-    assert MultiTaskModel.from_pretrained(tmp_path).padding_free is None
+    assert MultiTaskModel.from_pretrained(tmp_path).padding_free is True
 
 
 def test_config_of_another_copy_of_the_code_packs_as_well(tmp_path: Path) -> None:
     model = build("bert")
     model.save_pretrained(tmp_path)
     other = MultiTaskModel(AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config).eval()
-    assert other.packs()
+    assert other.padding_free
     other.load_state_dict(model.state_dict())
     expected = model(**batch(model)).sentence_embedding
     torch.testing.assert_close(other(**batch(model)).sentence_embedding, expected, rtol=0, atol=0)
@@ -309,7 +334,7 @@ def test_model_opens_on_a_torch_without_variable_length_attention(tmp_path: Path
 import sys
 sys.modules["torch.nn.attention.varlen"] = None
 from transformers import AutoModel
-print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).packs())
+print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).padding_free)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"]
@@ -350,7 +375,7 @@ def test_attention_with_dropout_of_nothing_is_attention(scaling: float | None, w
     places = torch.arange(5)
     is_seen = None if window is None else (places[:, None] - places).abs() < window
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=is_seen, scale=scaling)
-    found = attention_with_dropout(query, key, value, is_seen, 0.0, scaling)
+    found = attention_with_dropout(torch.nn.Identity(), query, key, value, is_seen, 0.0, scaling)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -359,7 +384,7 @@ def test_attention_drops_weights_and_scales_up_the_others() -> None:
     query, key = torch.randn(2, 2, 4, 6, 8)
     value = torch.eye(6).expand(2, 4, 6, 6)  # so that the weights themselves come out
     weights = F.scaled_dot_product_attention(query, key, value)
-    dropped = attention_with_dropout(query, key, value, None, 0.25, None)
+    dropped = attention_with_dropout(torch.nn.Identity(), query, key, value, None, 0.25, None)
     is_kept = dropped != 0
     assert 0.1 < 1 - is_kept.float().mean() < 0.4
     torch.testing.assert_close(dropped[is_kept], weights[is_kept] / 0.75)
@@ -437,13 +462,18 @@ def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     with torch.no_grad():
-        assert not model.packs()
-        model.padding_free = True
-        assert not model.packs()  # float32
+        assert not model._packs()
+        with pytest.raises(ValueError, match=r"cannot run without padding, because .* torch\.float32"):
+            model.padding_free = True
         model.half()
-        assert model.packs()
+        model.padding_free = True
+        model.float()
+        assert not model.padding_free
+        assert not model._packs()  # float32
+        model.half()
+        assert model._packs()
         model.train()
-        assert not model.packs()
+        assert not model._packs()
         model.eval()
         for holder, name, value in (
             (torch.cuda, "get_device_capability", lambda device: (7, 5)),
@@ -454,13 +484,13 @@ def test_a_gpu_pads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> No
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(holder, name, value)
-                assert not model.packs()
-    assert not model.packs()  # with gradients
+                assert not model._packs()
+    assert not model._packs()  # with gradients
     model.backbone.config.num_attention_heads = 8
     with torch.no_grad():
-        assert not model.packs()
+        assert not model._packs()
         monkeypatch.setattr(PreTrainedModel, "device", torch.device("mps"))
-        assert not model.packs()
+        assert not model._packs()
     reasons = [
         *("measured on CPUs only", "torch.float32", "Passes run without", "training mode", "8.0 or higher"),
         *("flash attention", "built for CUDA", "an older one", "an older one", "no dropout", "not 4", "is on mps"),
@@ -477,6 +507,6 @@ def test_packed_pass_on_a_gpu_equals_the_padded_pass(architecture: str) -> None:
     found = {}
     with torch.no_grad():
         for model.padding_free in (True, False):
-            assert model.packs() is model.padding_free
+            assert model._packs() is model.padding_free
             found[model.padding_free] = model(**inputs).sentence_embedding
     assert F.cosine_similarity(found[True], found[False]).min() >= 0.9998

@@ -75,17 +75,18 @@ def test_a_datasets_column_and_a_generator_give_the_same_rows(opened: tuple) -> 
     assert [row["mood"] for row in generated] == expected
 
 
-def test_tasks_and_batch_size_are_passed_on(opened: tuple) -> None:
+def test_heads_and_batch_size_are_passed_on(opened: tuple) -> None:
     _, answer = opened
-    assert set(answer(SENTENCES, tasks=["mood"], batch_size=1)[0]) == {"embedding", "mood"}
+    assert set(answer(SENTENCES, head=["mood"], batch_size=1)[0]) == {"embedding", "mood"}
+    assert answer(SENTENCES, tasks=["mood"]) == answer(SENTENCES, head="mood")
     with pytest.raises(ValueError, match="There is no task 'mod'"):
-        answer(SENTENCES, tasks=["mod"])
+        answer(SENTENCES, head=["mod"])
 
 
-def test_tasks_and_batch_size_hold_for_all_calls_where_the_pipeline_is_given_them(saved: tuple, monkeypatch) -> None:
-    answer = pipeline("multitask", model=saved[1], trust_remote_code=True, tasks="mood", batch_size=1)
-    sizes, pooled_batch = [], answer.model.pooled_batch
-    monkeypatch.setattr(answer.model, "pooled_batch", lambda ids: sizes.append(len(ids)) or pooled_batch(ids))
+def test_heads_and_batch_size_hold_for_all_calls_where_the_pipeline_is_given_them(saved: tuple, monkeypatch) -> None:
+    answer = pipeline("multitask", model=saved[1], trust_remote_code=True, head="mood", batch_size=1)
+    sizes, pooled_batch = [], answer.model._pooled_batch
+    monkeypatch.setattr(answer.model, "_pooled_batch", lambda ids: sizes.append(len(ids)) or pooled_batch(ids))
     assert set(answer(SENTENCES[0])) == {"embedding", "mood"}
     assert set(answer(SENTENCES)[0]) == {"embedding", "mood"}
     assert set(sizes) == {1}

@@ -19,6 +19,7 @@ from sklearn.metrics import precision_recall_curve
 
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
+from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
 from ..passes_multitask import evaluating
 from ..problem_types_multitask import PROBLEM_TYPES
@@ -109,7 +110,7 @@ def task_logits(
             chosen, places = batch.unique(return_inverse=True)
             places = (places if is_pair else places[:, 0]).to(model.device)
             chosen = embeddings[chosen].to(model.device, model.dtype)
-            yield model.task_logits(chosen, task, {task: places})[task].float().cpu()
+            yield head_logits(model, chosen, [task], {task: places})[task].float().cpu()
 
 
 def decisions(settings: dict[str, Any], logits: torch.Tensor) -> np.ndarray:

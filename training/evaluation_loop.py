@@ -54,9 +54,12 @@ class EvaluationLoop:
                 return evaluation, embed_cached(self.model, cache, places)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
-            share = self.model.embed(
-                evaluation.sentences[rank::world_size],
-                show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
+            share = torch.from_numpy(
+                self.model.encode(
+                    evaluation.sentences[rank::world_size],
+                    normalize=False,
+                    show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
+                )
             )
         if world_size == 1:
             return evaluation, share

@@ -40,6 +40,7 @@ from .drawing import draw_sets, make_sampler, steps_of_epoch
 from .early_stopping import EarlyStopping, check_early_stopping
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
+from .fast_dropout import use_fast
 from .features.batches import FeatureDataset, as_it_is, sentence_windows
 from .features.run_features import RunFeatures
 from .loss_meter import LossMeter
@@ -161,6 +162,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         for part in self.plan.frozen:
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
+        use_fast(model.backbone)
         trained = {name: model.config.tasks[name] for name in names if self.plan.trains(name)}
 
         seed = args.data_seed if args.data_seed is not None else args.seed

@@ -40,13 +40,13 @@ def train(backbone: Path, folder: Path, **arguments: Any) -> MultiTaskTrainer:
 def main(backbone: Path, folder: Path) -> None:
     process = os.environ["RANK"]
     encoded: list[int] = []
-    plain = MultiTaskModel.pooled_batch
+    plain = MultiTaskModel._pooled_batch
 
     def counted(model, token_ids):
         encoded.append(len(token_ids))
         return plain(model, token_ids)
 
-    MultiTaskModel.pooled_batch = counted
+    MultiTaskModel._pooled_batch = counted
     trainer = train(backbone, folder / "run", per_device_train_batch_size=4)
     save_file(trainer.model.state_dict(), folder / f"weights.{process}.safetensors")
     timed = ("runtime", "per_second")

@@ -188,7 +188,7 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: A
             size, order = len(labels), match_labels(where, found.model, labels, settings["labels"])
 
     def embeddings(sentences: list[str], bar: tqdm) -> torch.Tensor:
-        return model.embed(sentences, show_progress=False, normalize=own is None)
+        return torch.from_numpy(model.encode(sentences, show_progress=False, normalize=own is None))
 
     def ask(rows: Sequence[Any], bar: tqdm) -> np.ndarray:
         if own is None:

@@ -32,10 +32,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ...data.shards import open_shard, write_shard
+from ...encoding_multitask import pooled_vectors
 from ...modeling_multitask import MultiTaskModel
 from ...passes_multitask import evaluating
-from ...prepacked_multitask import prepacked
-from ...rows_multitask import length_sorted_batches
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these
@@ -206,20 +205,6 @@ class FeatureCache:
 # ---- filling and reading ----
 
 
-@torch.no_grad()
-def pooled_vectors(model: MultiTaskModel, sentences: list[str], bar: tqdm) -> np.ndarray:
-    """Vectors `(sentences, hidden)`, float32, before the projection; one backbone pass for each distinct batch."""
-    vectors = torch.empty(len(sentences), model.config.backbone_config.hidden_size)
-    options = {"truncation": True, "max_length": model.config.max_length, "return_attention_mask": False}
-    token_ids = model.tokenizer(sentences, **options)["input_ids"]
-    with evaluating(model) as modules, prepacked(modules):
-        lengths = [len(ids) for ids in token_ids]
-        for batch in length_sorted_batches(lengths, tokens_per_batch=model.tokens_per_batch):
-            vectors[batch] = model.pooled_batch([token_ids[index] for index in batch]).float().cpu()
-            bar.update(len(batch))
-    return vectors.numpy()
-
-
 def _picked(
     windows: Iterable[Sequence[Any]], numbers: np.ndarray, size: int
 ) -> Iterator[tuple[np.ndarray, list[Any]]]:
@@ -342,10 +327,11 @@ def cache_sentences(
 
 @torch.no_grad()
 def embed_cached(model: MultiTaskModel, cache: FeatureCache, places: np.ndarray) -> torch.Tensor:
-    """What `model.embed` gives, from cached vectors: `(places, embedding_dim)`, float32, on the CPU."""
+    """Not normalised embeddings from cached vectors: `(places, embedding_dim)`, float32, on the CPU."""
     embeddings = torch.empty(len(places), model.config.embedding_dim)
     with evaluating(model):
         for start in range(0, len(places), SENTENCES_PER_SHARD):
             pooled = cache.gather(places[start : start + SENTENCES_PER_SHARD]).to(model.device, model.dtype)
-            embeddings[start : start + len(pooled)] = model.project(pooled).float().cpu()
+            found = model(pooled=pooled, head="embedding", normalize=False, return_dict=True)
+            embeddings[start : start + len(pooled)] = found.sentence_embedding.float().cpu()
     return embeddings

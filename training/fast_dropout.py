@@ -2,7 +2,7 @@
 
     dropout         as `torch.nn.functional.dropout`
     FastDropout     as `torch.nn.Dropout`
-    use_fast        puts `FastDropout` in place of every `torch.nn.Dropout` of a module
+    use_fast        puts `FastDropout` in place of every `torch.nn.Dropout` of a backbone
 
 PyTorch draws one number of its generator, and a float from it, for each element; in a training step of a small encoder
 that is a tenth of the time. Here one number of 64 bits decides about four elements.
@@ -40,8 +40,14 @@ class FastDropout(nn.Dropout):
 
 
 def use_fast(module: nn.Module) -> None:
-    """Put `FastDropout` in place of every plain `torch.nn.Dropout` inside a module, in the same mode."""
+    """
+    Put `FastDropout` in place of every plain `torch.nn.Dropout` inside a module, in the same mode.
+
+    An adapter's own, which peft keeps in dictionaries, stay as they are.
+    """
     for parent in module.modules():
+        if isinstance(parent, nn.ModuleDict):
+            continue
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, FastDropout(child.p, child.inplace).train(child.training))

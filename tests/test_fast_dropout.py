@@ -1,11 +1,15 @@
 """Dropout that draws its random numbers fast: the distribution and the interface of PyTorch's own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn as nn
 
+from helpers.trainer import make_backbone, make_model, make_set, make_trainer
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.dropout_multitask import FastDropout, dropout, use_fast
+from multitask_sentence.training import fast_dropout
+from multitask_sentence.training.fast_dropout import FastDropout, dropout, use_fast
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -61,6 +65,37 @@ def test_plain_dropout_is_replaced_in_its_mode_and_other_kinds_stay() -> None:
     assert (module[1](torch.ones(100, 100)) == 0).any()
 
 
-def test_a_models_backbone_drops_fast(tiny_model: MultiTaskModel) -> None:
-    kinds = {type(module) for module in tiny_model.backbone.modules() if isinstance(module, nn.Dropout)}
-    assert kinds == {FastDropout}
+def test_dropout_of_an_adapter_stays_as_it_is() -> None:
+    layer = nn.Module()
+    layer.lora_dropout = nn.ModuleDict({"default": nn.Dropout(0.2)})
+    use_fast(layer)
+    assert type(layer.lora_dropout["default"]) is nn.Dropout
+
+
+def test_training_draws_fast_also_for_the_attention_of_packed_passes(tmp_path: Path, monkeypatch) -> None:
+    model = make_model(make_backbone(tmp_path / "backbone", dropout=0.1), ("sentiment",))
+    assert {type(part) for part in model.backbone.modules() if isinstance(part, nn.Dropout)} == {nn.Dropout}
+    dropped, elsewhere, plain = [], [], nn.functional.dropout
+
+    def fast(states: torch.Tensor, probability: float) -> torch.Tensor:
+        dropped.append(states.dim())
+        return dropout(states, probability)
+
+    def slow(states: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        if p and training:
+            elsewhere.append(tuple(states.shape))
+        return plain(states, p, training, inplace)
+
+    monkeypatch.setattr(fast_dropout, "dropout", fast)
+    monkeypatch.setattr(nn.functional, "dropout", slow)
+    sets = [make_set(["sentiment"], train=8, validation=4)]
+    trainer = make_trainer(model, sets, tmp_path / "run", max_steps=1, per_device_train_batch_size=8)
+    trainer.train()
+    assert not elsewhere
+    layers = model.config.backbone_config.num_hidden_layers
+    assert dropped.count(3) == 1 + 2 * layers, "embeddings, and twice in each layer"
+    assert dropped.count(4) >= layers, "attention weights of each group of equally long sentences"
+
+
+def test_a_model_that_nobody_trains_has_the_dropout_of_pytorch(tiny_model: MultiTaskModel) -> None:
+    assert {type(part) for part in tiny_model.modules() if isinstance(part, nn.Dropout)} == {nn.Dropout}
