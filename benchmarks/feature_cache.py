@@ -113,9 +113,9 @@ def main() -> None:
 
     model = MultiTaskModel.from_backbone(DEFAULT_BACKBONE, settings)
     distinct = list(dict.fromkeys(text for window in sentence_windows(train_sets) for text in window))
-    model.embed(distinct[:64])
+    model.encode(distinct[:64], normalize=False)
     started = time.perf_counter()
-    model.embed(distinct, show_progress=False)
+    model.encode(distinct, normalize=False, show_progress=False)
     one_pass = time.perf_counter() - started
 
     table = []

@@ -59,10 +59,8 @@ def answer_table(
     schema = pa.schema(answer_columns(model, tasks, embeddings, pairs).items())
     if not rows:
         return schema.empty_table()
-    if embeddings:
-        vectors, answers = model.embed_and_predict(rows, tasks=tasks, show_progress=False)
-    else:
-        vectors, answers = None, model.predict(rows, tasks=tasks, show_progress=False)
+    answers = model.predict(rows, head=tasks, show_progress=False, embeddings=embeddings)
+    vectors = answers.get("embedding")
     values = [value for name in tasks for value in _values(answers[name], model.config.tasks[name])]
     arrays = [pa.array(value, type=kind) for value, kind in zip(values, schema.types, strict=False)]
     if vectors is not None:

@@ -19,7 +19,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
-from transformers import AutoModel
 
 from ..configuration_multitask import public_name
 from ..modeling_multitask import MultiTaskModel
@@ -87,7 +86,7 @@ class Job:
 def open_model(job: Job) -> MultiTaskModel:
     """The job's model, in eval mode."""
     options = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
-    return AutoModel.from_pretrained(job.source, **options).eval()
+    return MultiTaskModel.from_pretrained(job.source, **options).eval()
 
 
 def model_fingerprint(model: MultiTaskModel) -> str:

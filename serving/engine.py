@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from transformers import AutoModel
-
 from ..answers_multitask import plain_answers
 from ..configuration_multitask import public_name
+from ..modeling_multitask import MultiTaskModel
 from .batching import Row
 
 
@@ -35,7 +34,7 @@ class Engine(Protocol):
 
 class TorchEngine:
     """
-    A model that `AutoModel` opens.
+    A model in this process.
 
     Args:
         source: a folder or Hub id.
@@ -50,7 +49,7 @@ class TorchEngine:
         import torch
 
         options = {"revision": revision, "dtype": dtype or "float32", "trust_remote_code": True}
-        self.model = AutoModel.from_pretrained(source, **options).eval()
+        self.model = MultiTaskModel.from_pretrained(source, **options).eval()
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.name = public_name(source)
         self.tasks = {name: task["pair"] for name, task in self.model.config.tasks.items()}
