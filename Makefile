@@ -18,13 +18,16 @@ quickstart: $(VENV)/installed
 	$(BIN)/python train.py recipes/quickstart.yaml --output_dir runs/quickstart --overwrite
 	cd $$(mktemp -d) && $(BIN)/python $(CURDIR)/recipes/open_model.py $(CURDIR)/runs/quickstart
 
+# The repository is the package, whatever its folder is called: the type checker finds it by its name through a link.
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/multitask_sentence
+	cd $(VENV)/types && $(BIN)/ty check --python $(VENV) --config-file $(CURDIR)/ty.toml multitask_sentence
 
-# Two workers of one thread each: on two cores half the time of one worker with two threads.
+# Two workers of one thread each (tests/conftest.py): on two cores half the time of one worker with two threads.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(VENV)/installed
 	for name in encode predict latency scaling training; do \

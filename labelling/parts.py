@@ -25,7 +25,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a file under another name, bring it to the disk, and give it its own name."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
