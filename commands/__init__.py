@@ -9,6 +9,7 @@ a file here and a line in `COMMANDS`.
 
 COMMANDS = {
     "train": "train a model from a recipe",
+    "card": "write the model card of a finished folder anew",
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",
     "doctor": "open a folder or repository through every door and compare what they answer",

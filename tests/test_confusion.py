@@ -88,7 +88,6 @@ def test_worst_and_most_confused_classes():
 
 
 def test_10_000_classes_stay_below_a_second_and_a_megabyte(tmp_path: Path):
-    pytest.importorskip("matplotlib")
     labels = [f"class {number}" for number in range(10_000)]
     predictions, references = random_classes(10_000, 10_000)
     few = read_confusion(count_confusion([0, 1], [0, 1], 2))

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
+from multitask_sentence.commands import card
 from multitask_sentence.training.report.card_body import FOLDER_PLACEHOLDER
-from multitask_sentence.training.report.card_metadata import code_span, read_source
+from multitask_sentence.training.report.card_metadata import read_source
 from multitask_sentence.training.report.confusion import count_confusion, read_confusion
+from multitask_sentence.training.report.markdown import code_span, link_target, plain_text, table
 from multitask_sentence.training.report.model_card import write_model_card
 from multitask_sentence.training.report.plots import draw_confusion, draw_training
 from multitask_sentence.training.report.publish import is_generated
@@ -191,6 +192,73 @@ def test_code_span_shows_a_label_as_it_is(label: str, expected: str):
     assert code_span(label) == expected
 
 
+# Every character that Markdown or HTML gives a meaning, and what people have put into names to break a page.
+NASTY = ["<script>alert(1)</script>", "[click](javascript:x)", "![](http://x/y.png)", "*b* _i_ ~~s~~", "# no | table"]
+NASTY += ["&amp; &lt;", "a](b)", "back\\slash", "```\nfence", "two\nlines", "<!-- comment", "{{ 7 * 7 }}", "{% raw %}"]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_no_name_is_read_as_markup(name: str):
+    shown = " ".join(name.split())
+    assert unescape_markdown(plain_text(name)) == shown
+    for mark in ("<", "[", "`", "|", "&", "*", "!["):
+        assert not re.search(rf"(?<!\\){re.escape(mark)}", plain_text(name).replace("\\\\", "")), mark
+    span = code_span(name)
+    fence = re.match("`+", span).group()
+    assert fence not in span[len(fence) : -len(fence)] and "\n" not in span
+    lines = table([[span, 1], [plain_text(name), 2]], ["name", "number"]).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines if "no \\\\|" not in line} == {3}
+
+
+def unescape_markdown(text: str) -> str:
+    """CommonMark: a backslash before ASCII punctuation stands for that character."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+
+
+def test_a_link_ends_where_it_is_meant_to():
+    assert link_target('a b)(c]<d>"e') == "a%20b%29%28c%5D%3Cd%3E%22e"
+    assert link_target("https://host.org/a/b.csv?x=1") == "https://host.org/a/b.csv?x=1"
+
+
+def test_folder_with_a_nasty_name_gives_a_card_that_shows_it(finished: Path):
+    name = "my <b>model</b> [x](y) {{ 7 * 7 }} : 'q' \"w\""
+    folder = finished.rename(finished.parent / name.replace("/", "%"))
+    text = write_model_card(folder).read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["model-index"][0]["name"] == folder.name
+    (heading,) = re.findall("^# (.*)$", text, flags=re.MULTILINE)
+    assert unescape_markdown(heading) == folder.name
+    assert "<b>model" not in heading.replace("\\<", "")
+
+
+def test_labels_that_look_like_templates_stay_as_they_are(finished: Path):
+    config = MultiTaskConfig.from_pretrained(finished)
+    config.tasks["mood"]["labels"][:2] = ["{{ 7 * 7 }}", "{% raw %}"]
+    config.save_pretrained(finished)
+    text = write_model_card(finished).read_text(encoding="utf-8")
+    assert "`{{ 7 * 7 }}`, `{% raw %}`" in text and "49" not in text.split("## Tasks")[1].split("## Scores")[0]
+
+
+def test_card_says_how_batches_were_drawn(finished: Path):
+    results = read_results(finished)
+    for mixture, expected in (
+        ({}, "A batch mixes rows of all tasks (proportional sampling)"),
+        ({"batches": "single_task", "sampling": "sqrt"}, "A batch holds rows of one data set (sqrt sampling)"),
+        ({"sampling": "temperature", "temperature": 3}, "(temperature 3 sampling)"),
+        ({"sampling": "rates", "rates": {"mood": 0.75}}, "Shares of an epoch's rows: `mood` 0.75."),
+        ({"max_rows": {"mood": 500, "tags": 2}}, "Training rows that are used at most: `mood` 500, `tags` 2."),
+    ):
+        write_results(finished, results | {"mixture": mixture})
+        assert expected in write_model_card(finished).read_text(encoding="utf-8")
+
+
+def test_command_writes_the_card_and_says_where(finished: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    card.main([str(finished), "--license", "mit", "--language", "en"])
+    assert capsys.readouterr().out == f"{finished / 'README.md'}\n"
+    assert header_of(finished / "README.md")["license"] == "mit"
+    with pytest.raises(SystemExit, match=r"error: .* holds no results\.json, so it is no finished run"):
+        card.main([str(tmp_path)])
+
+
 def test_card_gives_away_no_path_and_no_token(finished: Path, tmp_path: Path):
     text = write_model_card(finished, data_root=tmp_path / "data").read_text(encoding="utf-8")
     assert str(tmp_path) not in text and tmp_path.name not in text
@@ -252,7 +320,6 @@ def test_card_names_the_repository_it_goes_to(finished: Path):
 
 
 def test_second_run_changes_nothing(finished: Path):
-    pytest.importorskip("matplotlib")
     results = read_results(finished)
     results["history"] = make_history(results["tasks"])
     results["confusion"] = {"entails": count_confusion([0, 1, 1], [0, 1, 0], 2)}
@@ -294,18 +361,7 @@ def test_edited_card_is_kept(finished: Path, edit: str, monkeypatch: pytest.Monk
     assert len(warnings) == 1 and "README.md was edited" in warnings[0] and "README.generated.md" in warnings[0]
 
 
-def test_card_without_matplotlib_says_how_to_get_pictures(finished: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it now raises ImportError
-    write_results(finished, read_results(finished) | {"history": make_history(read_results(finished)["tasks"])})
-    text = write_model_card(finished).read_text(encoding="utf-8")
-    assert "`pip install matplotlib`" in text and "![" not in text
-    assert not list(finished.glob("*.png"))
-
-
 def test_pictures_are_drawn_and_shown(finished: Path):
-    pytest.importorskip("matplotlib")
     results = read_results(finished)
     numbers = np.arange(280) % 28
     rows = (numbers[:, None] % 4 == np.arange(4)).astype(int)
@@ -325,7 +381,6 @@ def test_pictures_are_drawn_and_shown(finished: Path):
 
 @pytest.mark.filterwarnings("error")  # a missing glyph is a warning of matplotlib's
 def test_odd_labels_are_drawn_without_a_warning(tmp_path: Path):
-    pytest.importorskip("matplotlib")
     numbers = np.arange(len(ODD_LABELS))
     counted = count_confusion(numbers, numbers, len(ODD_LABELS))
     draw_confusion(tmp_path / "odd.png", "odd", ODD_LABELS, read_confusion(counted))

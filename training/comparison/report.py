@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ...checks_multitask import is_number
-from ..report.card_metadata import code_span
+from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
 from .compare import LEAST_EVALUATIONS
 from .gradient_cosines import mean_cosines
@@ -112,13 +112,13 @@ def format_comparison(compared: dict[str, Any]) -> str:
         f"Joint and single training; intervals from {compared['resamples']:,} paired resamples of the rows, one seed\n"
         + tabulate(rows, header, disable_numparse=True)
     ]
-    for text, table in _tables(compared):
-        shown = "" if table is None else "\n" + tabulate(table[1], table[0], disable_numparse=True)
+    for text, found in _tables(compared):
+        shown = "" if found is None else "\n" + tabulate(found[1], found[0], disable_numparse=True)
         parts.append(text + shown)
     return "\n\n".join(parts)
 
 
-def comparison_section(compared: dict[str, Any], pictures: dict[str, str] | None) -> str:
+def comparison_section(compared: dict[str, Any], pictures: dict[str, str]) -> str:
     """
     The section of the model card.
 
@@ -127,19 +127,19 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str] | None
         pictures: title and file of each of the card's pictures.
     """
 
-    def table(header: list[str], rows: list[list[Any]]) -> str:
+    def show(header: list[str], rows: list[list[Any]]) -> str:
         tasks = set(compared["tasks"])
         header, *rows = ([code_span(cell) if cell in tasks else cell for cell in line] for line in [header, *rows])
-        return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+        return table(rows, header)
 
-    parts = [HOW_TO_READ.format(resamples=compared["resamples"]), table(*_differences(compared))]
-    shown = {file: f"![{title}]({file})" for title, file in (pictures or {}).items()}
+    parts = [HOW_TO_READ.format(resamples=compared["resamples"]), show(*_differences(compared))]
+    shown = {file: f"![{plain_text(title)}]({link_target(file)})" for title, file in pictures.items()}
     if DIFFERENCES_PICTURE in shown:
         parts.append(shown[DIFFERENCES_PICTURE])
     for number, (text, found) in enumerate(_tables(compared)):
         parts.append(text + ("" if found is None else ":"))
         if found is not None:
-            parts.append(table(*found))
+            parts.append(show(*found))
         if number == 0 and COSINES_PICTURE in shown:
             parts.append(shown[COSINES_PICTURE])
     return "## Joint and single training\n\n" + "\n\n".join(parts)
@@ -149,12 +149,7 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str] | None
 
 
 def draw_comparison(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
-    """
-    Draw what there is to draw; returns title and file of each picture.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """Draw what there is to draw; returns title and file of each picture."""
     pictures = {}
     if _draw_differences(folder / DIFFERENCES_PICTURE, compared["tasks"]):
         pictures["Joint minus single score of each task"] = DIFFERENCES_PICTURE

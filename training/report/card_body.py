@@ -1,26 +1,28 @@
-"""What a person reads in a model card: introduction, quickstarts, tasks, scores, training, comparison and limits.
+"""What card_template.md.jinja is filled with: the rows of its tables and the facts of its sentences.
 
-Each section is made of what the run measured and the configuration says. model_card.py puts the header before them and
-the pictures beside them.
+    render_card    the whole card, header and body
+
+All of it is what the run measured and what the configuration says; the prose is in the template.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import TrainingArguments
 
 from ... import __version__
 from ...checks_multitask import is_number
+from ...problem_types_multitask import PROBLEM_TYPES
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
-from .card_metadata import CardContent, code_span, is_hub_id, read_augmented
+from .card_metadata import CardContent, card_metadata, is_hub_id, read_augmented
 from .confusion import read_confusion, worst_classes
-from .results import RECIPE_FILE, RESULTS_FILE
+from .markdown import code_span, link_target, plain_text, table
 
 FOLDER_PLACEHOLDER = "path/to/this/folder"
 TRAINING_PICTURE = "training.png"
@@ -54,108 +56,25 @@ SHOWN_ARGUMENTS = (
     "seed",
     "data_seed",
 )
+MIXTURE_SETTINGS = (
+    ("rates", "Shares of an epoch's rows"),
+    ("max_rows", "Training rows that are used at most"),
+    ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
+    ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
+)
 
 
 def _number(value: Any) -> str:
     return f"{value:.4f}" if is_number(value) else "undefined"
 
 
-def _table(rows: list[list[Any]], header: Sequence[str], right: int = 0) -> str:
-    """A Markdown table whose last `right` columns are numbers."""
-    rows = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]  # a cell ends at "|" even inside code
-    align = ["left"] * (len(header) - right) + ["right"] * right
-    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
-
-
-def _and(words: Sequence[str]) -> str:
+def _and_list(words: Iterable[str]) -> str:
+    words = list(words)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def _introduction(content: CardContent) -> str:
-    config, backbone = content.config, content.results["backbone"]
-    if is_hub_id(backbone, Path()):
-        start = f"[{backbone}](https://huggingface.co/{backbone})"
-    else:
-        kind = "multi-task model" if content.results.get("continue_from") else "encoder"
-        start = f"a local {config.backbone_config.model_type} {kind}"
-    tasks = [code_span(task) for task in content.tasks]
-    answers = f"answers {len(tasks)} task{'s' * (len(tasks) != 1)} ({_and(tasks)})"
-    projection = ""
-    if config.projection:
-        projection = f", a projection to {config.embedding_dim} numbers ({config.projection['activation']})"
-    results = content.results
-    idle = results.get("only_evaluated", [])
-    trained = [task for task in content.tasks if task in results["rows"] and task not in idle]
-    if not trained:
-        how = "evaluated, not trained,"
-    elif len(trained) == len(content.tasks) and not results.get("continue_from"):
-        how = "trained on all tasks together"
-    else:
-        how = f"trained on {_and([code_span(task) for task in trained])}"
-    if trained and results.get("continue_from"):
-        how += " from there"
-    needs = ""
-    if config.base_name_or_path:
-        needs = (
-            " It is saved as an adapter: opening it needs the package peft, and loads the encoder's own weights from "
-            "where it started."
-        )
-    return (
-        f"One small model that turns a sentence into an embedding of {config.embedding_dim} numbers and {answers} "
-        f"from the same pass of one encoder. It started from {start} and was {how} with "
-        f"multitask-sentence {__version__}. The embedding comes from {config.pooling} pooling{projection} and is "
-        f"{'scaled to length 1' if config.normalize else 'not normalised'}; sentences beyond {config.max_length} "
-        f"tokens are cut off.{needs}"
-    )
-
-
-def _quickstarts(content: CardContent) -> str:
-    place, size = content.repo_id or FOLDER_PLACEHOLDER, content.config.embedding_dim
-    single = [task for task, settings in content.tasks.items() if not settings["pair"]]
-    pair = [task for task, settings in content.tasks.items() if settings["pair"]]
-    predict = []
-    if single:
-        predict.append(f"model.predict(sentences)    # answers by task: {', '.join(single)}")
-    if pair:
-        predict.append(f'model.predict(("A man plays the guitar.", "Somebody plays music."))  # {", ".join(pair)}')
-    blocks = [
-        (
-            "With transformers, everything:",
-            "from transformers import AutoModel",
-            "",
-            f'model = AutoModel.from_pretrained("{place}", trust_remote_code=True)',
-            'sentences = ["The plot is thin, but what a cast!", "Shares fell after the bank lowered its outlook."]',
-            f"model.encode(sentences)     # embeddings, (2, {size})",
-            *predict,
-        ),
-        (
-            "With sentence-transformers, the same embeddings:",
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            f'model = SentenceTransformer("{place}", trust_remote_code=True)',
-            'embeddings = model.encode(["A man plays the guitar.", "Somebody plays music."])',
-            f"embeddings.shape                             # (2, {size})",
-            "model.similarity(embeddings, embeddings)     # cosines, (2, 2)",
-        ),
-        (
-            "With a pipeline, the embedding and every task's answer:",
-            "from transformers import pipeline",
-            "",
-            f'answer = pipeline("multitask", model="{place}", trust_remote_code=True)',
-            f'len(answer("A man plays the guitar.")["embedding"])  # {size}',
-        ),
-    ]
-    parts = [text + "\n\n```python\n" + "\n".join(lines) + "\n```" for text, *lines in blocks]
-    if content.repo_id is None:
-        parts.insert(0, f"Put the folder of this card in place of `{FOLDER_PLACEHOLDER}`.")
-    parts.append(
-        "`trust_remote_code=True` runs the Python files that stand beside this card. Read them first, and when you "
-        'load from the Hub, pin what you have read with `revision="<the commit\'s 40 hexadecimal digits>"`.'
-    )
-    return "## Use it\n\n" + "\n\n".join(parts)
-
-
-def _tasks(content: CardContent) -> str:
+def _task_rows(content: CardContent) -> tuple[list[list[str]], list[tuple[str, str, str]]]:
+    """The table of tasks, and the label lists that are too long for it: task, how many, and the labels."""
     rows, long_lists = [], []
     for task, settings in content.tasks.items():
         counts = content.results["rows"].get(task, {})
@@ -164,7 +83,7 @@ def _tasks(content: CardContent) -> str:
         if len(names) > LABELS_IN_LIST:
             shown += f" and {len(names) - LABELS_IN_LIST:,} more, all of them in config.json"
         if len(names) > LABELS_IN_TABLE or len(shown) > CHARACTERS_IN_TABLE:
-            long_lists.append(f"The {len(names):,} labels of {code_span(task)}: {shown}.")
+            long_lists.append((task, f"{len(names):,}", shown))
             shown = f"{len(names):,}, listed below"
         kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
@@ -174,19 +93,10 @@ def _tasks(content: CardContent) -> str:
         ]
         loss = settings["loss"] + (f" ({', '.join(options)})" if options else "")
         rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
-    header = ["task", "problem type", "labels", "loss", "weight", *SPLITS]
-    parts = [_table(rows, header, right=4), *long_lists]
-    augmented = {task: read_augmented(noted) for task, noted in content.results.get("augmentation", {}).items()}
-    sources = [
-        f"* {code_span(task)}: {source.description}{augmented.get(task, '')}"
-        for task, source in content.sources.items()
-    ]
-    if sources:
-        parts += ["Numbers are labelled rows. They come from:", "\n".join(sources)]
-    return "## Tasks\n\n" + "\n\n".join(parts)
+    return rows, long_lists
 
 
-def _scores(content: CardContent) -> str:
+def _score_rows(content: CardContent) -> list[list[str]]:
     scores = content.results["scores"]
     rows = []
     for task, settings in content.tasks.items():
@@ -196,16 +106,11 @@ def _scores(content: CardContent) -> str:
             values = [split.get(task, {}) for split in scores.values()]
             cells = [_number(value[metric]) if metric in value else "-" for value in values]
             rows.append([code_span(task) if place == 0 else "", metric.replace("_", " "), *cells])
-    text = "## Scores\n\nA task's first metric is its primary one.\n\n"
-    text += _table(rows, ["task", "metric", *scores], right=len(scores))
-    for title, file in (content.pictures or {}).items():
-        if file.startswith(CONFUSION_PICTURES):
-            text += f"\n\n![{title}]({file})"
-    return text
+    return rows
 
 
-def _classes(content: CardContent) -> str:
-    """Precision, recall and F1 of the classes of every classification task, the lowest F1 first."""
+def _class_rows(content: CardContent) -> tuple[list[list[str]], list[str]]:
+    """Precision, recall and F1 of the classes of every classification task, the lowest F1 first; a note for each."""
     rows, notes = [], []
     for task in content.tasks:
         if task not in content.results.get("confusion", {}):
@@ -214,14 +119,9 @@ def _classes(content: CardContent) -> str:
         counted = read_confusion(content.results["confusion"][task])
         worst = worst_classes(counted, CLASSES_IN_TABLE)
         for place, number in enumerate(worst):
-            rows.append(
-                [
-                    code_span(task) if place == 0 else "",
-                    code_span(names[number]),
-                    *(_number(counted[score][number]) for score in ("precision", "recall", "f1")),
-                    f"{counted['labelled'][number]:,}",
-                ]
-            )
+            scores = (_number(counted[score][number]) for score in ("precision", "recall", "f1"))
+            shown = code_span(task) if place == 0 else ""
+            rows.append([shown, code_span(names[number]), *scores, f"{counted['labelled'][number]:,}"])
         measured, size = sum(map(bool, counted["labelled"])), len(names)
         note = f"{code_span(task)}: {counted['split']} split"
         if len(worst) < measured:
@@ -229,10 +129,7 @@ def _classes(content: CardContent) -> str:
         if measured < size:
             note += f", {measured:,} of {size:,} classes have a row there"
         notes.append(note)
-    if not rows:
-        return ""
-    table = _table(rows, ["task", "class", "precision", "recall", "F1", "rows"], right=4)
-    return f"## Classes\n\n{'; '.join(notes)}. All are in [{RESULTS_FILE}]({RESULTS_FILE}).\n\n{table}"
+    return rows, notes
 
 
 def kept_step(results: dict[str, Any]) -> int | None:
@@ -240,138 +137,118 @@ def kept_step(results: dict[str, Any]) -> int | None:
     return results.get("best_step") if results["training"].get("load_best_model_at_end") else None
 
 
-def _training(content: CardContent) -> str:
-    results, arguments = content.results, content.results["training"]
-    if not results["steps"]:
-        return (
-            "## Training\n\nNothing was trained, because every part was frozen: the scores are those of the model as "
-            f"it was. The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), all that was logged in "
-            f"[{RESULTS_FILE}]({RESULTS_FILE})."
-        )
-    length = f"{results['steps']} steps ({results['epochs']:g} epochs of {results['rows_per_epoch']} rows)"
-    seconds, processes = results["seconds"], results["processes"]
-    duration = f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes"
-    parts = [f"{length}, {duration} with evaluation, on {processes} process{'es' * (processes != 1)}."]
-    if step := kept_step(results):
-        score = f"{arguments['metric_for_best_model']} {_number(results['best_eval_score'])}"
-        parts[0] += f" The checkpoint of step {step} was kept, for the best {score}."
-    mixture = results.get("mixture") or {}
-    if idle := results.get("only_evaluated"):
-        parts[0] += f" Only evaluated, because all that the answers come from was frozen: {_and(idle)}."
-    batch = "holds rows of one data set" if mixture.get("batches") == "single_task" else "mixes rows of all tasks"
-    sampling = " ".join(str(mixture[key]) for key in ("sampling", "temperature") if mixture.get(key))
-    parts.append(
-        f"A batch {batch} ({sampling or 'proportional'} sampling), and the loss is the sum of the tasks' losses times "
-        "their weights."
-    )
-    balancing = results.get("balancing", {"method": "sum"})
-    if balancing["method"] != "sum":
-        parts[-1] += f" These weights were balanced during training: {code_span(format_balancing(balancing))}."
-    for key, what in (
-        ("rates", "Shares of an epoch's rows"),
-        ("max_rows", "Training rows that are used at most"),
-        ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
-        ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
-    ):
-        if mixture.get(key):
-            said = ", ".join(f"{code_span(task)} {value:g}" for task, value in mixture[key].items())
-            parts[-1] += f" {what}: {said}."
-    shown = [[code_span(key), code_span(arguments[key])] for key in SHOWN_ARGUMENTS if key in arguments]
-    for key in ("strategy", "peft"):
-        if results.get(key):
-            shown.append([code_span(key), code_span(json.dumps(results[key], ensure_ascii=False))])
-    parts += [
-        _table(shown, ["setting", "value"]),
-        "Arguments that are not listed have the defaults of transformers, or only say how the run was watched and "
-        "stored. Versions: "
-        + ", ".join(f"{package} {found}" for package, found in results["versions"].items())
-        + f". The recipe is in [{RECIPE_FILE}]({RECIPE_FILE}), "
-        f"all that was logged in [{RESULTS_FILE}]({RESULTS_FILE}).",
-    ]
-    if best := results.get("best_of_tasks"):
-        rows = [
-            [
-                code_span(task),
-                found["metric"].replace("_", " "),
-                found["step"],
-                _number(found["score"]),
-                _number(found["chosen_score"]),
-            ]
-            for task, found in best.items()
+def _settings_rows(results: dict[str, Any]) -> list[list[str]]:
+    arguments = results["training"]
+    shown = {key: arguments[key] for key in SHOWN_ARGUMENTS if key in arguments}
+    shown |= {key: json.dumps(results[key], ensure_ascii=False) for key in ("strategy", "peft") if results.get(key)}
+    return [[code_span(key), code_span(value)] for key, value in shown.items()]
+
+
+def _best_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            code_span(task),
+            found["metric"].replace("_", " "),
+            found["step"],
+            _number(found["score"]),
+            _number(found["chosen_score"]),
         ]
-        header = ["task", "metric", "best step", "score there", "score in this model"]
-        parts.append("When each task was at its best, on validation data, before any thresholds were chosen:")
-        parts.append(_table(rows, header, right=3))
-    if content.pictures is None:
-        parts.append(
-            "Pictures of loss, scores and confusions are missing, because matplotlib was not installed: "
-            "`pip install matplotlib`, then `python -m multitask_sentence.training.report.model_card "
-            f"{FOLDER_PLACEHOLDER}`."
-        )
-    for title, file in (content.pictures or {}).items():
-        if file == TRAINING_PICTURE:
-            parts.append(f"![{title}]({file})")
-    return "## Training\n\n" + "\n\n".join(parts)
-
-
-def _comparison(content: CardContent) -> str:
-    compared = content.results.get("compare_single")
-    return comparison_section(compared, content.pictures) if compared else ""
-
-
-def _limits(content: CardContent) -> str:
-    languages = [content.language] if isinstance(content.language, str) else content.language
-    language = f"It was trained on text in these languages: {', '.join(languages)}. " if languages else ""
-    lines = [
-        f"{language}What it knows it has from its backbone and from the data listed above, with their errors and "
-        "biases; other kinds of text, and other languages, were not measured.",
-        "The scores are those of one run on the splits listed above, and say nothing beyond them.",
+        for task, found in (results.get("best_of_tasks") or {}).items()
     ]
-    if kept_step(content.results):
-        lines[-1] += " Validation data also chose the checkpoint, so validation scores are the more flattering ones."
-    rows = content.results["rows"]
-    few = {task: rows.get(task, {}).get("test", 0) for task in content.tasks}
-    few = [f"{code_span(task)} ({count})" for task, count in few.items() if 0 < count < FEW_ROWS]
-    if few:
-        lines.append(
-            f"**Few test rows**: {_and(few)}. Another sample of that size can score several points higher or lower; "
-            "take these numbers as a sign that training works, not as a measure of quality."
+
+
+def _task_facts(content: CardContent) -> dict[str, Any]:
+    """Which tasks were trained, tested, and on how few rows."""
+    results, tasks = content.results, content.tasks
+    idle, tested = results.get("only_evaluated", []), results["scores"].get("test", {})
+    test_rows = {task: results["rows"].get(task, {}).get("test", 0) for task in tasks}
+    multi_label = [task for task in tasks if "thresholds" in PROBLEM_TYPES[tasks[task]["problem_type"]].settings]
+    return {
+        "single_tasks": [task for task in tasks if not tasks[task]["pair"]],
+        "pair_tasks": [task for task in tasks if tasks[task]["pair"]],
+        "trained": [task for task in tasks if task in results["rows"] and task not in idle],
+        "idle": idle,
+        "few": [(task, count) for task, count in test_rows.items() if 0 < count < FEW_ROWS],
+        "untested": [task for task in tasks if not tested.get(task)],
+        "has_chosen_thresholds": bool(set(multi_label) - set(idle)),
+    }
+
+
+def _training_facts(results: dict[str, Any]) -> dict[str, Any]:
+    mixture, seconds = results.get("mixture") or {}, results["seconds"]
+    sampling = " ".join(str(mixture[key]) for key in ("sampling", "temperature") if mixture.get(key))
+    balancing = results.get("balancing", {"method": "sum"})
+    return {
+        "duration": f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes",
+        "kept_step": kept_step(results),
+        "mixture": {"batches": None, **dict.fromkeys(dict(MIXTURE_SETTINGS)), **mixture},
+        "mixture_settings": MIXTURE_SETTINGS,
+        "sampling": sampling or "proportional",
+        "balancing": format_balancing(balancing) if balancing["method"] != "sum" else None,
+        "settings": _settings_rows(results),
+        "best_rows": _best_rows(results),
+    }
+
+
+def _pictures(content: CardContent, beginning: str) -> list[tuple[str, str]]:
+    return [(title, file) for title, file in content.pictures.items() if file.startswith(beginning)]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("multitask_sentence.training.report", ""),
+        autoescape=False,  # Markdown, where a browser's escapes would be shown: the filters below escape instead
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {"code": code_span, "plain": plain_text, "target": link_target, "table": table}
+    environment.filters |= filters | {"number": _number, "and_list": _and_list}
+    return environment
+
+
+def render_card(content: CardContent) -> str:
+    """The card: its YAML header, then introduction, quickstarts, tasks, scores, classes, training, comparison, limits
+    and citation."""
+    results, config, backbone = content.results, content.config, content.results["backbone"]
+    task_rows, long_label_lists = _task_rows(content)
+    class_rows, class_notes = _class_rows(content)
+    augmented = {task: read_augmented(noted) for task, noted in results.get("augmentation", {}).items()}
+    compared = results.get("compare_single")
+    languages: Sequence[str] = [content.language] if isinstance(content.language, str) else content.language or []
+    return (
+        _environment()
+        .get_template("card_template.md.jinja")
+        .render(
+            header=card_metadata(content).to_yaml(),
+            name=content.name,
+            version=__version__,
+            config=config,
+            results=results,
+            tasks=list(content.tasks),
+            start={
+                "hub_id": backbone if is_hub_id(backbone, Path()) else None,
+                "model_type": config.backbone_config.model_type,
+            },
+            continued=bool(results.get("continue_from")),
+            repo_id=content.repo_id,
+            place=content.repo_id or FOLDER_PLACEHOLDER,
+            languages=languages,
+            task_rows=task_rows,
+            long_label_lists=long_label_lists,
+            sources=[(task, source.description + augmented.get(task, "")) for task, source in content.sources.items()],
+            splits=list(results["scores"]),
+            score_rows=_score_rows(content),
+            class_rows=class_rows,
+            class_notes=class_notes,
+            confusion_pictures=_pictures(content, CONFUSION_PICTURES),
+            training_pictures=_pictures(content, TRAINING_PICTURE),
+            comparison=comparison_section(compared, content.pictures) if compared else None,
+            **_task_facts(content),
+            **_training_facts(results),
         )
-    untested = [code_span(task) for task in content.tasks if not content.results["scores"].get("test", {}).get(task)]
-    if untested:
-        lines.append(f"Not tested: {_and(untested)}.")
-    idle = content.results.get("only_evaluated", [])
-    multi_label = [task for task, settings in content.tasks.items() if "thresholds" in settings]
-    if set(multi_label) - set(idle):
-        lines.append("The thresholds of multi-label tasks were chosen on validation data as well.")
-    lines.append("The data sets and the backbone have licences of their own.")
-    return "## Limits\n\n" + "\n".join(f"* {line}" for line in lines)
+    )
 
 
-_CITATION = f"""## How to cite
-
-```bibtex
-@software{{multitask-sentence,
-  title = {{multitask-sentence: one small sentence model, many answers}},
-  version = {{{__version__}}},
-}}
-
-@inproceedings{{reimers-2019-sentence-bert,
-  title = {{Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks}},
-  author = {{Reimers, Nils and Gurevych, Iryna}},
-  booktitle = {{Proceedings of the 2019 Conference on Empirical Methods in Natural Language Processing}},
-  year = {{2019}},
-  url = {{https://arxiv.org/abs/1908.10084}},
-}}
-```"""
-
-
-def card_body(content: CardContent) -> str:
-    """What a person reads: introduction, quickstarts, tasks, scores, classes, training, comparison, limits,
-    citation."""
-    sections = (_introduction, _quickstarts, _tasks, _scores, _classes, _training, _comparison, _limits)
-    parts = [section(content) for section in sections]
-    return "\n\n".join([f"# {content.name}", *filter(None, parts), _CITATION]) + "\n"
-
-
-__all__ = ["CONFUSION_PICTURES", "FOLDER_PLACEHOLDER", "TRAINING_PICTURE", "card_body", "kept_step"]
+__all__ = ["CONFUSION_PICTURES", "FOLDER_PLACEHOLDER", "TRAINING_PICTURE", "kept_step", "render_card"]

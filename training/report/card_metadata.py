@@ -21,6 +21,7 @@ from ...checks_multitask import is_number
 from ...configuration_multitask import MultiTaskConfig
 from ...data.files.formats import FORMATS
 from ...problem_types_multitask import METRICS, PROBLEM_TYPES
+from .markdown import code_span, link_target, plain_text
 
 
 @dataclass
@@ -44,7 +45,7 @@ class CardContent:
         results: what results.json holds.
         tasks: the tasks' settings, in the recipe's order.
         sources: by task, where its rows came from.
-        pictures: title and file of each picture; `None` where there was no matplotlib to draw them.
+        pictures: title and file of each picture.
     """
 
     name: str
@@ -52,18 +53,10 @@ class CardContent:
     results: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
     sources: dict[str, DataSource]
-    pictures: dict[str, str] | None = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
     language: str | list[str] | None = None
     license: str | None = None
-
-
-def code_span(text: Any) -> str:
-    """Anything as a code span on one line: nothing in it is read as Markdown."""
-    text = " ".join(str(text).split()) or "(empty)"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    space = " " if "`" in text else ""
-    return f"{fence}{space}{text}{space}{fence}"
 
 
 def is_hub_id(name: str, root: Path) -> bool:
@@ -94,7 +87,7 @@ def read_source(task: dict[str, Any], data_root: Path) -> DataSource:
         f", {share:.0%} of the training rows set aside for {split}" for split, share in shares.items() if share
     )
     if path not in FORMATS and is_hub_id(path, data_root):
-        description = f"[{path}](https://huggingface.co/datasets/{path})" + (
+        description = f"[{plain_text(path)}](https://huggingface.co/datasets/{link_target(path)})" + (
             f", {code_span(config)}" if config else ""
         )
         measured_on = "train" if shares["test"] else "test"
@@ -117,7 +110,9 @@ def read_augmented(noted: dict[str, Any]) -> str:
     if "models" in noted:
         revisions = zip(noted["models"], noted["revisions"], strict=True)
         how += " through " + " and ".join(
-            "a local model" if revision is None else f"[{name}](https://huggingface.co/{name}) ({revision[:7]})"
+            "a local model"
+            if revision is None
+            else f"[{plain_text(name)}](https://huggingface.co/{link_target(name)}) ({revision[:7]})"
             for name, revision in revisions
         )
     return f"; {noted['rows']} of the training rows were made by {how} from {noted['share']:.0%} of the others"

@@ -1,17 +1,13 @@
 """The model card: a finished folder's README.md and its pictures, made of what the run measured and of nothing else.
 
-python -m multitask_sentence.training.report.model_card runs/quickstart --repo_id user/name --license apache-2.0
-
 write_model_card   reads results.json, config.json and recipe.yaml, writes README.md and the pictures
 card_metadata      its YAML header (card_metadata.py), which the Hub's search, links and score tables are made from
-card_body          what a person reads (card_body.py)
+render_card        what a person reads: card_template.md.jinja, filled by card_body.py
 is_generated       whether a card still is as it was written (publish.py); one that somebody edited is kept
 """
 
-import argparse
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,8 @@ from ...configuration_multitask import MultiTaskConfig
 from ...problem_types_multitask import PROBLEM_TYPES
 from ..comparison.report import draw_comparison
 from ..recipe.yaml_file import read_yaml
-from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, card_body, kept_step
-from .card_metadata import CardContent, card_metadata, read_source
+from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, kept_step, render_card
+from .card_metadata import CardContent, read_source
 from .confusion import most_wrong, read_confusion
 from .plots import draw_confusion, draw_training
 from .publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
@@ -33,36 +29,23 @@ logger = logging.get_logger(__name__)
 MOST_PICTURES = 10  # of what tasks confuse; each takes a third of a second, and nobody looks at a hundred
 
 
-def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str] | None:
-    """Draw what the results hold; returns title and file of each picture, or `None` without matplotlib."""
+def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Draw what the results hold; returns title and file of each picture."""
     pictures = {}
-    try:
-        if results["steps"] and draw_training(
-            folder / TRAINING_PICTURE, results["history"], tasks, kept_step(results)
-        ):
-            pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
-        counted = {
-            task: read_confusion(found)
-            for task, found in results.get("confusion", {}).items()
-            if task in tasks and PROBLEM_TYPES[tasks[task]["problem_type"]].has_labels
-        }
-        for task in most_wrong(counted, MOST_PICTURES):
-            file = f"{CONFUSION_PICTURES}{task}.png"
-            draw_confusion(folder / file, task, results["tasks"][task]["labels"], counted[task])
-            pictures[f"What {task} confuses"] = file
-        if compared := results.get("compare_single"):
-            pictures |= draw_comparison(folder, compared)
-    except ImportError:
-        logger.warning("The model card has no pictures: `pip install matplotlib` and write it again.")
-        return None
+    if results["steps"] and draw_training(folder / TRAINING_PICTURE, results["history"], tasks, kept_step(results)):
+        pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
+    counted = {
+        task: read_confusion(found)
+        for task, found in results.get("confusion", {}).items()
+        if task in tasks and PROBLEM_TYPES[tasks[task]["problem_type"]].has_labels
+    }
+    for task in most_wrong(counted, MOST_PICTURES):
+        file = f"{CONFUSION_PICTURES}{task}.png"
+        draw_confusion(folder / file, task, results["tasks"][task]["labels"], counted[task])
+        pictures[f"What {task} confuses"] = file
+    if compared := results.get("compare_single"):
+        pictures |= draw_comparison(folder, compared)
     return pictures
-
-
-def edited_card(output_dir: Path) -> str | None:
-    """The text of a model card that somebody edited, so that replacing a run does not lose it."""
-    card = output_dir / CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else None
-    return None if text is None or is_generated(text) else text
 
 
 def write_model_card(
@@ -118,7 +101,7 @@ def write_model_card(
         language=language,
         license=license,
     )
-    text = f"---\n{card_metadata(content).to_yaml()}\n---\n\n{card_body(content)}\n"
+    text = render_card(content) + "\n"
     text += MARK.format(hashlib.sha256(text.encode()).hexdigest())
     path = folder / CARD_FILE
     if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
@@ -131,18 +114,11 @@ def write_model_card(
     return path
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the model card of a finished folder.")
-    parser.add_argument("folder", type=Path, help="A folder that train.py has saved.")
-    parser.add_argument("--repo_id", help="The Hub repository it goes to, user/name.")
-    parser.add_argument("--language", nargs="+", help="ISO 639 codes of the training data, such as en.")
-    parser.add_argument("--license", help="The model's licence, by the Hub's name, such as apache-2.0.")
-    parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
-    try:
-        write_model_card(**vars(parser.parse_args(argv)))
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+def edited_card(output_dir: Path) -> str | None:
+    """The text of a model card that somebody edited, so that replacing a run does not lose it."""
+    card = output_dir / CARD_FILE
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    return None if text is None or is_generated(text) else text
 
 
-if __name__ == "__main__":
-    main()
+__all__ = ["CARD_FILE", "draw_pictures", "edited_card", "write_model_card"]

@@ -1,0 +1,36 @@
+"""Write the model card of a finished folder anew: its README.md and its pictures.
+
+    multitask-sentence card runs/quickstart
+    multitask-sentence card runs/quickstart --repo_id user/name --language en --license apache-2.0
+
+All of it comes from the folder's results.json, config.json and recipe.yaml. A README.md that somebody has edited
+stays; the new card then goes beside it, as README.generated.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..training.report.model_card import write_model_card
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: a folder that holds no finished run ends with one message and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="A folder that train.py has saved.")
+    parser.add_argument("--repo_id", help="The Hub repository it goes to, user/name.")
+    parser.add_argument("--language", nargs="+", help="ISO 639 codes of the training data, such as en.")
+    parser.add_argument("--license", help="The model's licence, by the Hub's name, such as apache-2.0.")
+    parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
+    options = parser.parse_args(argv)
+    try:
+        print(write_model_card(**vars(options)))  # noqa: T201 - what this command is for
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
