@@ -98,11 +98,18 @@ def test_recipe_block_is_a_valid_recipe(recipe: Path) -> None:
     assert [source.name for source in loaded.sources] == ["sentiment", "similarity"]
 
 
+def training_arguments(words: list[str]) -> list[str] | None:
+    """What a command line gives to the command `train`, in either spelling; None for other commands."""
+    if words[:2] == ["multitask-sentence", "train"]:
+        return words[2:]
+    return words[words.index("train.py") + 1 :] if "train.py" in words else None
+
+
 TRAINING_COMMANDS = [
-    pytest.param(words[words.index("train.py") + 1 :], id=" ".join(words)[:80])
+    pytest.param(arguments, id=" ".join(words)[:80])
     for text in (README, *PAGES.values())
     for words in commands_of(text)
-    if "train.py" in words
+    if (arguments := training_arguments(words)) is not None
 ]
 
 
