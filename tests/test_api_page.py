@@ -25,9 +25,7 @@ def own_members(owner: type) -> set[str]:
     """Public names that this package adds to those of transformers."""
     ours = [base for base in owner.__mro__ if base.__module__.startswith("multitask_sentence")]
     names = {name for base in ours for name in [*vars(base), *inspect.get_annotations(base)]}
-    names = {
-        name for name in names if not name.startswith(("_", "validate_"))
-    }
+    names = {name for name in names if not name.startswith(("_", "validate_"))}
     return {name for name in names if not hasattr(BASES[owner], name)}
 
 
