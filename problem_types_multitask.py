@@ -6,7 +6,7 @@
     find_problem_type  the record of a name that a user wrote, or an error that names the known ones
 
 A new problem type is a record here. What computes its loss and its metrics stands in training/losses.py and
-data/metrics.py. This file travels with every saved model.
+data/metrics/. This file travels with every saved model.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Loss:
 @dataclass(frozen=True)
 class Metric:
     """
-    A metric as a recipe may name it; data/metrics.py computes it.
+    A metric as a recipe may name it; data/metrics/ computes it.
 
     Attributes:
         is_error: smaller is better, so that it cannot choose the best checkpoint.

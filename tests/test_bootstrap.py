@@ -43,6 +43,19 @@ def test_resampled_score_is_that_of_the_module_on_the_rows_that_were_drawn(metri
     assert np.isnan(found[0]) == (metric in ("pearson", "spearman", "cosine_spearman"))
 
 
+def test_interval_of_chosen_classes_is_that_of_their_f1():
+    generator = np.random.default_rng(8)
+    first, second, references = generator.integers(0, 3, (3, 60))
+    counts = np.stack([np.bincount(generator.integers(60, size=60), minlength=60) for _ in range(20)])
+    found = resampled_scores("f1", counts, first, references, labels=[1, 2])
+    for score, drawn in zip(found, counts, strict=True):
+        rows = np.repeat(np.arange(60), drawn)
+        expected = compute_metric("f1", first[rows], references[rows], labels=[1, 2])["f1"]
+        assert score == pytest.approx(expected, abs=1e-12)
+    low, high = paired_interval("f1", first, second, references, labels=[1])
+    assert low < high and (low, high) != paired_interval("f1", first, second, references, labels=[2])
+
+
 def test_one_label_only_counts_its_yes():
     predictions, references = np.array([[1], [0], [1]]), np.array([[1], [0], [0]])
     counts = np.ones((1, 3))

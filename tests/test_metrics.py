@@ -13,9 +13,9 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from multitask_sentence.data import metrics as metrics_module
-from multitask_sentence.data.metrics import (
+from multitask_sentence.data.metrics import METRIC_MODULES, compute_metric, positive_ranks, ranks
+from multitask_sentence.data.metrics.modules import (
     MCC,
-    METRIC_MODULES,
     MRR,
     MSE,
     Accuracy,
@@ -27,8 +27,6 @@ from multitask_sentence.data.metrics import (
     MicroF1,
     Pearson,
     Spearman,
-    compute_metric,
-    positive_ranks,
 )
 
 CLASS_METRICS = ["accuracy", "macro_f1", "micro_f1", "macro_recall", "mcc"]
@@ -44,6 +42,8 @@ def compute_one(name: str, predictions, references=None, **kwargs) -> float:
 def example_input(name: str) -> dict[str, list]:
     if name in RANK_METRICS:
         return {"predictions": [1, 2]}
+    if name == "f1":
+        return {"predictions": [0, 1, 1], "references": [0, 1, 0], "labels": [1]}
     return {"predictions": [0, 1, 1], "references": [0, 1, 0]}
 
 
@@ -68,7 +68,7 @@ def test_module_describes_itself(name):
 
 @pytest.mark.parametrize("name", sorted(METRIC_MODULES))
 def test_empty_input_is_refused(name):
-    for column in example_input(name):
+    for column in example_input(name).keys() - {"labels"}:
         with pytest.raises(ValueError, match=rf"`{column}` of .* should hold at least one row\. Found \[\]"):
             compute_metric(name, **{**example_input(name), column: []})
 
@@ -92,8 +92,9 @@ def test_unknown_metric_names_the_nearest_and_the_known_ones(wrong, nearest):
     assert all(f"'{name}'" in str(error.value).split("Known metrics")[1] for name in METRIC_MODULES)
 
 
-def test_doctests_show_what_is_returned():
-    results = doctest.testmod(metrics_module)
+@pytest.mark.parametrize("module", [metrics_module, ranks])
+def test_doctests_show_what_is_returned(module):
+    results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
 
@@ -184,7 +185,9 @@ def test_class_metric_equals_scikit_learn(name):
     rng = np.random.default_rng(1)
     references = rng.choice(5, size=200, p=[0.5, 0.2, 0.15, 0.1, 0.05])
     predictions = np.where(rng.random(200) < 0.6, references, rng.integers(0, 5, 200))
-    assert compute_one(name, predictions, references) == sklearn_class_metric(name, predictions, references)
+    assert compute_one(name, predictions, references) == pytest.approx(
+        sklearn_class_metric(name, predictions, references), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", MULTI_LABEL_METRICS)
@@ -193,7 +196,9 @@ def test_multi_label_metric_equals_scikit_learn(name):
     references = rng.random((100, 4)) < [0.5, 0.3, 0.2, 0.05]
     predictions = references ^ (rng.random((100, 4)) < 0.2)
     predictions, references = predictions.astype(int), references.astype(int)
-    assert compute_one(name, predictions, references) == sklearn_class_metric(name, predictions, references)
+    assert compute_one(name, predictions, references) == pytest.approx(
+        sklearn_class_metric(name, predictions, references), rel=1e-12
+    )
     assert compute_one(name, predictions.tolist(), references.tolist()) == compute_one(name, predictions, references)
 
 
@@ -214,6 +219,42 @@ def test_class_metric_by_hand_with_a_class_that_only_predictions_hold(name, expe
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compute_one(name, [0, 0, 2, 1], [0, 0, 0, 1]) == pytest.approx(expected)
+
+
+# Classes 0 1 2: none, against, favor. Against: predicted 3 times, labelled 3 times, 2 of them right: 4 / 6. Favor:
+# predicted 2 times, labelled once, right once: 2 / 3. Rows of "none" count only where they are taken for one of these.
+STANCES = {"predictions": [1, 1, 1, 2, 2, 0, 0], "references": [1, 1, 0, 2, 0, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([1], 4 / 6), ([2], 2 / 3), ([1, 2], 2 / 3), ([3], 0.0), ([1, 3], 1 / 3)]
+)
+def test_f1_of_chosen_classes_by_hand(labels, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compute_one("f1", **STANCES, labels=labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("labels", [[0], [3], [1, 2], [4, 0, 2], [0, 1, 2, 3, 4]])
+def test_f1_of_chosen_classes_equals_scikit_learn(labels):
+    rng = np.random.default_rng(6)
+    references = rng.choice(5, size=300, p=[0.5, 0.2, 0.15, 0.1, 0.05])
+    predictions = np.where(rng.random(300) < 0.6, references, rng.integers(0, 5, 300))
+    rows = rng.random((2, 100, 5)) < 0.3
+    for found, right in ((predictions, references), rows.astype(int)):
+        expected = sklearn_metrics.f1_score(right, found, labels=labels, average="macro", zero_division=0)
+        assert compute_one("f1", found, right, labels=labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[], [1, 1]])
+def test_f1_of_no_class_or_of_one_twice_is_refused(labels):
+    with pytest.raises(ValueError, match="should hold the numbers of one or more classes"):
+        compute_metric("f1", [0, 1], [0, 1], labels=labels)
+
+
+@pytest.mark.parametrize("name", [*CORRELATIONS, "mse", "mae"])
+def test_a_prediction_that_is_no_number_leaves_the_metric_undefined(name):
+    assert math.isnan(compute_one(name, [0.1, float("nan"), 0.3], [1.0, 2.0, 3.0]))
 
 
 def test_macro_recall_and_macro_f1_count_a_class_that_is_never_predicted_as_zero():
@@ -301,7 +342,7 @@ def test_number_metric_equals_scipy_or_scikit_learn(name):
         "mse": sklearn_metrics.mean_squared_error(references, predictions),
         "mae": sklearn_metrics.mean_absolute_error(references, predictions),
     }
-    assert compute_one(name, predictions, references) == expected[name]
+    assert compute_one(name, predictions, references) == pytest.approx(expected[name], rel=1e-12)
 
 
 @pytest.mark.parametrize(
