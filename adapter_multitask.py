@@ -1,11 +1,11 @@
 """Adapters on the backbone (LoRA and friends, through peft): put on, merged, saved and opened.
 
     inject_adapter       puts new adapter layers on a backbone, whose own weights stay as they are
-    merge_into_backbone  folds them into the backbone's weights, so that peft is no longer needed
+    take_off_backbone    takes them off, folded into the backbone's weights or not: peft is no longer needed
     write_adapter        writes peft's own two files into the folder `adapter` of a saved model
     read_adapter         puts a saved adapter on the backbone it was trained on
     read_weights         only its weights, into layers that are there already
-    BackboneAdapter      the models' part: add_adapter, merge_adapter, saving and opening
+    BackboneAdapter      the models' part: putting an adapter on, switching it, taking it off, saving and opening
 
 A model saved as an adapter holds in `model.safetensors` heads and projection only; the backbone's weights stay where
 `base_name_or_path` in its config.json says. The two files are not in the root of the repository, because there an
@@ -78,18 +78,27 @@ def inject_adapter(backbone: PreTrainedModel, adapter_config: Any) -> None:
             )
 
 
-def merge_into_backbone(backbone: PreTrainedModel) -> None:
+def _adapter_layers(backbone: PreTrainedModel) -> list[tuple[str, Any]]:
+    """peft's layers and their names in the backbone."""
+    kind = import_peft("An adapter").tuners.tuners_utils.BaseTunerLayer
+    return [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, kind)]
+
+
+def take_off_backbone(backbone: PreTrainedModel, fold: bool = True) -> None:
     """
-    Fold the adapter into the backbone's weights, in place: its outputs stay the same up to rounding.
+    Take the adapter's layers off a backbone, in place.
+
+    Args:
+        backbone: with an adapter.
+        fold: whether to fold them into its weights before, so that outputs stay the same up to rounding.
 
     Raises:
         NotImplementedError: peft cannot merge this kind.
     """
-    kind = import_peft("Merging an adapter").tuners.tuners_utils.BaseTunerLayer
-    for name, layer in list(backbone.named_modules()):
-        if isinstance(layer, kind):
+    for name, layer in _adapter_layers(backbone):
+        if fold:
             layer.merge()
-            backbone.set_submodule(name, layer.get_base_layer())
+        backbone.set_submodule(name, layer.get_base_layer())
     del backbone.peft_config
     backbone.requires_grad_(True)
 
@@ -210,12 +219,18 @@ class BackboneAdapter:
 
         Args:
             adapter_config: a `peft.PeftConfig` of a kind that is put into layers, such as `LoraConfig`.
-            adapter_name: not used; part of transformers' signature.
+            adapter_name: only `"default"`: a model has one adapter, and files do not hold its name.
 
         Raises:
-            ValueError: there is an adapter already, it does not fit, or the model was not started from anything.
+            ValueError: there is an adapter already, it does not fit or has another name, or the model was not started
+                from anything.
             ImportError: peft is not installed.
         """
+        if adapter_name not in (None, ADAPTER_NAME):
+            raise ValueError(
+                f"adapter_name is {adapter_name!r}, but a model has one adapter, named {ADAPTER_NAME!r}, and files do "
+                "not hold its name. Leave adapter_name out."
+            )
         opened_from = self.config.name_or_path
         base = opened_from or self.config.backbone_config.name_or_path
         if not base:
@@ -228,10 +243,62 @@ class BackboneAdapter:
 
     def merge_adapter(self) -> None:
         """Fold the adapter into the backbone: a plain model, with the same outputs up to rounding."""
-        if not has_adapter(self.base_model.backbone):
-            raise ValueError("There is no adapter to merge.")
+        self._check_adapter()
         with self._same_embedding():
-            merge_into_backbone(self.base_model.backbone)
+            take_off_backbone(self.base_model.backbone)
+        self._forget_base()
+
+    def delete_adapter(self, adapter_names: list[str] | str = ADAPTER_NAME) -> None:
+        """
+        Take the adapter off the backbone, whose own weights stay as they are and train again.
+
+        Raises:
+            ValueError: there is no adapter, or none of this name.
+        """
+        self._check_adapter(adapter_names)
+        take_off_backbone(self.base_model.backbone, fold=False)
+        self._forget_base()
+
+    def disable_adapters(self) -> None:
+        """Compute without the adapter, which stays on the backbone; a ValueError where there is none."""
+        self._set_enabled(False)
+
+    def enable_adapters(self) -> None:
+        """Compute with the adapter again; a ValueError where there is none."""
+        self._set_enabled(True)
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """The same as `enable_adapters`: there is only one. A ValueError where it has another name."""
+        self._check_adapter(adapter_name)
+        self._set_enabled(True)
+
+    def active_adapters(self) -> list[str]:
+        """The adapter's name in a list, empty while it is disabled; a ValueError where there is none."""
+        self._check_adapter()
+        layers = _adapter_layers(self.base_model.backbone)
+        return [] if any(layer.disable_adapters for _, layer in layers) else [ADAPTER_NAME]
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The adapter's weights by their names in the backbone; a ValueError where there is none of this name."""
+        self._check_adapter(ADAPTER_NAME if adapter_name is None else adapter_name)
+        return _weights_of(self.base_model.backbone, state_dict)
+
+    def _check_adapter(self, names: list[str] | str = ADAPTER_NAME) -> None:
+        """Raise a ValueError where there is no adapter, or where one of other names is asked for."""
+        if not has_adapter(self.base_model.backbone):
+            raise ValueError("The backbone has no adapter. Put one on: model.add_adapter(peft.LoraConfig(...)).")
+        if names not in (ADAPTER_NAME, [ADAPTER_NAME]):
+            raise ValueError(f"There is no adapter {names!r}. The model has one, named {ADAPTER_NAME!r}.")
+
+    def _set_enabled(self, enabled: bool) -> None:
+        self._check_adapter()
+        for _, layer in _adapter_layers(self.base_model.backbone):
+            layer.enable_adapters(enabled)
+
+    def _forget_base(self) -> None:
+        """The backbone's weights are saved with the model again."""
         self.config.base_name_or_path = self.config.base_revision = None
         self._leave_out_backbone(False)
 

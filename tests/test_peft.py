@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -535,3 +537,57 @@ def test_mistakes_end_the_command_before_data_is_loaded(
     assert error_of(monkeypatch, job) == (
         "error: The recipe's peft block needs the package peft, which is not installed: pip install peft"
     )
+
+
+def test_adapter_is_switched_off_and_on_as_in_transformers(tiny_backbone: str) -> None:
+    model = make_model(tiny_backbone)
+    plain = model.encode(SENTENCES)
+    with_trained_adapter(model, LoraConfig(**LORA))
+    adapted = model.encode(SENTENCES)
+    assert abs(adapted - plain).max() > 1e-3
+    assert model.active_adapters() == ["default"]
+    model.disable_adapters()
+    assert model.active_adapters() == []
+    np.testing.assert_array_equal(model.encode(SENTENCES), plain)
+    for switch_on in (model.enable_adapters, partial(model.set_adapter, "default")):
+        switch_on()
+        np.testing.assert_array_equal(model.encode(SENTENCES), adapted)
+        model.disable_adapters()
+    names = {name.split(".lora_")[-1] for name in model.get_adapter_state_dict()}
+    assert names == {"A.weight", "B.weight"}
+    with pytest.raises(ValueError, match=r"no adapter 'german'\. The model has one, named 'default'"):
+        model.set_adapter("german")
+
+
+def test_deleted_adapter_leaves_the_backbone_as_it_was(tiny_backbone: str, tmp_path: Path) -> None:
+    model = make_model(tiny_backbone)
+    plain, names = model.encode(SENTENCES), list(model.state_dict())
+    with_trained_adapter(model, LoraConfig(**LORA)).delete_adapter("default")
+    np.testing.assert_array_equal(model.encode(SENTENCES), plain)
+    assert list(model.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.save_pretrained(tmp_path)
+    np.testing.assert_array_equal(MultiTaskModel.from_pretrained(tmp_path).encode(SENTENCES), plain)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.disable_adapters(),
+        lambda model: model.enable_adapters(),
+        lambda model: model.active_adapters(),
+        lambda model: model.set_adapter("default"),
+        lambda model: model.delete_adapter("default"),
+        lambda model: model.get_adapter_state_dict(),
+        lambda model: model.merge_adapter(),
+    ],
+    ids=["disable", "enable", "active", "set", "delete", "state_dict", "merge"],
+)
+def test_model_without_adapter_says_how_to_put_one_on(tiny_model: MultiTaskModel, call) -> None:
+    with pytest.raises(ValueError, match=r"has no adapter\. Put one on: model\.add_adapter"):
+        call(tiny_model)
+
+
+def test_adapter_of_another_name_is_refused(tiny_backbone: str) -> None:
+    with pytest.raises(ValueError, match="adapter_name is 'german', but a model has one adapter, named 'default'"):
+        make_model(tiny_backbone).add_adapter(LoraConfig(**LORA), adapter_name="german")

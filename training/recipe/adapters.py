@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from transformers import AutoModel, PreTrainedConfig
 
-from ...adapter_multitask import ADAPTER_NAME, import_peft, inject_adapter, merge_into_backbone
+from ...adapter_multitask import ADAPTER_NAME, import_peft, inject_adapter, take_off_backbone
 from ...checks_multitask import check_choice, check_keys, suggest
 from ...modeling_multitask import MultiTaskModel
 
@@ -121,7 +121,7 @@ def check_adapter(settings: dict[str, Any], backbone_config: PreTrainedConfig) -
             inject_adapter(backbone, config)
             backbone(input_ids=torch.ones(1, 2, dtype=torch.long), attention_mask=torch.ones(1, 2, dtype=torch.long))
             if settings.get("save", SAVES[0]) == "merged":
-                merge_into_backbone(backbone)
+                take_off_backbone(backbone)
     except NotImplementedError as error:
         raise ValueError(
             f"peft ({config.peft_type.value}): an adapter of this type cannot be merged. Set save: adapter."
