@@ -156,14 +156,12 @@ def keep_row_hashes(trainer: MultiTaskTrainer, loaded: LoadedTasks) -> RowHashes
     return row_hashes
 
 
-def train(trainer: MultiTaskTrainer, checked: Checked, recipe: Recipe) -> None:
-    """Train as far as anything does, and bring the model to the form in which it is saved."""
+def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
+    """Train, from the start or from a checkpoint; nothing where all is frozen."""
     if checked.trains:
         trainer.train(resume_from_checkpoint=str(checked.checkpoint) if checked.checkpoint else None)
     else:
         say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
-    if recipe.peft is not None and recipe.peft.get("save") != "adapter":
-        trainer.model.merge_adapter()
 
 
 def evaluate(trainer: MultiTaskTrainer, before: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,12 +180,28 @@ def splits_to_measure(trainer: MultiTaskTrainer) -> list[str]:
     return ["validation"] + ["test"] * any("test" in labelled_set.splits for labelled_set in trainer.sets)
 
 
+def show_scores(trainer: MultiTaskTrainer, scores: dict[str, Any]) -> None:
+    """Print every task's scores, and where each task was best."""
+    say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
+    if best := trainer.best_of_tasks.summary:
+        say("\n" + format_best(best, trainer.best_of_tasks.chosen_step))
+
+
 def report_comparison(compared: dict[str, Any], output_dir: Path, write_card: Callable[[], Path]) -> None:
     """Put the comparison into results.json and the card, and print it."""
     if PartialState().is_main_process:
         add_result(output_dir, "compare_single", compared)
         write_card()
         say("\n" + format_comparison(compared))
+
+
+def take_over_push(args: MultiTaskTrainingArguments) -> tuple[str | None, bool]:
+    """The repository and whether the finished folder goes there, in one commit at the end; the Trainer pushes none."""
+    pushes, args.push_to_hub = args.push_to_hub, False
+    repo_id = args.hub_model_id or (Path(args.output_dir).resolve().name if pushes else None)
+    if pushes and PartialState().is_main_process:
+        check_can_push(repo_id, args.hub_token)
+    return repo_id, pushes
 
 
 def publish(args: MultiTaskTrainingArguments, repo_id: str) -> None:
@@ -206,15 +220,13 @@ def run(argv: Sequence[str] | None = None) -> None:
     options, recipe, args = RecipeArgumentParser().parse(argv)
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
-    pushes, args.push_to_hub = args.push_to_hub, False  # one commit of the finished folder, at the end
-    repo_id = args.hub_model_id or (output_dir.resolve().name if pushes else None)
-    if pushes and is_main:
-        check_can_push(repo_id, args.hub_token)
+    repo_id, pushes = take_over_push(args)
     look_at_processes(args)
 
     loaded = load_data(checked, recipe, options, args.seed)
     make_initial = partial(make_model, checked, recipe, loaded, args.seed)
-    trainer = make_trainer(make_initial(), args, checked, recipe, loaded, options)
+    model = make_initial()
+    trainer = make_trainer(model, args, checked, recipe, loaded, options)
     show_run(checked, recipe, loaded, trainer)
     if options.check:
         end_check(checked)
@@ -226,21 +238,21 @@ def run(argv: Sequence[str] | None = None) -> None:
     trainer.accelerator.wait_for_everyone()
     known = list(checked.start.tasks)
     before = scores_before(trainer, splits_to_measure(trainer), known) if known else {}
-    train(trainer, checked, recipe)
+    train(trainer, checked)
     history = list(trainer.state.log_history)
+    if recipe.peft is not None and recipe.peft.get("save") != "adapter":
+        model.merge_adapter()
     trainer.choose_thresholds()
     scores, answers = evaluate(trainer, before)
 
     write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
     if is_main:
-        save_result(recipe, trainer.model, trainer, loaded, scores, answers, time.time() - started, row_hashes)
+        save_result(recipe, model, trainer, loaded, scores, answers, time.time() - started, row_hashes)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if card is not None:
             (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
         write_card()
-        say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
-        if best := trainer.best_of_tasks.summary:
-            say("\n" + format_best(best, trainer.best_of_tasks.chosen_step))
+        show_scores(trainer, scores)
     if options.compare_single:
         report_comparison(compare_single(trainer, make_initial, history, scores, say), output_dir, write_card)
     if is_main:

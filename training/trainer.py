@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
@@ -63,6 +64,28 @@ class EpochOfSampler(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> list[str]:
+    """
+    Put into a model's configuration what is measured on training rows: it is part of the model that is saved.
+
+    These are the numbers that `balanced` weights stand for, and the scale of regression targets.
+
+    Args:
+        model: the model; entries of its `config.tasks` are replaced.
+        training_rows: by task, its training rows.
+
+    Returns:
+        What a person should know.
+    """
+    announcements = []
+    for measure in (resolve_balanced, measure_targets):
+        measured, found = measure(model.config.tasks, training_rows)
+        for task, settings in measured.items():
+            model.config.tasks[task] = {**model.config.tasks[task], **settings}
+        announcements += found
+    return announcements
 
 
 class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
@@ -177,11 +200,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         for entry in train_sets:  # of the other tasks all rows count, whose losses are shown
             idle = [task for task in entry.tasks if task in names and task not in trained]
             training_rows |= dict.fromkeys(idle, entry.splits["train"])
-        for measure in (resolve_balanced, measure_targets):
-            measured, announcements = measure(model.config.tasks, training_rows)
-            for task, found in measured.items():  # part of the model: its values are in the labels' units by it
-                model.config.tasks[task] = {**model.config.tasks[task], **found}
-            self.announcements += announcements
+        self.announcements += take_measures(model, training_rows)
         self.tasks = {name: model.config.tasks[name] for name in names}
         self.trained_tasks = {name: self.tasks[name] for name in trained}
 
