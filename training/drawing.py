@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from ..data.collation import LABEL_PREFIX
 from ..data.loading import LabelledSet
@@ -168,6 +168,16 @@ def make_sampler(
         num_processes=num_processes,
         seed=seed,
     )
+
+
+class EpochOfSampler(TrainerCallback):
+    """Tells a sampler which epoch begins: after resuming, it is wrapped too deeply for the Trainer to reach it."""
+
+    def __init__(self, sampler: MixtureBatchSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 def steps_of_epoch(sampler: MixtureBatchSampler, args: TrainingArguments) -> int:

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from ..data.collation import MultiTaskCollator
 from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.loading import LabelledSet
-from ..data.sampling.sampler import MixtureBatchSampler, MixtureDataset
+from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from .arguments import MultiTaskTrainingArguments
 from .balancing.balancers import GradientBalancer
@@ -37,7 +37,7 @@ from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
 from .best_checkpoints import BestOfTasks, check_best_metric
 from .class_weights import resolve_balanced
-from .drawing import draw_sets, make_sampler, steps_of_epoch
+from .drawing import EpochOfSampler, draw_sets, make_sampler, steps_of_epoch
 from .early_stopping import EarlyStopping, check_early_stopping
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
@@ -54,16 +54,6 @@ from .stages import Stages, enter_stage, parameter_groups, stage_starts
 from .strategy import make_plan, plan_of_tasks
 
 logger = logging.get_logger(__name__)
-
-
-class EpochOfSampler(TrainerCallback):
-    """Tells a sampler which epoch begins: after resuming, it is wrapped too deeply for the Trainer to reach it."""
-
-    def __init__(self, sampler: MixtureBatchSampler):
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> list[str]:
