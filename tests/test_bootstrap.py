@@ -53,6 +53,7 @@ def test_interval_of_chosen_classes_is_that_of_their_f1():
         expected = compute_metric("f1", first[rows], references[rows], labels=[1, 2])["f1"]
         assert score == pytest.approx(expected, abs=1e-12)
     low, high = paired_interval("f1", first, second, references, labels=[1])
+    assert paired_interval("f1", first, first, references, labels=[1]) == (0.0, 0.0), "both sides count these classes"
     assert low < high and (low, high) != paired_interval("f1", first, second, references, labels=[2])
 
 
