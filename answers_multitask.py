@@ -2,11 +2,11 @@
 
 one_word        the heads that a caller named, in either spelling
 listed          one name or several as a list
-check_tasks     refuses the name of a task that there is not
+check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
 plain_answers   a dictionary per row that passes `json.dumps`
 
-This file imports nothing but Python's own library and checks_multitask.py: the runtime without torch reads it, too.
+This file imports only Python's own library and checks_multitask.py: the runtime without torch reads it as well.
 """
 
 from collections.abc import Iterable, Sequence

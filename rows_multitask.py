@@ -6,7 +6,7 @@ windows_of                            rows in windows, counted: an input that is
 length_sorted_batches                 sentences in batches of similar length, within a token budget
 without_lone_surrogates               half characters become U+FFFD, counted
 
-This file imports nothing but Python's own library: the runtime without torch reads it, too.
+This file imports only Python's own library, because the runtime without torch reads it as well.
 """
 
 import logging

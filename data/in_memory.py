@@ -41,7 +41,7 @@ def _check_datasets(where: str, found: Any, tasks: Mapping[str, dict[str, Any]])
 
 
 def _columns_like_keys(settings: dict[str, Any], rows: Dataset) -> dict[str, str]:
-    """The columns of a task's rows where nothing is said: named as a recipe's keys."""
+    """The default columns of a task's rows, named like a recipe's keys."""
     kind = PROBLEM_TYPES[settings["problem_type"]]
     forms = [form for form in kind.columns if (len(form) > 1) == settings["pair"]]
     form = next((form for form in reversed(forms) if set(form) <= set(rows.column_names)), forms[0])

@@ -39,8 +39,8 @@ class TorchEngine:
     Args:
         source: a folder or Hub id.
         revision: a commit, branch or tag of the Hub.
-        dtype: of the weights, such as `bfloat16`; float32 where nothing is said.
-        device: such as `cuda`; a GPU if there is one where nothing is said.
+        dtype: of the weights, such as `bfloat16`; float32 by default.
+        device: such as `cuda`; by default a GPU if there is one.
     """
 
     kind = "torch"

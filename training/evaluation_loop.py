@@ -97,7 +97,7 @@ class EvaluationLoop:
 
         Args:
             eval_dataset: by task, a `datasets.Dataset` with columns as those of `train_dataset`; or the name of a
-                split that the trainer has. Its own `eval_dataset`, the split `validation`, where nothing is said.
+                split that the trainer has. By default its own `eval_dataset`, the split `validation`.
             ignore_keys: not used; part of the Trainer's signature.
             metric_key_prefix: what the keys begin with.
 

@@ -43,7 +43,7 @@ def cross_entropy(
     Args:
         logits: `(rows, num_labels)`.
         labels: `(rows,)` class numbers.
-        class_weights: what a row of each class counts; 1 where nothing is said.
+        class_weights: what a row of each class counts (1 by default).
         label_smoothing: the share of the target that goes to all classes alike (Szegedy et al. 2015, arXiv 1512.00567,
             section 7); a class's part of it is weighted with that class's weight.
     """
@@ -60,7 +60,7 @@ def binary_cross_entropy(
     Args:
         logits: `(rows, num_labels)`.
         labels: `(rows, num_labels)`, multi-hot.
-        pos_weight: for each label, how many times a row that has it counts; 1 where nothing is said.
+        pos_weight: for each label, how many times a row that has it counts (1 by default).
     """
     weights = _weights(pos_weight, logits)
     summed = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")

@@ -37,9 +37,9 @@ class MixtureConfig:
         sampling: one of `SAMPLINGS`.
         temperature: of the sampling of that name.
         rates: by task, of the sampling of that name: the set's share of an epoch's rows.
-        passes: by task, with proportional sampling: how often an epoch goes through the set, 1 where nothing is said.
+        passes: by task, with proportional sampling: how often an epoch goes through the set (1 by default).
         max_rows: by task: the set's training rows are cut down to so many.
-        epoch_rows: rows of an epoch; as many as the sets hold together where nothing is said.
+        epoch_rows: rows of an epoch; by default as many as the sets hold together.
         batches: `mixed`, or `single_task`: rows of one data set only, the same one on every process at the same step.
         rows_per_batch: by task, how many of its labelled rows stand together in a mixed batch.
 

@@ -101,17 +101,17 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             `data.in_memory.label_datasets`. Tasks that are given the same object share its rows, which are drawn once.
             Or labelled sets as `load_tasks` gives them for a recipe, which hold every split.
         eval_dataset: by task, its validation rows, an entry for each task that is trained.
-        columns: by task, what its columns are called; like the keys of a recipe's `columns` where nothing is said.
+        columns: by task, the names of its columns. By default they are the keys of a recipe's `columns`.
         mixture: how batches are drawn from the sets: a `MixtureConfig`, or what a recipe says. Tasks whose loss
             compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where nothing is
             said.
         callbacks: as in `Trainer`.
-        tasks: names of the tasks that take part; a model may have others, whose heads are then frozen. Those of
-            `train_dataset` where nothing is said, or of labelled sets all.
+        tasks: names of the tasks that take part; the heads of all others are frozen. By default those of
+            `train_dataset`, or with labelled sets all tasks.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`.
         balancing: how the tasks' losses become one: a `BalancingConfig`, a method's name, or
             `{"method": ..., **options}`.
-        origin: what else makes the run the one it is, such as names of data columns, for its checkpoints to record.
+        origin: what else identifies the run, such as names of data columns; its checkpoints record it.
 
     Attributes:
         tasks: settings of the tasks that take part.
@@ -122,7 +122,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         balancer: turns the tasks' losses into the step.
 
     Raises:
-        TypeError: the data is neither of both, or `args` are plain `TrainingArguments`.
+        TypeError: the data has neither form, or `args` are plain `TrainingArguments`.
         ValueError: a row or a label is wrong, evaluations are asked for without `eval_dataset`, the strategy, the
             mixture or the balancing does not fit, several GPUs are visible to one process, a task has no training row,
             or a class that balanced weights need has none; in `train`, nothing is trainable, or a loss is NaN or
@@ -321,8 +321,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         Args:
             model: the model, or what accelerate has wrapped around it.
             inputs: a collated batch on the model's device.
-            counts: by task, its labelled rows in all micro-batches of all processes in this step; those of the batch
-                where nothing is said.
+            counts: by task, its labelled rows in all micro-batches of all processes in this step; by default
+                those of the batch.
 
         Each loss is summed over the batch and divided by its count. DDP averages gradients over processes, hence the
         factor. Nothing is kept.

@@ -55,7 +55,7 @@ def adapter_config(settings: dict[str, Any]) -> Any:
     The `peft.PeftConfig` of a recipe's `peft` block.
 
     Args:
-        settings: `peft_type` (LORA where nothing is said), `save`, and any field of that type's configuration class.
+        settings: `peft_type` (LORA by default), `save`, and any field of that type's configuration class.
 
     Raises:
         ImportError: peft is not installed.

@@ -59,8 +59,8 @@ SHOWN_ARGUMENTS = (
 MIXTURE_SETTINGS = (
     ("rates", "Shares of an epoch's rows"),
     ("max_rows", "Training rows that are used at most"),
-    ("passes", "Passes through a task's rows in an epoch (as usual where nothing is said)"),
-    ("rows_per_batch", "Rows in a batch (as usual where nothing is said)"),
+    ("passes", "Passes through a task's rows in an epoch (the default for tasks that are not listed)"),
+    ("rows_per_batch", "Rows in a batch (the default for tasks that are not listed)"),
 )
 
 

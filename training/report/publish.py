@@ -98,7 +98,7 @@ def check_can_push(repo_id: str, token: str | None = None) -> None:
 
     Args:
         repo_id: `user/name`, `organization/name`, or `name` for the token's own user.
-        token: the token that `hf auth login` stored or HF_TOKEN holds, where nothing is said.
+        token: by default the token that `hf auth login` stored or HF_TOKEN holds.
 
     Raises:
         ValueError: the id cannot be one, there is no token, or the token is not accepted or may not write there.
@@ -151,7 +151,7 @@ def push_folder(
         repo_id: `user/name`; the repository is created where there is none.
         private: whether a new repository is private; `None` for what the account or organization does by default.
         revision: the branch, created from `main` where there is none; `None` for `main`.
-        token: the token that `hf auth login` stored or HF_TOKEN holds, where nothing is said.
+        token: by default the token that `hf auth login` stored or HF_TOKEN holds.
         commit_message: the title of the commit.
 
     Returns:
