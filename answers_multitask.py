@@ -4,6 +4,7 @@ one_word        the heads that a caller named, in either spelling
 listed          one name or several as a list
 check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
+nobody_reads    what to say where none does
 plain_answers   a dictionary per row that passes `json.dumps`
 
 This file imports only Python's own library and checks_multitask.py: the runtime without torch reads it as well.
@@ -72,6 +73,15 @@ def tasks_for(
     return names
 
 
+def nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
+    """What to say where no task answers rows of this kind."""
+    found, others = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
+    return (
+        f"No task reads {found}. The tasks {', '.join(tasks)} read {others}. "
+        f"{'Give several sentences as a list; ' if is_pair else ''}embeddings come from model.encode."
+    )
+
+
 def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
     """A task's answers, a dictionary per row."""
     if "labels" not in answer:
@@ -104,4 +114,4 @@ def plain_answers(tasks: dict[str, Any], answers: dict[str, Any], rows: int) -> 
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
-__all__ = ["check_tasks", "listed", "one_word", "plain_answers", "tasks_for"]
+__all__ = ["check_tasks", "listed", "nobody_reads", "one_word", "plain_answers", "tasks_for"]

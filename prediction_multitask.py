@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import one_word, plain_answers, tasks_for
+from .answers_multitask import nobody_reads, one_word, plain_answers, tasks_for
 from .checks_multitask import check_choice
 from .encoding_multitask import CONVERSIONS
 from .heads_multitask import task_logits
@@ -106,11 +106,7 @@ class TaskPrediction:
         is_pair = bool(first) and isinstance(first[0], (tuple, list))
         names = tasks_for(self.config.tasks, head, is_pair, check_kind=bool(first))
         if not names and first and head is None and self.config.tasks and not keep_embeddings:
-            found, others = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
-            raise ValueError(
-                f"No task reads {found}. The tasks {', '.join(self.config.tasks)} read {others}. "
-                f"{'Give several sentences as a list; ' if is_pair else ''}embeddings come from model.encode."
-            )
+            raise ValueError(nobody_reads(self.config.tasks, is_pair))
         if isinstance(rows, (list, tuple)):
             check_rows(rows, is_pair)  # all of them before the first is computed
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "card": "write the model card of a finished folder anew",
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",
+    "export": "write the graphs that serve a trained folder without torch",
     "doctor": "open a folder or repository through every door and compare what they answer",
 }
 

@@ -182,6 +182,12 @@ def tiny_translators(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder) for folder in folders]
 
 
+@pytest.fixture(scope="session")
+def all_tasks() -> dict[str, dict[str, Any]]:
+    """`TASKS`: one task of every problem type. Read only."""
+    return TASKS
+
+
 @pytest.fixture
 def tiny_model(tiny_backbone: str) -> MultiTaskModel:
     """A new model on the tiny backbone with every task of `TASKS` and a projection to 24, in eval mode."""

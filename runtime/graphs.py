@@ -1,0 +1,51 @@
+"""What computes a graph: ONNX Runtime or OpenVINO, whichever it was exported for.
+
+Each takes arrays by the names of the graph's inputs, and gives those of the named outputs.
+"""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+
+class OnnxGraph:
+    """A graph on ONNX Runtime; calls from several threads are safe."""
+
+    package = "onnxruntime"
+
+    def __init__(self, path: Path, precision: str, threads: int | None):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
+        return self.session.run(outputs, inputs)
+
+
+class OpenVINOGraph:
+    """A graph on OpenVINO; calls from several threads are safe."""
+
+    package = "openvino"
+
+    def __init__(self, path: Path, precision: str, threads: int | None):
+        import openvino
+
+        # Where nothing is said, OpenVINO computes in bfloat16 on CPUs that have it.
+        settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        self.compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        self.local = threading.local()  # a request serves one thread
+
+    def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
+        if not hasattr(self.local, "request"):
+            self.local.request = self.compiled.create_infer_request()
+        found = self.local.request.infer(inputs)
+        return [np.array(found[name], dtype=np.float32) for name in outputs]
+
+
+GRAPHS = {"onnx": OnnxGraph, "openvino": OpenVINOGraph}

@@ -1,0 +1,54 @@
+"""An exported repository of the Hub: only the files that one engine reads are downloaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .graphs import GRAPHS
+from .record import EXPORT_IT, RECORD_FILE, hash_weights
+
+SHA256_DIGITS = 64  # of the etag of a large file; others have one of git
+
+
+def download(source: str, engine: str | None, precision: str, **options: Any) -> tuple[Path, dict[str, str]]:
+    """
+    What the runtime reads of a Hub repository, into the cache.
+
+    Args:
+        source: the repository's id.
+        engine: `onnx` or `openvino`; `None` for the first of them that there is.
+        precision: which graph.
+        options: `revision`, `token` and `cache_dir`, as of `hf_hub_download`.
+
+    Returns the folder, and the sha256 of each file of weights as the Hub knows it: they are not downloaded.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    folder, record = None, None
+    for name in GRAPHS if engine is None else [engine]:
+        try:
+            path = Path(hf_hub_download(source, f"{name}/{RECORD_FILE}", **options))
+        except EntryNotFoundError:
+            continue
+        folder, record = path.parents[1], json.loads(path.read_text(encoding="utf-8"))
+        break
+    if record is None:
+        wanted = " or ".join(GRAPHS if engine is None else [engine])
+        raise ValueError(f"{source} holds no {wanted}/{RECORD_FILE}, so it was not exported. {EXPORT_IT}")
+    options["revision"] = folder.name  # the commit, so that all files are of one
+    graphs = [record["graphs"].get("int8" if precision == "int8" else "float32"), record["graphs"].get("pairs")]
+    stems = [graph.rsplit(".", 1)[0] for graph in graphs if graph]
+    files = [f"{name}/{file}" for file in record["files"] if file.split(".", 1)[0] in stems]
+    for file in ("config.json", "tokenizer.json", *files):
+        hf_hub_download(source, file, **options)
+    try:
+        etags = {
+            name: get_hf_file_metadata(hf_hub_url(source, name, revision=folder.name), token=options.get("token")).etag
+            for name in record["weights"]
+        }
+    except EntryNotFoundError:
+        return folder, {}  # a repository of graphs alone
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        return folder, hash_weights(folder)  # of those that were downloaded some time
+    return folder, {name: etag for name, etag in etags.items() if etag and len(etag) == SHA256_DIGITS}

@@ -1,0 +1,37 @@
+"""From logits to answers, in numpy."""
+
+from typing import Any
+
+import numpy as np
+
+
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Vectors `(..., size)` with length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(np.float32(0), -logits))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def answer(settings: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
+    """One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`."""
+    if settings["problem_type"] == "regression":
+        return {"values": logits}
+    if "labels" not in settings:
+        return {"scores": logits}
+    labels = settings["labels"]
+    if settings["problem_type"] == "single_label_classification":
+        probabilities = _softmax(logits)
+        return {"labels": [labels[best] for best in probabilities.argmax(axis=-1)], "probabilities": probabilities}
+    probabilities = _sigmoid(logits)
+    names: list[list[str]] = [[] for _ in range(len(logits))]
+    chosen = probabilities >= np.array(settings["thresholds"], dtype=np.float32)
+    for row, label in zip(*chosen.nonzero(), strict=True):  # of thousands of labels a row has a few
+        names[row].append(labels[label])
+    return {"labels": names, "probabilities": probabilities}

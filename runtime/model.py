@@ -1,0 +1,390 @@
+"""An exported model without torch: `encode`, `predict` and `similarity` on ONNX Runtime or OpenVINO."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ..answers_multitask import nobody_reads, one_word, plain_answers, tasks_for
+from ..checks_multitask import check_choice
+from ..rows_multitask import (
+    SENTENCES_FOR_PROGRESS,
+    check_batch_size,
+    check_container,
+    check_rows,
+    check_sentences,
+    count_rows,
+    length_sorted_batches,
+    windows_of,
+    without_lone_surrogates,
+)
+from .graphs import GRAPHS
+from .hub import download
+from .logits import answer, scaled
+from .record import EXPORT_IT, RECORD_FILE, check_record, hash_weights
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+CONVERSIONS = ("numpy", "tensor")
+PAIRS_PER_BATCH = 4096
+
+
+def _is_embedding(row: Any) -> bool:
+    """Whether a row of `similarity` is numbers in a row, not text, nor a list of texts."""
+    numbers = isinstance(row, list) and not any(isinstance(value, (str, bytes)) for value in row)
+    return numbers or hasattr(row, "__array__")
+
+
+class MultiTaskRuntime:
+    """
+    An exported model, opened with [`MultiTaskRuntime.from_pretrained`].
+
+    Attributes:
+        config: the content of config.json, `embedding_dim` added.
+        tasks: task settings by name, in their order.
+        tokenizer: of the `tokenizers` library, truncating at `max_length`.
+        engine: `onnx` or `openvino`.
+        precision: `float32`, `bfloat16` or `int8`.
+    """
+
+    def __init__(self, folder: Path, engine: str, precision: str, threads: int | None, weights: dict[str, str] | None):
+        self.engine, self.precision, where = engine, precision, folder / engine
+        record = json.loads((where / RECORD_FILE).read_text(encoding="utf-8"))
+        self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.config["embedding_dim"] = record["embedding_dim"]
+        saved = self.config.get("tasks") or {}
+        order = [name for name in self.config.get("task_order") or () if name in saved]
+        self.tasks = {name: saved[name] for name in dict.fromkeys([*order, *saved])}
+        graph = record["graphs"].get("int8" if precision == "int8" else "float32")
+        if graph is None:
+            raise ValueError(
+                f"{where} holds no {precision} graph, only {', '.join(record['graphs'])}. Export one: "
+                "multitask-sentence export FOLDER --int8."
+            )
+        for name, size in record["files"].items():
+            path = where / name
+            if path.is_file() and path.stat().st_size != size["bytes"]:
+                raise ValueError(
+                    f"{path} has {path.stat().st_size:,} bytes, but was exported with {size['bytes']:,}, so it is "
+                    f"not complete. Download it again, or export again."
+                )
+        with ThreadPoolExecutor(max_workers=1) as thread:  # beside the reading of the graphs
+            hashed = thread.submit(hash_weights, folder) if weights is None else None
+            self._sentences = GRAPHS[engine](where / graph, precision, threads)
+            pairs = record["graphs"].get("pairs")
+            self._pairs = GRAPHS[engine](where / pairs, precision, threads) if pairs else None
+            check_record(str(where), record, self.config, hashed.result() if hashed else weights)
+        self.tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
+        self._pad_id = record["tokenizer"]["pad_token_id"]
+        self._unscaled = "unnormalized_embedding" if self.config["normalize"] else "sentence_embedding"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        engine: str | None = None,
+        precision: str = "float32",
+        threads: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> "MultiTaskRuntime":
+        """
+        Open an exported folder or Hub repository.
+
+        Args:
+            source: the folder, or the id of the repository.
+            engine: `onnx` or `openvino`; `None` takes the first of them that was exported.
+            precision: `float32`, `int8` where it was exported, or `bfloat16` (OpenVINO on CPUs that have it).
+            threads: that compute; `None` leaves it to the engine.
+            revision: a commit, branch or tag of the Hub.
+            token: for a private repository; `None` takes the one that `hf auth login` stored.
+            cache_dir: where downloads are kept, if not where huggingface_hub keeps them.
+
+        Raises:
+            ValueError: there is no export, it has no such precision, or it does not belong to weights or config.json
+                beside it.
+            ImportError: the engine is not installed.
+            OSError: a file is missing, or the Hub cannot be reached.
+        """
+        check_choice("precision", precision, PRECISIONS)
+        if engine is not None:
+            check_choice("engine", engine, tuple(GRAPHS))
+        if precision == "bfloat16":
+            engine = engine or "openvino"
+            if engine == "onnx":
+                raise ValueError("ONNX Runtime has no bfloat16 on CPUs. Take engine='openvino', or precision='int8'.")
+        weights = None
+        if os.path.isdir(source):
+            folder = Path(source)
+            found = [name for name in GRAPHS if (folder / name / RECORD_FILE).is_file()]
+            engine = engine or (found or ["onnx"])[0]
+            if engine not in found:
+                raise ValueError(f"{folder} holds no {engine}/{RECORD_FILE}, so it was not exported. {EXPORT_IT}")
+        elif os.fspath(source).startswith((".", "/", "~")) or os.fspath(source).count("/") > 1:
+            raise ValueError(f"There is no folder {source}. Give an exported folder or the id of a Hub repository.")
+        else:
+            options = {"revision": revision, "token": token, "cache_dir": cache_dir}
+            folder, weights = download(os.fspath(source), engine, precision, **options)
+            engine = engine or next(name for name in GRAPHS if (folder / name / RECORD_FILE).is_file())
+        try:
+            return cls(folder, engine, precision, threads, weights)
+        except ImportError as error:
+            package = GRAPHS[engine].package
+            raise ImportError(
+                f"{package} is not installed, which computes {folder / engine}: pip install {package}."
+            ) from error
+
+    def tokenize(self, sentences: list[str]) -> list[list[int]]:
+        """Token ids of sentences, at most `max_length` of each."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(sentences)]
+
+    def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
+        """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
+        sentences, companion = next(windows, ([], None))
+        tokenized = self.tokenize(sentences)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            for sentences, next_companion in windows:
+                following = thread.submit(self.tokenize, sentences)
+                yield tokenized, companion
+                tokenized, companion = following.result(), next_companion
+        if tokenized:
+            yield tokenized, companion
+
+    @staticmethod
+    def _progress(total: int | None, show: bool | None) -> Any:
+        """A bar, where one is shown."""
+        if not (show if show is not None else (total or 0) >= SENTENCES_FOR_PROGRESS):
+            return nullcontext()
+        from tqdm.auto import tqdm  # comes with tokenizers
+
+        return tqdm(total=total, unit="sentence", desc="Encoding")
+
+    def _padded(self, token_ids: list[list[int]]) -> dict[str, np.ndarray]:
+        """`input_ids` and `attention_mask`, each `(batch, sequence)`."""
+        shape = len(token_ids), max(1, *map(len, token_ids))
+        input_ids, attention_mask = np.full(shape, self._pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, ids in enumerate(token_ids):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _no_output(self, name: str, rows: int) -> np.ndarray:
+        """Room for an output of so many rows."""
+        labels = self.tasks[name.removeprefix("logits.")].get("labels") if name.startswith("logits.") else None
+        size = [len(labels)] if labels else [] if name.startswith("logits.") else [self.config["embedding_dim"]]
+        return np.empty((rows, *size), dtype=np.float32)
+
+    def compute(
+        self, token_ids: list[list[int]], outputs: list[str], batch_size: int | None = None, bar: Any = None
+    ) -> dict[str, np.ndarray]:
+        """The named outputs of the sentence graph, in the sentences' order: each `(sentences, ...)`."""
+        found = {name: self._no_output(name, len(token_ids)) for name in outputs}
+        if not outputs:
+            return found
+        for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
+            values = self._sentences(self._padded([token_ids[index] for index in batch]), outputs)
+            for name, value in zip(outputs, values, strict=True):
+                found[name][batch] = value
+            if bar is not None:
+                bar.update(len(batch))
+        return found
+
+    def _embed(
+        self,
+        sentences: Iterable[str],
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Embeddings as the heads read them, or of length 1: `(sentences, embedding_dim)`, float32."""
+        check_batch_size(batch_size)
+        check_container(sentences)
+        if isinstance(sentences, (list, tuple)):
+            check_sentences(sentences)  # all of them before the first is computed
+
+        def checked() -> Iterator[tuple[list[str], int]]:
+            for start, window in windows_of(sentences):
+                check_sentences(window, start)
+                yield without_lone_surrogates(window, start), start
+
+        found = [self._no_output("sentence_embedding", 0)]
+        with self._progress(count_rows(sentences), show_progress) as bar:
+            for window, _ in self._tokenize_ahead(checked()):
+                found.append(self.compute(window, [self._unscaled], batch_size, bar)[self._unscaled])
+        embeddings = np.concatenate(found)
+        return scaled(embeddings) if normalize else embeddings
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        convert_to: str = "numpy",
+        show_progress: bool | None = None,
+    ) -> Any:
+        """
+        Sentence embeddings in the caller's order; as `MultiTaskModel.encode`, `"tensor"` needing torch.
+
+        Returns float32 of shape `(sentences, embedding_dim)`, or `(embedding_dim,)` for one string.
+
+        Raises:
+            TypeError: something is not a string; the message gives its place.
+            ValueError: `convert_to` is unknown.
+        """
+        check_choice("convert_to", convert_to, CONVERSIONS)
+        is_single = isinstance(sentences, str)
+        normalize = self.config["normalize"] if normalize is None else normalize
+        embeddings = self._embed([sentences] if is_single else sentences, batch_size, show_progress, normalize)
+        return self._converted(embeddings[0] if is_single else embeddings, convert_to)
+
+    @staticmethod
+    def _converted(found: np.ndarray, convert_to: str) -> Any:
+        """An array as the caller wants it; a tensor needs torch."""
+        if convert_to == "numpy":
+            return found
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(found))
+
+    def predict(
+        self,
+        sentences: str | tuple[str, str] | Iterable[str] | Iterable[tuple[str, str]],
+        head: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+        as_list: bool = False,
+        embeddings: bool = False,
+        convert_to: str = "numpy",
+        tasks: str | Sequence[str] | None = None,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """
+        Every task's answer, and the embedding on request, from one pass.
+
+        Arguments, answers and errors are those of `MultiTaskModel.predict`; tensors are float32.
+        """
+        check_choice("convert_to", convert_to, CONVERSIONS)
+        is_single = isinstance(sentences, (str, tuple))
+        rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
+        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings)
+        if as_list:
+            listed = plain_answers(self.tasks, answers, count)
+            return listed[0] if is_single else listed
+        for name, found in answers.items():
+            if name == "embedding":
+                answers[name] = self._converted(found, convert_to)
+            else:
+                found.update({key: self._converted(found[key], convert_to) for key in found if key != "labels"})
+        if is_single:
+            answers = {
+                name: found[0] if name == "embedding" else {key: value[0] for key, value in found.items()}
+                for name, found in answers.items()
+            }
+        return answers
+
+    def _answer_rows(
+        self,
+        rows: Iterable[Any],
+        head: str | Sequence[str] | None,
+        batch_size: int | None,
+        show_progress: bool | None,
+        keep_embeddings: bool,
+    ) -> tuple[int, dict[str, Any]]:
+        """How many rows there were, and the answers, with `embedding` if it is kept."""
+        check_batch_size(batch_size)
+        check_container(rows)
+        total, count = count_rows(rows), 0
+        windows = windows_of(rows)
+        start, first = next(windows, (0, []))
+        is_pair = bool(first) and isinstance(first[0], (tuple, list))
+        names = tasks_for(self.tasks, head, is_pair, check_kind=bool(first))
+        if not names and first and head is None and self.tasks and not keep_embeddings:
+            raise ValueError(nobody_reads(self.tasks, is_pair))
+        if isinstance(rows, (list, tuple)):
+            check_rows(rows, is_pair)  # all of them before the first is computed
+
+        def distinct(windows: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[list[str], np.ndarray]]:
+            """Each window's distinct sentences, and where each row finds its own: `(rows,)` or `(rows, 2)`."""
+            for start, window in windows:
+                check_rows(window, is_pair, start)
+                flat = list(chain.from_iterable(window)) if is_pair else window
+                flat = without_lone_surrogates(flat, start, 1 + is_pair)
+                places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
+                index = np.array([places[sentence] for sentence in flat], dtype=np.int64)
+                yield list(places), index.reshape(-1, 2) if is_pair else index
+
+        outputs = [f"logits.{name}" for name in names]
+        embeddings = [np.empty((0, *([2] if is_pair else []), self.config["embedding_dim"]), dtype=np.float32)]
+        logits = {name: [self._no_output(name, 0)] for name in outputs}
+        with self._progress(total and total * (1 + is_pair), show_progress) as bar:
+            for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
+                needs_embeddings = is_pair or keep_embeddings
+                asked = [*([self._unscaled] if needs_embeddings else []), *([] if is_pair else outputs)]
+                window = self.compute(sentences, asked, batch_size, bar)
+                count += len(index)
+                if keep_embeddings:
+                    embeddings.append(window[self._unscaled][index])
+                found = self.compare(window[self._unscaled], index, outputs) if is_pair else window
+                for name in outputs:
+                    logits[name].append(found[name] if is_pair else found[name][index])
+                if bar is not None:
+                    bar.update(index.size - len(sentences))  # some stood there twice
+        answers: dict[str, Any] = {}
+        if keep_embeddings:
+            found = np.concatenate(embeddings)
+            answers["embedding"] = scaled(found) if self.config["normalize"] else found
+        answers.update((name, answer(self.tasks[name], np.concatenate(logits[f"logits.{name}"]))) for name in names)
+        return count, answers
+
+    def compare(self, embeddings: np.ndarray, index: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:
+        """The named outputs of the pair graph for `embeddings (sentences, embedding_dim)` and `index (rows, 2)`."""
+        found = {name: [self._no_output(name, 0)] for name in outputs}
+        for start in range(0, len(index) if outputs else 0, PAIRS_PER_BATCH):
+            places = index[start : start + PAIRS_PER_BATCH]
+            sides = {"embedding1": embeddings[places[:, 0]], "embedding2": embeddings[places[:, 1]]}
+            for name, value in zip(outputs, self._pairs(sides, outputs), strict=True):
+                found[name].append(value)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def similarity(self, a: Any, b: Any, convert_to: str = "numpy") -> Any:
+        """
+        Cosine of every sentence (or embedding) of `a` with every one of `b`: float32 of shape `(len(a), len(b))`.
+
+        Raises:
+            TypeError: a side holds neither only sentences nor only embeddings.
+            ValueError: embeddings have another size, or `convert_to` is unknown.
+        """
+        check_choice("convert_to", convert_to, CONVERSIONS)
+        first, second = (scaled(self._embeddings_of(side)) for side in (a, b))
+        return self._converted(first @ second.T, convert_to)
+
+    def _embeddings_of(self, side: Any) -> np.ndarray:
+        """Embeddings `(n, embedding_dim)` of one side of `similarity`."""
+        size = self.config["embedding_dim"]
+        if hasattr(side, "__array__") and np.asarray(side).dtype.kind in "fiub":
+            side = np.asarray(side, dtype=np.float32)
+        else:
+            if not isinstance(side, str):
+                check_container(side)
+                side = list(chain.from_iterable(window for _, window in windows_of(side)))
+            if isinstance(side, str) or not all(_is_embedding(row) for row in side):
+                side = self.encode([side] if isinstance(side, str) else side)
+            else:
+                side = np.array([np.asarray(row, dtype=np.float32) for row in side], dtype=np.float32)
+        if side.size and side.shape[-1] != size:
+            raise ValueError(
+                f"similarity: embeddings of shape {tuple(side.shape)}, but the last size should be the model's "
+                f"embedding_dim, {size}."
+            )
+        return side.reshape(-1, size)
+
+
+__all__ = ["MultiTaskRuntime"]

@@ -1,0 +1,76 @@
+"""The record of an export: what its graphs were made from, and whether that is what stands beside them.
+
+hash_weights     the sha256 of each file of weights
+graph_settings   what of a config.json is built into the graphs
+check_record     refuses graphs that belong to other weights or settings
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+RECORD_FILE = "export.json"
+RECORD_VERSION = 1  # grows when a record means something that older code would read wrongly
+EXPORT_IT = "Export it: multitask-sentence export FOLDER."
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """The sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of weights beside a configuration, by its name."""
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def graph_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config.json is built into the graphs, so that they are void when it changes."""
+    tasks = {
+        name: {
+            "problem_type": task["problem_type"],
+            "pair": task["pair"],
+            "num_labels": len(task.get("labels") or ()),
+            "target_mean": task.get("target_mean"),
+            "target_deviation": task.get("target_deviation"),
+        }
+        for name, task in sorted((config.get("tasks") or {}).items())
+    }
+    settings = {key: config.get(key) for key in ("pooling", "projection", "normalize", "base_revision")}
+    return {**settings, "backbone": config["backbone_config"].get("model_type"), "tasks": tasks}
+
+
+def check_record(where: str, record: dict[str, Any], config: dict[str, Any], weights: dict[str, str]) -> None:
+    """
+    Refuse graphs that were made from other weights or settings than those beside them.
+
+    Args:
+        where: the folder of the graphs, for the message.
+        record: its export.json.
+        config: the config.json beside it.
+        weights: the sha256 of each file of weights there is; a folder without any has nothing to belong to.
+
+    Raises:
+        ValueError: says what differs, and to export again.
+    """
+    remedy = "Export again: multitask-sentence export FOLDER."
+    if record.get("record_version", 0) > RECORD_VERSION:
+        raise ValueError(
+            f"{where} was exported by a newer version of this code (record {record['record_version']}; this one knows "
+            f"{RECORD_VERSION}). Take the runtime_multitask.py that stands beside it."
+        )
+    for name in weights:
+        if weights[name] != record["weights"].get(name):
+            raise ValueError(
+                f"{where} was exported from other weights than {name} beside it: its sha256 is "
+                f"{weights[name][:12]}..., the export's {str(record['weights'].get(name))[:12]}... {remedy}"
+            )
+    found, expected = graph_settings(config), record["settings"]
+    for key in found:
+        if found[key] != expected.get(key):
+            raise ValueError(
+                f"{where} was exported with another config.json: {key} was {expected.get(key)!r}, and is "
+                f"{found[key]!r} now. {remedy}"
+            )
