@@ -14,6 +14,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
+def test_files_that_the_page_names_exist() -> None:
+    names = re.findall(r"`([\w/]+(?:\.py|\.md|/))`", PAGE)
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
 def walk(title: str) -> list[str]:
     """The last two parts of the names that the steps of a walk begin with: a class or file, and a function."""
     section = PAGE[PAGE.index(f"## {title}") :].split("\n## ")[0]
