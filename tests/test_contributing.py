@@ -15,7 +15,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_files_that_the_page_names_exist() -> None:
-    names = re.findall(r"`([\w/]+(?:\.py|\.md|/))`", PAGE)
+    names = re.findall(r"`([a-z_/]+(?:\.py|\.md|/))`", PAGE)
     assert len(names) > 10
     assert [name for name in names if not (ROOT / name).exists()] == []
 
