@@ -85,8 +85,9 @@ class Job:
 
 def open_model(job: Job) -> MultiTaskModel:
     """The job's model, in eval mode."""
-    options = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
-    return MultiTaskModel.from_pretrained(job.source, **options).eval()
+    return MultiTaskModel.from_pretrained(
+        job.source, revision=job.revision, dtype=job.dtype, trust_remote_code=True
+    ).eval()
 
 
 def model_fingerprint(model: MultiTaskModel) -> str:

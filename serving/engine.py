@@ -48,8 +48,9 @@ class TorchEngine:
     def __init__(self, source: str, revision: str | None = None, dtype: str | None = None, device: str | None = None):
         import torch
 
-        options = {"revision": revision, "dtype": dtype or "float32", "trust_remote_code": True}
-        self.model = MultiTaskModel.from_pretrained(source, **options).eval()
+        self.model = MultiTaskModel.from_pretrained(
+            source, revision=revision, dtype=dtype or "float32", trust_remote_code=True
+        ).eval()
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.name = public_name(source)
         self.tasks = {name: task["pair"] for name, task in self.model.config.tasks.items()}

@@ -18,6 +18,16 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"].values()
 REQUIREMENTS = [Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *chain(*EXTRAS)]]
 BOUNDED = [requirement for requirement in REQUIREMENTS if requirement.name != PYPROJECT["project"]["name"]]
+TOOLS = ("pytest", "pytest-xdist", "ruff", "ty")  # what looks at the package: the newest will do
+EXPORTS = {
+    *PYPROJECT["project"]["optional-dependencies"]["onnx"],
+    *PYPROJECT["project"]["optional-dependencies"]["openvino"],
+}
+LOWERED = [
+    entry
+    for entry in BOUNDED
+    if entry.name not in TOOLS and str(entry) not in {str(Requirement(line)) for line in EXPORTS}
+]
 
 
 def read_pins(name: str) -> dict[str, Version]:
@@ -41,6 +51,13 @@ def test_every_folder_of_modules_is_packed():
     files = [path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/__init__.py")]
     folders = {".".join(("multitask_sentence", *folder.parts)) for folder in files if folder.parts[0] != "tests"}
     assert {"multitask_sentence", *folders} == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.parametrize("requirement", LOWERED, ids=str)
+def test_lowest_constraints_hold_the_least_version_of_every_package(requirement: Requirement):
+    least = [Version(bound.version) for bound in requirement.specifier if bound.operator in (">=", "==")]
+    assert least, f"{requirement.name} has no least version"
+    assert read_pins("constraints-lowest.txt")[canonical(requirement.name)] == least[0]
 
 
 @pytest.mark.parametrize("requirement", BOUNDED, ids=str)
