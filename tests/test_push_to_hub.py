@@ -235,7 +235,7 @@ def pushed(hub: Any, folder: Path, changed: Path, tmp_path_factory: pytest.TempP
         "branch": {"folder": str(folder), "repo_id": "team/branches", "revision": "trial/1"},
     }
     environment = hub.environment(root / "home")
-    urls = run_python(PUSH, list(pushes.values()), environment, root, path=str(ROOT / "training"))
+    urls = run_python(PUSH, list(pushes.values()), environment, root, path=str(ROOT / "training" / "report"))
     return dict(zip(pushes, urls, strict=True))
 
 

@@ -471,7 +471,7 @@ def test_results_hold_scores_of_every_task_and_how_they_came_about(finished: Sim
     assert results["backbone"] == "./tiny", "a folder without the folders above it"
     assert results["training"]["learning_rate"] == 1e-3
     assert results["processes"] == 1
-    assert results["versions"]["torch"] == torch.__version__
+    assert results["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert results["tasks"]["stars"]["loss_weight"] == 0.1
     assert results["epochs"] == 2
     history = results["history"]
