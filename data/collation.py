@@ -1,6 +1,7 @@
 """Rows of several tasks to one padded batch in which every distinct sentence stands once."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ..problem_types_multitask import PROBLEM_TYPES
 
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
+TEACHER_PREFIX = "teacher_"  # that with the places of its teachers' answers; null means that none was asked
 
 
 def sentence_id(sentence: str) -> int:
@@ -41,20 +43,24 @@ class MultiTaskCollator:
         tokenizer: of the backbone.
         tasks: task settings by name, as in `MultiTaskConfig.tasks`.
         max_length: longest sentence in tokens.
+        targets: by task, what makes targets of the cells of a column `teacher_<task>`; see training/distillation.
 
     Returns a dictionary with
 
     - `input_ids`, `attention_mask` of shape `(sentences, sequence)`: every distinct sentence of the batch once;
     - `task_rows`: by task, where its sentences stand: `(rows,)`, or `(rows, 2)` for pairs, or `(rows, 2 + negatives)`;
     - `labels`: by task: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`; for contrastive
-      tasks `(rows, 2 + negatives)`, the `sentence_id` of every sentence of a row.
+      tasks `(rows, 2 + negatives)`, the `sentence_id` of every sentence of a row;
+    - `teacher_targets`, where there are targets: by task, those of the rows that a teacher answered.
 
-    Every task is there, with zero rows where none of the batch is labelled for it.
+    Every task is there, with zero rows where none of the batch is labelled for it. A task with teachers also has the
+    rows that only they answered: `labels` belong to the first of its rows, `teacher_targets` to the last.
     """
 
     tokenizer: PreTrainedTokenizerBase
     tasks: dict[str, dict[str, Any]]
     max_length: int
+    targets: Mapping[str, Callable[[list[Any]], torch.Tensor]] = field(default_factory=dict)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         places: dict[str, int] = {}
@@ -66,9 +72,22 @@ class MultiTaskCollator:
         )
         batch: dict[str, Any] = {name: tokens[name] for name in ("input_ids", "attention_mask")}
         batch["task_rows"], batch["labels"] = {}, {}
+        if self.targets:
+            batch["teacher_targets"] = {}
         for task, settings in self.tasks.items():
             labelled = [row for row in rows if row.get(LABEL_PREFIX + task) is not None]
-            task_rows = [[places[sentence] for sentence in row["sentences"]] for row in labelled]
+            answered_only = []
+            if task in self.targets:
+                is_answered = [row for row in labelled if row.get(TEACHER_PREFIX + task) is not None]
+                labelled = [row for row in labelled if row.get(TEACHER_PREFIX + task) is None] + is_answered
+                answered_only = [
+                    row
+                    for row in rows
+                    if row.get(TEACHER_PREFIX + task) is not None and row.get(LABEL_PREFIX + task) is None
+                ]
+                cells = [row[TEACHER_PREFIX + task] for row in (*is_answered, *answered_only)]
+                batch["teacher_targets"][task] = self.targets[task](cells)
+            task_rows = [[places[sentence] for sentence in row["sentences"]] for row in (*labelled, *answered_only)]
             if not settings["pair"]:
                 batch["task_rows"][task] = torch.tensor([row[0] for row in task_rows], dtype=torch.long)  # (rows,)
             elif task_rows:

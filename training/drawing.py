@@ -20,6 +20,7 @@ from ..data.loading import LabelledSet
 from ..data.sampling.rates import deal_rows, set_weights
 from ..data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labelled_for
 from ..problem_types_multitask import LOSSES
+from .distillation.settings import UNLABELED
 from .mixture import MixtureConfig
 
 LEAST_ROWS_TO_COMPARE = 16  # stand together where a loss compares them
@@ -31,7 +32,7 @@ class DrawnSet:
     A data set as training draws from it.
 
     Attributes:
-        tasks: those of its tasks that train.
+        tasks: those of its tasks that train; none for unlabelled text.
         rows: its training rows that are labelled for any of them, cut down to `max_rows`.
         rows_per_epoch: how many rows an epoch takes.
         least_rows: how many stand together in a mixed batch that has any.
@@ -70,7 +71,7 @@ def _cut_rows(
         )
         rows = rows.select(first_rows(len(rows), max_rows, which, seed))
     for task in tasks:
-        if not given_labels(rows, task):
+        if task != UNLABELED and not given_labels(rows, task):
             raise ValueError(
                 f"Task {task!r} has no labelled row among the {len(rows)} training rows of its data set. Label "
                 "some, raise mixture.max_rows, or leave the task out."
@@ -112,6 +113,7 @@ def draw_sets(
     trained_tasks: Mapping[str, dict[str, Any]],
     batch_size: int,
     seed: int,
+    unlabeled: Dataset | None = None,
 ) -> tuple[list[DrawnSet], list[str]]:
     """
     What training draws from each set with a task that trains.
@@ -122,6 +124,7 @@ def draw_sets(
         trained_tasks: settings of the tasks that train, by name, as in `MultiTaskConfig.tasks`.
         batch_size: rows of a batch on one process.
         seed: of the permutations.
+        unlabeled: text that only teachers answer, drawn like one more set.
 
     Returns:
         The drawn sets, and what a person should know about them.
@@ -136,7 +139,12 @@ def draw_sets(
             found = found if trained == list(labelled_set.tasks) else rows_labelled_for(found, trained)
             rows.append(_cut_rows(mixture, trained, found, len(tasks), seed, announcements))
             tasks.append(trained)
-    taken = _rows_per_epoch(mixture, tasks, list(map(len, rows)))
+    groups = list(tasks)
+    if unlabeled is not None:
+        rows.append(_cut_rows(mixture, [UNLABELED], unlabeled, len(tasks), seed, announcements))
+        groups.append([UNLABELED])
+        tasks.append([])
+    taken = _rows_per_epoch(mixture, groups, list(map(len, rows)))
     return [
         DrawnSet(names, found, count, _least_rows(mixture, names, found, trained_tasks, batch_size))
         for names, found, count in zip(tasks, rows, taken, strict=True)
@@ -191,8 +199,8 @@ def describe_epoch(mixture: MixtureConfig, drawn: Sequence[DrawnSet], num_batche
         return "no rows are drawn"
     epoch = sum(entry.rows_per_epoch for entry in drawn)
     parts = [
-        f"{' + '.join(entry.tasks)} {entry.rows_per_epoch:,} rows ({entry.rows_per_epoch / epoch:.1%}, "
-        f"{entry.passes:.3g} passes)"
+        f"{' + '.join(entry.tasks) or 'unlabelled text'} {entry.rows_per_epoch:,} rows "
+        f"({entry.rows_per_epoch / epoch:.1%}, {entry.passes:.3g} passes)"
         for entry in drawn
     ]
     temperature = f" {mixture.temperature:g}" if mixture.sampling == "temperature" else ""

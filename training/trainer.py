@@ -8,6 +8,7 @@ runs. The parts have files of their own:
     strategy.py, stages.py   what trains when, and how fast
     losses.py, loss_meter.py the loss of a task; the look at the losses of a step, and their log
     balancing/               how the losses of the tasks become one step
+    distillation/            what tasks learn from teachers beside their labels
     features/                pooled vectors of a frozen backbone
     evaluation_loop.py, resuming/checkpoints.py   evaluation and checkpoints, mixed in
 """
@@ -37,6 +38,8 @@ from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
 from .best_checkpoints import BestOfTasks, check_best_metric
 from .class_weights import resolve_balanced
+from .distillation.lessons import Lessons
+from .distillation.settings import UNLABELED
 from .drawing import EpochOfSampler, draw_sets, make_sampler, steps_of_epoch
 from .early_stopping import EarlyStopping, check_early_stopping
 from .evaluation import Evaluation
@@ -54,6 +57,17 @@ from .stages import Stages, enter_stage, parameter_groups, stage_starts
 from .strategy import make_plan, plan_of_tasks
 
 logger = logging.get_logger(__name__)
+
+COUNTED = ("labels", "teacher_targets")  # what of a batch is no input of the model, and what rows are counted by
+
+
+def count_rows(batches: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many rows of collated batches have labels, by task, and how many have targets, where there are any."""
+    return {
+        kind: {task: sum(len(batch[kind][task]) for batch in batches) for task in batches[0][kind]}
+        for kind in COUNTED
+        if batches and kind in batches[0]
+    }
 
 
 def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> list[str]:
@@ -112,6 +126,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         balancing: how the tasks' losses become one: a `BalancingConfig`, a method's name, or
             `{"method": ..., **options}`.
         origin: what else identifies the run, such as names of data columns; its checkpoints record it.
+        lessons: what tasks learn from teachers beside their labels.
 
     Attributes:
         tasks: settings of the tasks that take part.
@@ -146,6 +161,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         balancing: BalancingConfig | str | dict[str, Any] | None = None,
         origin: dict[str, Any] | None = None,
         columns: Columns | None = None,
+        lessons: Lessons | None = None,
     ):
         if not isinstance(args, MultiTaskTrainingArguments):
             raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
@@ -164,6 +180,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             )
         self.strategy = strategy or {}
         self.origin = origin or {}
+        self.lessons = lessons = None if lessons is None or lessons.settings.is_silent else lessons
         self.evaluations: dict[str, Evaluation] = {}
         if tasks is None and isinstance(train_dataset, Mapping):
             tasks = list(train_dataset)
@@ -181,8 +198,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch_size = args.per_device_train_batch_size
         train_sets = [entry for entry in self.sets if "train" in entry.splits]
-        self.mixture = MixtureConfig.from_recipe(mixture).for_sets([entry.tasks for entry in train_sets])
-        self.drawn, announcements = draw_sets(self.mixture, train_sets, trained, batch_size, seed)
+        unlabeled = lessons.unlabeled if lessons else None
+        groups = [*(entry.tasks for entry in train_sets), *([[UNLABELED]] if unlabeled is not None else [])]
+        self.mixture = MixtureConfig.from_recipe(mixture).for_sets(groups)
+        self.drawn, announcements = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
         self.announcements = [*loaded.announcements, *announcements]
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 
@@ -232,7 +251,9 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_trainable()
-        if (cache := self.features.open(self.model)) is not None:
+        if self.lessons is not None:
+            self._ask_teachers()
+        elif (cache := self.features.open(self.model)) is not None:
             rows = self.train_dataset.sets
             places = self.features.places(cache, self.model, lambda: sentence_windows(rows))
             dataloader = DataLoader(
@@ -254,13 +275,27 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         )
         return self.accelerator.prepare(dataloader)
 
+    def _ask_teachers(self) -> None:
+        """Put the places of the teachers' answers into the rows, and what reads them into the collator."""
+        with self.accelerator.autocast():
+            rows = self.lessons.answer(
+                self.trained_tasks,
+                self.train_dataset.sets,
+                self.sets,
+                self.args.device,
+                self.features.precision,
+                show_progress=not self.args.disable_tqdm,
+            )
+        self.train_dataset = MixtureDataset(rows)
+        self.data_collator.targets = self.lessons.targets
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step, and by task how many labelled rows all processes have in them."""
+        """The micro-batches of one optimizer step, and how many rows all processes have in them; see `count_rows`."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        names = list(self.trained_tasks)
-        counts = torch.tensor([sum(len(batch["labels"][task]) for batch in batches) for task in names], device=device)
-        counts = self.accelerator.reduce(counts, reduction="sum").tolist()
-        return batches, dict(zip(names, counts, strict=True))
+        counts = count_rows(batches)
+        numbers = torch.tensor([count for found in counts.values() for count in found.values()], device=device)
+        numbers = iter(self.accelerator.reduce(numbers, reduction="sum").tolist())
+        return batches, {kind: {task: next(numbers) for task in found} for kind, found in counts.items()}
 
     # ---- what trains ----
 
@@ -313,7 +348,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
     # ---- loss ----
 
     def task_losses(
-        self, model: torch.nn.Module, inputs: dict[str, Any], counts: dict[str, int] | None = None
+        self, model: torch.nn.Module, inputs: dict[str, Any], counts: dict[str, dict[str, int]] | None = None
     ) -> tuple[torch.Tensor, MultiTaskOutput]:
         """
         One loss for each trained task: this process's share of the mean over the whole optimizer step.
@@ -321,29 +356,38 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         Args:
             model: the model, or what accelerate has wrapped around it.
             inputs: a collated batch on the model's device.
-            counts: by task, its labelled rows in all micro-batches of all processes in this step; by default
-                those of the batch.
+            counts: the rows in all micro-batches of all processes in this step, as `count_rows` gives them; by
+                default those of the batch.
 
         Each loss is summed over the batch and divided by its count. DDP averages gradients over processes, hence the
-        factor. Nothing is kept.
+        factor. A task with teachers learns from the mean over its labelled rows by the label's share, and from that
+        over the rows that its teachers answered by the rest. Nothing is kept.
 
         Returns the losses `(tasks,)`, not weighted, and the model's output.
         """
-        labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        counts = counts or {task: len(labels[task]) for task in labels}
-        losses = []
+        labels, targets = inputs["labels"], inputs.get("teacher_targets", {})
+        outputs = model(**{name: value for name, value in inputs.items() if name not in COUNTED})
+        counts, processes = counts or count_rows([inputs]), self.accelerator.num_processes
+        embeddings, losses = outputs.sentence_embedding, []
         for task, settings in self.trained_tasks.items():
+            logits, rows = outputs.logits[task], inputs["task_rows"][task]
+            labelled = slice(len(labels[task])) if task in targets else slice(None)
             summed = task_loss(
-                settings,
-                outputs.logits[task],
-                labels[task],
-                outputs.sentence_embedding,
-                inputs["task_rows"][task],
-                gather=self.accelerator.num_processes > 1,
+                settings, logits[labelled], labels[task], embeddings, rows[labelled], gather=processes > 1
             )
-            losses.append(summed * (self.accelerator.num_processes / max(counts[task], 1)))
+            loss = summed * (processes / max(counts["labels"][task], 1))
+            if task in targets:
+                answered = slice(len(rows) - len(targets[task]), None)
+                summed = self.lessons.loss(settings, logits[answered], targets[task], embeddings, rows[answered])
+                of_teacher = summed * (processes / max(counts["teacher_targets"][task], 1))
+                loss = self.label_share * loss + (1 - self.label_share) * of_teacher
+            losses.append(loss)
         return torch.stack(losses), outputs
+
+    @property
+    def label_share(self) -> float:
+        """The label's share of what a task with teachers learns in this step."""
+        return self.lessons.settings.label_share(self.state.global_step, self.state.max_steps)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the task losses, with the balancer's weights while training; see `task_losses`."""
@@ -387,7 +431,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self.loss_meter.take_logs(self.state.global_step))
-            stage = self.stages.at(self.state.global_step - 1)  # that of the step that was made last
+            made = self.state.global_step - 1  # the step that was made last
+            if self.lessons is not None:
+                logs["label_share"] = self.lessons.settings.label_share(made, self.state.max_steps)
+            stage = self.stages.at(made)
             if len(self.plan.stages) > 1 and (layers := self.plan.trainable_layers(stage)) is not None:
                 logs["trainable_layers"] = layers
         super().log(logs, start_time)

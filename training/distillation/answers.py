@@ -24,7 +24,7 @@ import torch
 import xxhash
 from datasets import Dataset, List, Value
 
-from ...data.collation import LABEL_PREFIX
+from ...data.collation import LABEL_PREFIX, TEACHER_PREFIX
 from ...data.texts import row_key, text_key
 from ...problem_types_multitask import PROBLEM_TYPES
 from ..features.cache import FeatureCache, fill_cache, text_hashes
@@ -35,7 +35,6 @@ FORMAT_VERSION = 1  # of the answers and of how a teacher is asked: another numb
 CACHE_FOLDER = "multitask_teachers"
 ANSWERS_PER_SHARD = 2048  # computed together and then written; a run that is killed loses no more than these
 ROWS_PER_WINDOW = 16384
-TEACHER_PREFIX = "teacher_"  # the column with the places of a row's answers; null where no teacher is asked
 
 
 # ---- asking ----
@@ -314,4 +313,4 @@ def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]
     return rows
 
 
-__all__ = ["TEACHER_PREFIX", "HeldOut", "SoftTargets", "answer_rows", "fit_line"]
+__all__ = ["HeldOut", "SoftTargets", "answer_rows", "fit_line"]

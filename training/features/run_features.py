@@ -30,12 +30,16 @@ class RunFeatures:
         """Whether every sentence has the same vector in the whole run."""
         return not self.trains_backbone and can_cache_features(model)
 
+    @property
+    def precision(self) -> str:
+        """How matrix products are computed, which vectors depend on."""
+        return f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
+
     def open(self, model: MultiTaskModel) -> FeatureCache | None:
         """The cache that belongs to the model as it is now; nothing where it is off or vectors change."""
         if not (self.args.feature_cache and self.can_cache(model)):
             return None
-        precision = f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
-        self._opened = open_features(model, precision, self._opened)
+        self._opened = open_features(model, self.precision, self._opened)
         return self._opened
 
     def places(

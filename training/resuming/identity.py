@@ -96,6 +96,17 @@ def _describe_rows(rows: Dataset) -> dict[str, Any]:
     return {"rows": len(rows), "content": digest.hexdigest()}
 
 
+def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:
+    """What is learnt from teachers, and a hash of the unlabelled text."""
+    lessons = trainer.lessons
+    if lessons is None:
+        return None
+    return {
+        **lessons.describe(),
+        "unlabeled": None if lessons.unlabeled is None else _describe_rows(lessons.unlabeled),
+    }
+
+
 def _describe_adapter(trainer: Trainer) -> dict[str, Any] | None:
     """Settings of the adapter, and a hash of what lies under it, which no checkpoint holds."""
     backbone = trainer.model.backbone
@@ -139,6 +150,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
             "freeze": trainer.plan.frozen,
             **{key: strategy.get(key) for key in ("unfreeze", "learning_rates", "layer_decay")},
         },
+        "distillation": _describe_lessons(trainer),
         "mixture": asdict(trainer.mixture),
         "balancing": trainer.balancer.config.to_recipe(),
         "processes": args.world_size,

@@ -1,0 +1,94 @@
+"""What a run learns from its teachers: the settings, the teachers, and what the Trainer needs of them.
+
+    Lessons   made before training, answered when it starts, asked in every step
+
+A trainer draws `unlabeled` as one more set, puts `targets` into its batches beside the labels, and mixes the two
+losses of a task by the label's share of the step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from .answers import HeldOut, SoftTargets, answer_rows
+from .losses import teacher_loss
+from .settings import Distillation
+from .teachers import Teacher
+
+
+class Lessons:
+    """
+    What a run learns from its teachers.
+
+    Args:
+        settings: the recipe's block.
+        teachers: by task; see `open_teachers`. For `teachers: single` they may follow before training starts.
+        unlabeled: further text, in the column `sentences`.
+
+    Attributes:
+        targets: by task, what turns the places of a row's answers into what it learns from; empty until `answer`.
+    """
+
+    def __init__(
+        self,
+        settings: Distillation,
+        teachers: dict[str, list[Teacher]] | None = None,
+        unlabeled: Dataset | None = None,
+    ):
+        self.settings, self.unlabeled = settings, unlabeled
+        self.teachers: dict[str, list[Teacher]] = {}
+        self.targets: dict[str, SoftTargets] = {}
+        self._identities: dict[str, list[str]] = {}
+        self.take(teachers or {})
+
+    def take(self, teachers: dict[str, list[Teacher]]) -> None:
+        """Learn from these teachers."""
+        self.teachers = teachers
+        self._identities = {task: [teacher.identity for teacher in found] for task, found in teachers.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """What of them makes a run the one it is: settings and, by hash, what answers follow from."""
+        settings = self.settings
+        return {
+            "schedule": settings.schedule,
+            "temperature": settings.temperature,
+            "rows": settings.rows,
+            "similarity_loss": settings.similarity_loss,
+            "teachers": self._identities,
+        }
+
+    def answer(
+        self,
+        tasks: dict[str, Any],
+        train_sets: Sequence[Dataset],
+        sets: Sequence[Any],
+        device: torch.device,
+        precision: str,
+        show_progress: bool,
+    ) -> list[Dataset]:
+        """
+        The training sets with the places of the teachers' answers; see `answer_rows`. The teachers are then given up.
+
+        Args:
+            tasks: settings of the trained tasks, by name.
+            train_sets: their training rows.
+            sets: labelled sets, whose validation and test rows no teacher is asked about.
+            device, precision, show_progress: as for `answer_rows`.
+        """
+        teachers = {task: self.teachers[task] for task in tasks if task in self.teachers}
+        answered, self.targets = answer_rows(
+            self.settings, teachers, tasks, train_sets, HeldOut(sets), device, precision, show_progress
+        )
+        self.teachers = {}
+        return answered
+
+    def loss(
+        self, task: Any, logits: torch.Tensor, targets: torch.Tensor, embeddings: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """One task's loss against its teachers, summed over its answered rows; see `teacher_loss`."""
+        return teacher_loss(task, self.settings, logits, targets, embeddings, rows)
+
+
+__all__ = ["Lessons"]
