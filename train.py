@@ -35,6 +35,9 @@ from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.best_checkpoints import format_best
 from multitask_sentence.training.comparison.compare import compare_single, watch_joint_run
 from multitask_sentence.training.comparison.report import format_comparison
+from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
+from multitask_sentence.training.distillation.report import compare_distilled, format_distilled
+from multitask_sentence.training.distillation.starting import joint_run_of, make_lessons, take_single_teachers
 from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.machine import look_at_machine
 from multitask_sentence.training.output_folder import claim_output_dir
@@ -106,7 +109,9 @@ def make_trainer(
     options: argparse.Namespace,
 ) -> MultiTaskTrainer:
     """The trainer of the run, checked against the checkpoint that it goes on from."""
-    output_dir = args.output_dir
+    output_dir, lessons = args.output_dir, None
+    if recipe.distillation is not None:
+        lessons = make_lessons(recipe.distillation, model, loaded, options.data_root)
     with TemporaryDirectory() as nowhere:  # a Trainer makes its folder when it is made, and a check leaves none behind
         args.output_dir = nowhere if options.check else output_dir
         trainer = MultiTaskTrainer(
@@ -118,9 +123,11 @@ def make_trainer(
             strategy=recipe.strategy,
             balancing=recipe.balancing,
             origin=describe_origin(recipe),
+            lessons=lessons,
         )
         args.output_dir = output_dir
-    if checked.checkpoint and not (options.check and checked.augmentations):  # whose rows a check does not make
+    is_known = lessons is None or not lessons.settings.has_single_teachers  # else teachers follow, and then the check
+    if checked.checkpoint and is_known and not (options.check and checked.augmentations):  # rows a check does not make
         trainer.check_resume(checked.checkpoint)
     if options.compare_single:
         watch_joint_run(trainer)
@@ -154,6 +161,13 @@ def keep_row_hashes(trainer: MultiTaskTrainer, loaded: LoadedTasks) -> RowHashes
     row_hashes = collect_row_hashes(trainer.args.output_dir, loaded.sets, trained, loaded.earlier)
     trainer.add_callback(KeepRowHashes(row_hashes))
     return row_hashes
+
+
+def find_teachers(trainer: MultiTaskTrainer, make_initial: Callable[[], MultiTaskModel]) -> dict[str, Path]:
+    """The folders of the tasks' own models, where they are the teachers; trained now where there are none yet."""
+    if trainer.lessons is None or not trainer.lessons.settings.has_single_teachers:
+        return {}
+    return take_single_teachers(trainer, make_initial, say)
 
 
 def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
@@ -195,6 +209,13 @@ def report_comparison(compared: dict[str, Any], output_dir: Path, write_card: Ca
         say("\n" + format_comparison(compared))
 
 
+def report_distillation(compared: dict[str, Any], output_dir: Path, write_card: Callable[[], Path]) -> None:
+    """Put what teachers were worth into results.json and the card, and print it."""
+    add_result(output_dir, "distillation", compared)
+    write_card()
+    say("\n" + format_distilled(compared))
+
+
 def take_over_push(args: MultiTaskTrainingArguments) -> tuple[str | None, bool]:
     """The repository and whether the finished folder goes there, in one commit at the end; the Trainer pushes none."""
     pushes, args.push_to_hub = args.push_to_hub, False
@@ -234,8 +255,10 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     card, row_hashes = edited_card(output_dir), keep_row_hashes(trainer, loaded)
     if is_main:  # an earlier run is given up only now that all is in order
-        claim_output_dir(output_dir, empty=checked.starts_anew and options.overwrite)
+        keep = [SINGLE_FOLDER] * (recipe.distillation is not None and recipe.distillation.has_single_teachers)
+        claim_output_dir(output_dir, empty=checked.starts_anew and options.overwrite, keep=keep)
     trainer.accelerator.wait_for_everyone()
+    singles = find_teachers(trainer, make_initial)
     known = list(checked.start.tasks)
     before = scores_before(trainer, splits_to_measure(trainer), known) if known else {}
     train(trainer, checked)
@@ -253,6 +276,9 @@ def run(argv: Sequence[str] | None = None) -> None:
             (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
         write_card()
         show_scores(trainer, scores)
+    if is_main and trainer.lessons is not None:
+        joint = options.joint or joint_run_of(singles, output_dir)
+        report_distillation(compare_distilled(trainer, answers, scores, singles, joint), output_dir, write_card)
     if options.compare_single:
         report_comparison(compare_single(trainer, make_initial, history, scores, say), output_dir, write_card)
     if is_main:

@@ -8,6 +8,7 @@ release_output_dir takes the mark away from a finished run
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +96,19 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         )
 
 
-def claim_output_dir(folder: Path, empty: bool) -> None:
+def claim_output_dir(folder: Path, empty: bool, keep: Collection[str] = ()) -> None:
     """
     Mark a folder as a run's own, so that the run can be replaced wherever it is stopped.
 
     Args:
         folder: one that `check_output_dir` lets through; made where there is none.
         empty: whether to remove what an earlier run has left in it.
+        keep: names of what is kept nevertheless.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MARK_FILE, _MARK)
     for path in folder.iterdir() if empty else ():
-        if path.name != MARK_FILE:
+        if path.name not in (MARK_FILE, *keep):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 from safetensors.numpy import load_file
 
 from ...data.bootstrap import RESAMPLES, paired_interval
@@ -32,7 +31,7 @@ from .single_runs import (
     RESULT_FILE,
     SINGLE_FOLDER,
     check_single_runs,
-    is_finished,
+    find_finished,
     single_settings,
     train_single,
 )
@@ -177,11 +176,7 @@ def compare_single(
 
     compared: dict[str, Any] = {}
     for number, task in enumerate(tasks, 1):
-        # One process decides for all, as another may not see the folder.
-        finished = [
-            joint.accelerator.is_main_process and is_finished(folder / task, single_settings(joint, initial, task))
-        ]
-        is_known = broadcast_object_list(finished)[0]
+        is_known = find_finished(joint, [folder / task], single_settings(joint, initial, task)) is not None
         title = f"{task} alone ({number} of {len(tasks)})"
         announce(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
         if not is_known:

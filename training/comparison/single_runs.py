@@ -1,8 +1,8 @@
 """One task of a joint run trained alone.
 
     check_single_runs  refuses a strategy that a task's own run cannot carry out
-    train_single       the run; it leaves `single/<task>` with scores and predictions
-    is_finished        whether there is one with the same settings, which need not be repeated
+    train_single       the run; it leaves `single/<task>` with the model, scores and predictions
+    find_finished      one with the same settings, which need not be repeated
 
 A single run has the joint run's start, seed, strategy and arguments, and the same number of the task's rows in as many
 passes.
@@ -14,12 +14,14 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors.numpy import save
 from transformers import set_seed
 
@@ -28,6 +30,7 @@ from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
+from ..distillation.settings import UNLABELED
 from ..drawing import draw_sets, make_sampler, steps_of_epoch
 from ..mixture import MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
@@ -122,7 +125,7 @@ def scale_steps(args: MultiTaskTrainingArguments, max_steps: int, joint_steps: i
 
 
 def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, folder: Path, split: str) -> None:
-    """Train one task alone from the initial model; its scores and its predictions on a split go into a folder."""
+    """Train one task alone from the initial model; it goes into a folder, with scores and predictions on a split."""
     started = time.time()
     if joint.accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted, or had other settings
@@ -138,7 +141,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         tasks=[task],
         strategy=joint.strategy,
     )
-    scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer.sampler, args)), joint.state.max_steps)
+    scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer.sampler, args)), joint_steps(joint))
     is_similarity = trainer.tasks[task]["problem_type"] == "similarity"
     before = trainer.measure(split, [task])[task] if is_similarity else {}
     trainer.train()
@@ -150,6 +153,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         if name in labelled_set.splits
     }
     answers = trainer.predictions(split, [task])[task]
+    trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return
@@ -176,6 +180,19 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     write_json(folder / RESULT_FILE, content)
 
 
+def joint_steps(joint: MultiTaskTrainer) -> int:
+    """Optimizer steps of the joint run, without those that unlabelled text adds."""
+    args, sampler = joint.args, joint.sampler
+    if args.max_steps > 0:
+        return args.max_steps
+    drawn = [entry for entry in joint.drawn if entry.tasks]
+    if len(drawn) < len(joint.drawn):
+        sampler = make_sampler(
+            joint.mixture, drawn, args.per_device_train_batch_size, args.world_size, joint.sampler.seed
+        )
+    return math.ceil(args.num_train_epochs * steps_of_epoch(sampler, args))
+
+
 def rows_hash(rows: Any) -> str:
     """A hash of sentences and labels of a `datasets.Dataset`, in their order."""
     found = hashlib.sha256()
@@ -198,6 +215,9 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
     training = changed_arguments(joint.args)
     for key in ("output_dir", "resume_from_checkpoint"):
         training.pop(key, None)
+    mixture = asdict(joint.mixture)
+    for by_task in filter(lambda value: isinstance(value, dict), mixture.values()):
+        by_task.pop(UNLABELED, None)
     settings = {
         # Thresholds are what a run finds, not what it follows from.
         "task": {key: value for key, value in joint.tasks[task].items() if key != "thresholds"},
@@ -208,17 +228,25 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
             name: getattr(initial.config, name) for name in ("pooling", "projection", "normalize", "max_length")
         },
         "passes": passes,
-        "mixture": asdict(joint.mixture),
+        "mixture": mixture,
         "strategy": joint.strategy,
         "training": training,
-        "joint_steps": joint.state.max_steps,
+        "joint_steps": joint_steps(joint),
         "processes": joint.args.world_size,
     }
     return json.loads(json.dumps(settings, default=str))
 
 
-def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder holds a finished single run with these settings."""
-    if not (folder / RESULT_FILE).is_file() or not (folder / PREDICTIONS_FILE).is_file():
+def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds a finished single run with these settings, and its model."""
+    if not all((folder / name).is_file() for name in (RESULT_FILE, PREDICTIONS_FILE, "config.json")):
         return False
     return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("settings") == settings
+
+
+def find_finished(joint: MultiTaskTrainer, folders: Sequence[Path], settings: dict[str, Any]) -> Path | None:
+    """The first of some folders that holds a finished single run with these settings. One process looks for all."""
+    found = [None]
+    if joint.accelerator.is_main_process:
+        found = [next((folder for folder in folders if _is_finished(folder, settings)), None)]
+    return broadcast_object_list(found)[0]

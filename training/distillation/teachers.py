@@ -1,6 +1,7 @@
 """Teachers: opened, checked against the task that they teach, and asked.
 
     find_teacher    what kind of model a name stands for, before anything else is loaded
+    check_teacher   whether it can teach a task, as far as that shows without its weights
     open_teacher    the model, ready to answer a task's rows
     Teacher         what it is called, what it gives, and a hash of all that its answers follow from
 
@@ -126,26 +127,6 @@ def match_labels(where: str, name: str, own: Sequence[str], labels: Sequence[str
     )
 
 
-def _check_kind(where: str, name: str, kind: str, settings: Any) -> None:
-    """Refuse a teacher that cannot answer a task of this problem type."""
-    problem_type, is_pair = settings["problem_type"], settings["pair"]
-    has_head = PROBLEM_TYPES[problem_type].has_head
-    if kind == CLASSIFIER and not has_head:
-        raise ValueError(
-            f"{where}: {name} is a text classifier, but a {problem_type} task learns from cosines. Give a "
-            "SentenceTransformer, or a model that was trained here."
-        )
-    if kind == SENTENCE_TRANSFORMER and has_head and not (problem_type == "regression" and is_pair):
-        raise ValueError(
-            f"{where}: {name} is a SentenceTransformer, which compares two sentences, but the task is "
-            f"{problem_type} on {_READS[is_pair]}. It teaches similarity and contrastive "
-            "tasks, and regression on pairs."
-        )
-
-
-# ---- a model of ours ----
-
-
 def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str, settings: Any) -> str:
     """Which of its tasks answers; it reads the same kind of input and answers the same kind of question."""
     own = found.task or task
@@ -165,13 +146,53 @@ def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str
     return own
 
 
+def check_teacher(task: str, found: TeacherName, settings: Any) -> tuple[str, str]:
+    """
+    Refuse a teacher that cannot answer a task, as far as that shows without its weights.
+
+    Args:
+        task: the task's name.
+        found: the teacher as the recipe names it.
+        settings: the task's settings; labels may still be missing.
+
+    Returns:
+        Where it is loaded from, and its kind; see `find_teacher`.
+
+    Raises:
+        ValueError: there is no such model, or it answers another kind of input or question.
+    """
+    where, name = f"distillation.teachers.{task}", found.model
+    path, kind = find_teacher(where, name)
+    problem_type = settings["problem_type"]
+    has_head = PROBLEM_TYPES[problem_type].has_head
+    is_pair = settings["pair"] if has_head else True
+    if found.task is not None and kind != OURS:
+        raise ValueError(f"{where}: {name} was not trained here, so it has no task {found.task!r}. Leave it out.")
+    if kind == OURS and has_head:
+        _our_task(where, found, MultiTaskConfig.from_pretrained(path), task, settings)
+    if kind == CLASSIFIER and not has_head:
+        raise ValueError(
+            f"{where}: {name} is a text classifier, but a {problem_type} task learns from cosines. Give a "
+            "SentenceTransformer, or a model that was trained here."
+        )
+    if kind == SENTENCE_TRANSFORMER and has_head and not (problem_type == "regression" and is_pair):
+        raise ValueError(
+            f"{where}: {name} is a SentenceTransformer, which compares two sentences, but the task is "
+            f"{problem_type} on {_READS[is_pair]}. It teaches similarity and contrastive "
+            "tasks, and regression on pairs."
+        )
+    return path, kind
+
+
+# ---- a model of ours ----
+
+
 def _digest(parts: Any) -> Any:
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
 def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: Any) -> Teacher:
-    has_head = PROBLEM_TYPES[settings["problem_type"]].has_head
-    own = _our_task(where, found, MultiTaskConfig.from_pretrained(path), task, settings) if has_head else None
+    own = (found.task or task) if PROBLEM_TYPES[settings["problem_type"]].has_head else None
     try:
         model = MultiTaskModel.from_pretrained(path, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
@@ -314,13 +335,8 @@ def open_teacher(task: str, found: TeacherName, settings: Any) -> Teacher:
         ValueError: it cannot be opened, answers another kind of input or question, or has other labels.
         ImportError: a package is missing.
     """
+    path, kind = check_teacher(task, found, settings)
     where = f"distillation.teachers.{task}"
-    path, kind = find_teacher(where, found.model)
-    _check_kind(where, found.model, kind, settings)
-    if found.task is not None and kind != OURS:
-        raise ValueError(
-            f"{where}: {found.model} was not trained here, so it has no task {found.task!r}. Leave it out."
-        )
     if kind == OURS:
         return _open_ours(where, found, path, task, settings)
     if kind == CLASSIFIER:

@@ -12,6 +12,7 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.making import check_shared_parts, make_balancer
 from ..best_checkpoints import check_best_metric
 from ..comparison.compare import check_comparison
+from ..distillation.starting import check_distillation
 from ..early_stopping import check_early_stopping
 from ..output_folder import check_output_dir
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
@@ -77,7 +78,8 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     check_best_metric(arguments, recipe.settings)
     check_early_stopping(arguments, tuple(recipe.settings))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
-    plan = plan_before_data(start, recipe, arguments) if recipe.strategy or options.compare_single else None
+    needs_plan = recipe.strategy or options.compare_single or recipe.distillation
+    plan = plan_before_data(start, recipe, arguments) if needs_plan else None
     trains = plan is None or bool(plan.stages)
     if plan is not None:
         check_shared_parts(recipe.balancing.method, plan)
@@ -85,6 +87,10 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
         check_comparison(plan, recipe, arguments)
+    if options.joint is not None and recipe.distillation is None:
+        raise ValueError("--joint goes with a distillation block in the recipe, which is not there. Leave it out.")
+    if recipe.distillation is not None:
+        check_distillation(recipe.distillation, recipe.settings, plan, arguments, options.joint)
     if checkpoint:
         check_files(checkpoint, arguments.world_size)
     augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []

@@ -23,7 +23,7 @@ class RecipeArgumentParser(HfArgumentParser):
         super().__init__(
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
-            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--compare_single] "
+            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--compare_single] [--joint FOLDER] "
             "[--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
@@ -37,6 +37,12 @@ class RecipeArgumentParser(HfArgumentParser):
             help="Load the data, print settings, data table and warnings, and stop: nothing is trained or saved.",
         )
         own.add_argument("--compare_single", action="store_true", help="Also train each task alone, and compare.")
+        own.add_argument(
+            "--joint",
+            type=Path,
+            metavar="FOLDER",
+            help="With a distillation block: the finished run without teachers that the report compares with.",
+        )
         # The group of our own arguments is printed before the long list of training arguments.
         self._action_groups.insert(0, self._action_groups.pop())
 

@@ -19,6 +19,7 @@ from ...problem_types_multitask import PROBLEM_TYPES, find_problem_type
 from ...tasks_multitask import complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
+from ..distillation.settings import UNLABELED, Distillation, read_distillation
 from ..mixture import MixtureConfig
 from ..strategy import STRATEGY_KEYS
 from .yaml_file import read_yaml
@@ -27,7 +28,7 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
 RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "drop_held_out", "mixture", "balancing", "strategy", "peft", "training", "card"),
+    *("tasks", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft", "training", "card"),
 )
 _SETTING_KEYS = (
     *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range"),
@@ -57,6 +58,7 @@ class Recipe:
         card: `language` and `license` of the model card.
         mixture: how batches are drawn.
         balancing: how the tasks' losses become one.
+        distillation: what tasks learn from teachers beside their labels, `None` for nothing.
         text: the file's text, kept beside the finished model.
         backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
         continue_from: the trained model to go on from, `None` to start from an encoder.
@@ -81,6 +83,7 @@ class Recipe:
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
+    distillation: Distillation | None = None
 
 
 def _mapping(where: str, value: Any, known: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -177,10 +180,11 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     return source, settings
 
 
-def _read_mixture(mixture: Any, sources: list[TaskSource]) -> MixtureConfig:
-    """The mixture as it was written, checked for the data sets that the tasks read."""
+def _read_mixture(mixture: Any, sources: list[TaskSource], has_unlabeled: bool) -> MixtureConfig:
+    """The mixture as it was written, checked for the data sets that the tasks read, and for unlabelled text."""
     mixture, groups = MixtureConfig.from_recipe(mixture), group_sources(sources)
-    mixture.for_sets([[source.name for source in group] for group in groups])
+    names = [[source.name for source in group] for group in groups]
+    mixture.for_sets([*names, [UNLABELED]] if has_unlabeled else names)
     for group in groups:
         capped = [source.name for source in group if source.name in mixture.max_rows]
         augmented = [source.name for source in group if source.augmentation is not None]
@@ -248,12 +252,15 @@ def load_recipe(path: str | Path) -> Recipe:
         continue_from = content.get("continue_from")
         if continue_from and content.get("backbone"):
             raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
+        distillation = read_distillation(content.get("distillation"), list(read))
+        has_unlabeled = distillation is not None and distillation.unlabeled is not None
         return Recipe(
             path=path,
             sources=[source for source, _ in read.values()],
             settings=settings,
             text=text,
-            mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()]),
+            mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()], has_unlabeled),
+            distillation=distillation,
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,
             card=_read_card(content.get("card")),

@@ -20,6 +20,7 @@ from ...problem_types_multitask import PROBLEM_TYPES
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
+from ..distillation.report import distilled_section
 from .card_metadata import CardContent, card_metadata, is_hub_id, read_augmented
 from .confusion import read_confusion, worst_classes
 from .markdown import code_span, link_target, plain_text, table
@@ -209,13 +210,13 @@ def _environment() -> Environment:
 
 
 def render_card(content: CardContent) -> str:
-    """The card: its YAML header, then introduction, quickstarts, tasks, scores, classes, training, comparison, limits
-    and citation."""
+    """The card: its YAML header, then introduction, quickstarts, tasks, scores, classes, training,
+    distillation, comparison, limits and citation."""
     results, config, backbone = content.results, content.config, content.results["backbone"]
     task_rows, long_label_lists = _task_rows(content)
     class_rows, class_notes = _class_rows(content)
     augmented = {task: read_augmented(noted) for task, noted in results.get("augmentation", {}).items()}
-    compared = results.get("compare_single")
+    compared, distilled = results.get("compare_single"), results.get("distillation")
     languages: Sequence[str] = [content.language] if isinstance(content.language, str) else content.language or []
     return (
         _environment()
@@ -245,6 +246,7 @@ def render_card(content: CardContent) -> str:
             confusion_pictures=_pictures(content, CONFUSION_PICTURES),
             training_pictures=_pictures(content, TRAINING_PICTURE),
             comparison=comparison_section(compared, content.pictures) if compared else None,
+            distillation=distilled_section(distilled, content.pictures) if distilled else None,
             **_task_facts(content),
             **_training_facts(results),
         )

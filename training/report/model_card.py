@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ...configuration_multitask import MultiTaskConfig
 from ...problem_types_multitask import PROBLEM_TYPES
 from ..comparison.report import draw_comparison
+from ..distillation.report import draw_distilled
 from ..recipe.yaml_file import read_yaml
 from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, kept_step, render_card
 from .card_metadata import CardContent, read_source
@@ -45,6 +46,8 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
         pictures[f"What {task} confuses"] = file
     if compared := results.get("compare_single"):
         pictures |= draw_comparison(folder, compared)
+    if compared := results.get("distillation"):
+        pictures |= draw_distilled(folder, compared)
     return pictures
 
 

@@ -1,0 +1,229 @@
+"""Single, joint without teachers, distilled: the three figures of each task, with paired intervals.
+
+compare_distilled     what `distillation` of results.json holds
+format_distilled      the table that a run ends with
+distilled_section     the same for the model card
+draw_distilled        each task's differences with their intervals
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from tabulate import tabulate
+
+from ...checks_multitask import is_number
+from ...configuration_multitask import public_name
+from ...data.bootstrap import RESAMPLES, paired_interval
+from ...modeling_multitask import MultiTaskModel
+from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
+from ..evaluation import TaskAnswers, answer_task, task_scores
+from ..report.markdown import code_span, link_target, plain_text, table
+from ..report.plots import STYLE
+from .starting import measured_split
+
+PICTURE = "distillation.png"
+OTHERS = {"single": "alone", "joint": "joint without teachers"}
+HOW_TO_READ = (
+    "The model learnt from teachers beside its labels. Scores are in per cent; each difference is the distilled "
+    "model's score minus the other's, and its interval the middle 95 % of {resamples:,} paired resamples of the rows "
+    "that were measured. It says nothing about another seed."
+)
+
+
+def _difference(
+    metric: str,
+    own: tuple[float, np.ndarray],
+    other: tuple[float, np.ndarray],
+    references: np.ndarray | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Another model's score beside the distilled model's, from the score and the predictions of each."""
+    interval = paired_interval(metric, own[1], other[1], references, RESAMPLES, seed)
+    return {"score": other[0], "difference": own[0] - other[0], "interval": interval}
+
+
+def _single_answers(folder: Path, split: str, metric: str, answers: TaskAnswers) -> tuple[float, np.ndarray]:
+    """
+    Score and predictions of a single run.
+
+    Raises:
+        ValueError: it was measured on other rows.
+    """
+    arrays = load_file(folder / PREDICTIONS_FILE)
+    if answers.references is not None and not np.array_equal(answers.references, arrays["references"]):
+        raise ValueError(f"{folder} was measured on other rows. Remove it, and run again.")
+    score = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["scores"][split][metric]
+    return math.nan if score is None else score, arrays["predictions"]
+
+
+def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[str, tuple[float, np.ndarray]]:
+    """By task, score and predictions of a joint model on the rows that the trainer was measured on."""
+    model = MultiTaskModel.from_pretrained(folder, dtype=torch.float32).to(trainer.args.device).eval()
+    found = {}
+    for split in sorted(set(splits.values())):
+        evaluation = trainer.evaluations[split]
+        with trainer.accelerator.autocast():
+            embeddings = model.embed(evaluation.sentences, show_progress=False)
+            for task in [task for task in splits if splits[task] == split]:
+                answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
+                metric = trainer.tasks[task]["metrics"][0]
+                found[task] = task_scores(model, task, answers)[metric], answers.predictions
+    return found
+
+
+def compare_distilled(
+    trainer: Any,
+    answers: dict[str, dict[str, TaskAnswers]],
+    scores: dict[str, dict[str, dict[str, float]]],
+    singles: dict[str, Path],
+    joint: Path | None,
+) -> dict[str, Any]:
+    """
+    The distilled model beside each task's single model, and beside the joint one without teachers.
+
+    Args:
+        trainer: the student's, which has been evaluated.
+        answers: by split and task, what the student answers.
+        scores: by split and task, what it scores.
+        singles: by task, the folder of its single run; none where teachers are others.
+        joint: the folder of a joint run without teachers; `None` where there is none at hand.
+
+    Returns:
+        `tasks`: by trained task `metric`, `split`, `rows`, `distilled`, and for `single` and `joint`, where they are
+        known, `score`, `difference` (distilled minus the other) and `interval`.
+    """
+    splits = {task: measured_split(trainer, task) for task in trainer.trained_tasks}
+    joint_answers = _joint_answers(joint, trainer, splits) if joint is not None else {}
+    compared = {}
+    for task, split in splits.items():
+        metric, found = trainer.tasks[task]["metrics"][0], answers[split][task]
+        score = scores[split][task][metric]
+        own = math.nan if score is None else score, found.predictions
+        entry = {"metric": metric, "split": split, "rows": len(found.rows), "distilled": own[0]}
+        others = {"joint": joint_answers[task]} if task in joint_answers else {}
+        if task in singles:
+            others["single"] = _single_answers(singles[task], split, metric, found)
+        for kind in OTHERS:
+            if kind in others:
+                entry[kind] = _difference(metric, own, others[kind], found.references, trainer.args.seed)
+        compared[task] = entry
+    settings = trainer.lessons.settings
+    return {
+        "settings": {name: getattr(settings, name) for name in ("schedule", "temperature", "rows", "similarity_loss")},
+        "teachers": "single"
+        if settings.has_single_teachers
+        else {task: [public_name(one.model) for one in named] for task, named in settings.teachers.items()},
+        "joint": None if joint is None else joint.name,
+        "resamples": RESAMPLES,
+        "tasks": compared,
+    }
+
+
+def _shown(value: Any) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}" if is_number(value) else "undefined"
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    """`71.0 (+0.3 [-0.2, 0.8])`: another model's score, and by how much the distilled one is better."""
+    if found is None:
+        return "-"
+    interval = ", ".join(map(_shown, found["interval"] or ()))
+    difference = f"{100 * found['difference'] + 0.0:+.1f}" if is_number(found["difference"]) else "undefined"
+    return f"{_shown(found['score'])} ({difference}{f' [{interval}]' if interval else ''})"
+
+
+def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    shown = [kind for kind in OTHERS if any(kind in entry for entry in compared["tasks"].values())]
+    header = ["task", "metric", "split", "rows", "distilled"]
+    header += [f"{OTHERS[kind]} (distilled - it [95 % interval])" for kind in shown]
+    return header, [
+        [
+            task,
+            entry["metric"].replace("_", " "),
+            entry["split"],
+            entry["rows"],
+            _shown(entry["distilled"]),
+            *(_cell(entry.get(kind)) for kind in shown),
+        ]
+        for task, entry in compared["tasks"].items()
+    ]
+
+
+def format_distilled(compared: dict[str, Any]) -> str:
+    """The table that a run ends with."""
+    header, rows = _table(compared)
+    title = f"Distilled, and what it is measured against; intervals from {compared['resamples']:,} paired resamples"
+    return f"{title}\n{tabulate(rows, header, disable_numparse=True)}"
+
+
+def distilled_section(compared: dict[str, Any], pictures: dict[str, str]) -> str:
+    """
+    The section of the model card.
+
+    Args:
+        compared: `distillation` of results.json.
+        pictures: title and file of each of the card's pictures.
+    """
+    header, rows = _table(compared)
+    rows = [[code_span(task), *rest] for task, *rest in rows]
+    teachers, settings = compared["teachers"], compared["settings"]
+    if teachers == "single":
+        said = "Each task's teacher is its own model, trained alone first."
+    else:
+        named = (f"{code_span(task)}: {', '.join(map(code_span, names))}" for task, names in teachers.items())
+        said = f"Teachers: {'; '.join(named)}."
+    said += " " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()) + "."
+    parts = [HOW_TO_READ.format(resamples=compared["resamples"]), said]
+    parts.append(table(rows, header))
+    parts += [f"![{plain_text(title)}]({link_target(file)})" for title, file in pictures.items() if file == PICTURE]
+    return "## Distillation\n\n" + "\n\n".join(parts)
+
+
+def draw_distilled(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
+    """Draw each task's differences, where there are any; returns title and file of the picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    drawn = {
+        task: found
+        for task, entry in compared["tasks"].items()
+        if (found := {kind: entry[kind] for kind in OTHERS if kind in entry and _is_drawn(entry[kind])})
+    }
+    if not drawn:
+        return {}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.6 + 0.6 * len(drawn)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color="0.5", linewidth=1)
+        for kind, colour, shift in zip(OTHERS, ("#2f6db3", "#c46210"), (-0.13, 0.13), strict=True):
+            points = [(place + shift, found[kind]) for place, found in enumerate(drawn.values()) if kind in found]
+            _draw_points(axes, points, colour, f"distilled minus {OTHERS[kind]}")
+        names = [f"{task}: {compared['tasks'][task]['metric'].replace('_', ' ')}" for task in drawn]
+        axes.set_yticks(range(len(drawn)), names, parse_math=False)
+        axes.set_ylim(len(drawn) - 0.5, -0.5)
+        axes.set_xlabel("difference, with the 95 % interval over rows (per cent)")
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False)
+        figure.savefig(folder / PICTURE)
+    return {"Distilled minus other scores of each task": PICTURE}
+
+
+def _is_drawn(found: dict[str, Any]) -> bool:
+    return bool(found["interval"]) and is_number(found["difference"])
+
+
+def _draw_points(axes: Any, points: Sequence[tuple[float, dict[str, Any]]], colour: str, label: str) -> None:
+    for number, (place, found) in enumerate(points):
+        low, high = (100 * end for end in found["interval"])
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
+        shown = {"label": label} if number == 0 else {}
+        axes.plot(100 * found["difference"], place, marker="o", color=colour, markersize=7, linestyle="none", **shown)
+
+
+__all__ = ["compare_distilled", "distilled_section", "draw_distilled", "format_distilled"]

@@ -1,0 +1,173 @@
+"""From the recipe's block to what a run learns from its teachers.
+
+check_distillation  all that can be refused before any data is loaded
+make_lessons        unlabelled text, and the teachers that the recipe names
+take_single_teachers  each task's own model, trained alone first or found, for `teachers: single`
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from ...configuration_multitask import MultiTaskConfig
+from ...data.loading import LoadedTasks
+from ...modeling_multitask import MultiTaskModel
+from ..arguments import MultiTaskTrainingArguments
+from ..comparison.single_runs import SINGLE_FOLDER, find_finished, single_settings, train_single
+from ..output_folder import RESULTS_FILE
+from ..strategy import Plan, plan_of_tasks
+from .answers import HeldOut
+from .lessons import Lessons
+from .settings import Distillation, TeacherName
+from .teachers import check_teacher, open_teacher
+from .unlabeled import load_unlabeled
+
+
+def check_distillation(
+    distillation: Distillation,
+    tasks: dict[str, Any],
+    plan: Plan,
+    args: MultiTaskTrainingArguments,
+    joint: Path | None = None,
+) -> None:
+    """
+    Refuse what no data is needed for.
+
+    Args:
+        distillation: the recipe's block.
+        tasks: the recipe's task settings, which may lack labels.
+        plan: what trains when.
+        args: training arguments.
+        joint: the folder of a run without teachers to compare with.
+
+    Raises:
+        ValueError: a task that should learn from a teacher has nothing to train, a teacher cannot teach its task, or
+            `joint` holds no finished run.
+        ImportError: a package is missing.
+    """
+    where, taught = "distillation.teachers", tasks if distillation.has_single_teachers else distillation.teachers
+    for task in taught:
+        if not plan.trains(task):
+            single = "single: " if distillation.has_single_teachers else ""
+            raise ValueError(
+                f"{where}: {single}task {task!r} has nothing to train (strategy), so it cannot learn from a teacher. "
+                "Name teachers for the other tasks alone, or let it train."
+            )
+    if distillation.has_single_teachers:
+        if args.fsdp or args.deepspeed:
+            raise ValueError(
+                f"{where}: single works in one process or with DDP, not with FSDP or DeepSpeed. Name teachers by task."
+            )
+        for task in tasks:
+            try:
+                plan_of_tasks(plan, [task])
+            except ValueError as error:
+                raise ValueError(f"{where}: single: {error}") from error
+    else:
+        for task, named in distillation.teachers.items():
+            for found in named:
+                check_teacher(task, found, tasks[task])
+    if joint is not None and not is_finished_run(joint, list(tasks)):
+        raise ValueError(
+            f"--joint {joint} is no finished run of the tasks {', '.join(tasks)}. Give the folder that a run without "
+            "a distillation block has saved."
+        )
+
+
+def is_finished_run(folder: Path, tasks: list[str]) -> bool:
+    """Whether a folder holds a finished model of these tasks."""
+    if not (folder / RESULTS_FILE).is_file() or not (folder / "config.json").is_file():
+        return False
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("model_type") == MultiTaskConfig.model_type and set(tasks) <= set(config.get("tasks", {}))
+
+
+def joint_run_of(singles: dict[str, Path], output_dir: Path) -> Path | None:
+    """
+    The joint run without teachers that single runs were made for by `--compare_single`, where they are all of one run.
+
+    They have the settings of the run in `output_dir`, and so has it: start, data, mixture, strategy and arguments.
+    """
+    folders = {single.resolve().parent.parent for single in singles.values()}
+    if len(folders) != 1 or output_dir.resolve() in folders:
+        return None
+    (folder,) = folders
+    if not is_finished_run(folder, list(singles)):
+        return None
+    return None if "distillation" in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) else folder
+
+
+def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: LoadedTasks, data_root: Path) -> Lessons:
+    """
+    What a run learns from its teachers; those of `teachers: single` follow.
+
+    Args:
+        distillation: the recipe's block.
+        model: the model to train, whose task settings are complete.
+        loaded: the data of all tasks; its announcements learn of unlabelled text.
+        data_root: what relative paths start from.
+
+    Raises:
+        ValueError: a teacher cannot teach its task, or something is wrong with the unlabelled text.
+        ImportError: a package is missing.
+    """
+    unlabeled = None
+    if distillation.unlabeled is not None:
+        unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets), loaded.announcements)
+    lessons = Lessons(distillation, unlabeled=unlabeled)
+    if not distillation.has_single_teachers:
+        lessons.take(
+            {
+                task: [open_teacher(task, found, model.config.tasks[task]) for found in named]
+                for task, named in distillation.teachers.items()
+            }
+        )
+    return lessons
+
+
+def measured_split(trainer: Any, task: str) -> str:
+    """`test` where there is one with rows of the task, else `validation`."""
+    splits = next(entry.splits for entry in trainer.sets if task in entry.tasks)
+    return "test" if "test" in splits and any(x is not None for x in splits["test"][f"label_{task}"]) else "validation"
+
+
+def take_single_teachers(
+    trainer: Any, make_initial: Callable[[], MultiTaskModel], announce: Callable[[str], None]
+) -> dict[str, Path]:
+    """
+    Train each task's own model, where there is none of an earlier run, and let the trainer's tasks learn from them.
+
+    A finished single run with the same start, data and settings is taken as it is: of this output folder, or of one
+    beside it.
+
+    Args:
+        trainer: the student's, which has not trained yet.
+        make_initial: makes the model that it starts from.
+        announce: called with a line before each single run.
+
+    Returns:
+        By task, the folder of its single run.
+    """
+    output_dir, initial, folders = Path(trainer.args.output_dir), make_initial(), {}
+    for number, task in enumerate(trainer.trained_tasks, 1):
+        settings = single_settings(trainer, initial, task)
+        beside = sorted(folder / SINGLE_FOLDER / task for folder in output_dir.resolve().parent.iterdir())
+        own = output_dir / SINGLE_FOLDER / task
+        found = find_finished(trainer, [own, *beside], settings)
+        title = f"{task} alone ({number} of {len(trainer.trained_tasks)})"
+        announce(f"\n{title}: finished before, in {found}" if found else f"\n{title}")
+        if found is None:
+            train_single(trainer, initial, task, own, measured_split(trainer, task))
+        folders[task] = found or own
+    trainer.accelerator.wait_for_everyone()
+    trainer.lessons.take(
+        {task: [open_teacher(task, TeacherName(str(folder)), trainer.tasks[task])] for task, folder in folders.items()}
+    )
+    set_seed(trainer.args.seed)  # the student draws the same numbers, whether its teachers were trained or found
+    return folders
+
+
+__all__ = ["check_distillation", "make_lessons", "take_single_teachers"]
