@@ -153,13 +153,13 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         if name in labelled_set.splits
     }
     answers = trainer.predictions(split, [task])[task]
-    trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
+    trainer.model.adopt_heads()
+    trainer.model.save_pretrained(folder)
     arrays = {"predictions": answers.predictions}
     if answers.references is not None:
         arrays["references"] = answers.references

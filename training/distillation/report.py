@@ -69,7 +69,7 @@ def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[s
     for split in sorted(set(splits.values())):
         evaluation = trainer.evaluations[split]
         with trainer.accelerator.autocast():
-            embeddings = model.embed(evaluation.sentences, show_progress=False)
+            embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False, show_progress=False))
             for task in [task for task in splits if splits[task] == split]:
                 answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
                 metric = trainer.tasks[task]["metrics"][0]
