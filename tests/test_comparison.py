@@ -179,10 +179,13 @@ def test_report_is_printed_and_in_the_card_with_pictures(compared: SimpleNamespa
     assert compared.printed.index("mood alone (1 of 4)") > compared.printed.index("task        metric")
 
 
-def test_finished_single_runs_leave_scores_and_predictions_only(compared: SimpleNamespace):
+def test_finished_single_runs_leave_model_scores_and_predictions(compared: SimpleNamespace):
     folder = compared.folder / "single"
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert files == {f"{task}/{name}" for task in TASKS for name in ("results.json", "predictions.safetensors")}
+    assert {path.name for path in folder.iterdir()} == set(TASKS)
+    for task in TASKS:
+        files = {path.name for path in (folder / task).iterdir()}
+        assert files >= {"results.json", "predictions.safetensors", "config.json", "model.safetensors"}
+        assert not [name for name in files if name.startswith("checkpoint") or name.endswith(".bin")]
 
 
 def test_hashes_tell_other_rows_and_other_weights(tiny_model: MultiTaskModel):
