@@ -2,7 +2,8 @@
 
     check_single_runs  refuses a strategy that a task's own run cannot carry out
     train_single       the run; it leaves `single/<task>` with the model, scores and predictions
-    find_finished      one with the same settings, which need not be repeated
+    is_finished        whether a folder holds one with the same settings, which need not be repeated
+    find_finished      the first of some folders that does
 
 A single run has the joint run's start, seed, strategy and arguments, and the same number of the task's rows in as many
 passes.
@@ -237,7 +238,7 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
     return json.loads(json.dumps(settings, default=str))
 
 
-def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a folder holds a finished single run with these settings, and its model."""
     if not all((folder / name).is_file() for name in (RESULT_FILE, PREDICTIONS_FILE, "config.json")):
         return False
@@ -248,5 +249,5 @@ def find_finished(joint: MultiTaskTrainer, folders: Sequence[Path], settings: di
     """The first of some folders that holds a finished single run with these settings. One process looks for all."""
     found = [None]
     if joint.accelerator.is_main_process:
-        found = [next((folder for folder in folders if _is_finished(folder, settings)), None)]
+        found = [next((folder for folder in folders if is_finished(folder, settings)), None)]
     return broadcast_object_list(found)[0]
