@@ -39,7 +39,8 @@ def bundle() -> str:
     parts = []
     for name in MODULES:
         text = (ROOT / name).read_text(encoding="utf-8")
-        tree, lines = ast.parse(text), text.splitlines()
+        tree = ast.parse(text)
+        lines: list[str | None] = list(text.splitlines())
         for node in tree.body:
             is_docstring = node is tree.body[0] and isinstance(node, ast.Expr)
             is_import = isinstance(node, (ast.Import, ast.ImportFrom))
@@ -47,7 +48,8 @@ def bundle() -> str:
             if is_import and not getattr(node, "level", 0):
                 imports[ast.unparse(node)] = None
             if is_docstring or is_import or is_export:
-                lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+                for line in range(node.lineno - 1, node.end_lineno or node.lineno):
+                    lines[line] = None
         body = "\n".join(line for line in lines if line is not None).strip()
         parts.append(f"# ---- {name} ----\n\n{body}\n")
     logger = "logger = logging.getLogger(__name__)\n"

@@ -46,7 +46,7 @@ def check_tokens(model: MultiTaskModel, runtime: MultiTaskRuntime) -> None:
 def differences(model: MultiTaskModel, runtime: MultiTaskRuntime) -> dict[str, float]:
     """By output, the largest difference between a runtime and its model; of values above 1, relative to them."""
     tasks, token_ids = model.config.tasks, runtime.tokenize(SENTENCES)
-    embeddings = model.encode(SENTENCES, normalize=False, convert_to="tensor")
+    embeddings = torch.as_tensor(model.encode(SENTENCES, normalize=False))
     rows = torch.arange(len(SENTENCES))
     rows = torch.stack([rows, rows.roll(1)], dim=1)  # (pairs, 2)
     expected, given = {}, {}

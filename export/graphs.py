@@ -36,6 +36,8 @@ class SentenceGraph(nn.Module):
     `unnormalized_embedding`, which pairs are compared by; and `logits.TASK` for each task, in its units.
     """
 
+    model: MultiTaskModel
+
     def __init__(self, model: MultiTaskModel):
         super().__init__()
         self.model = model
@@ -59,6 +61,8 @@ class PairGraph(nn.Module):
     Similarity and contrastive tasks give the cosine `(pairs,)`.
     """
 
+    model: MultiTaskModel
+
     def __init__(self, model: MultiTaskModel):
         super().__init__()
         self.model = model
@@ -70,13 +74,17 @@ class PairGraph(nn.Module):
         return {f"logits.{name}": logits[name] for name in names}
 
 
-def graphs_of(model: MultiTaskModel) -> dict[str, nn.Module]:
+Graph = SentenceGraph | PairGraph
+
+
+def graphs_of(model: MultiTaskModel) -> dict[str, Graph]:
     """The graphs that a model needs by their names: `sentences`, and `pairs` where a task compares two."""
     has_pairs = any(settings["pair"] for settings in model.config.tasks.values())
-    return {"sentences": SentenceGraph(model), **({"pairs": PairGraph(model)} if has_pairs else {})}
+    graphs: dict[str, Graph] = {"sentences": SentenceGraph(model)}
+    return graphs | {"pairs": PairGraph(model)} if has_pairs else graphs
 
 
-def _example(graph: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _example(graph: Graph) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Inputs to trace with, and which of their sizes may change."""
     if isinstance(graph, PairGraph):
         size = graph.model.config.embedding_dim
@@ -94,7 +102,7 @@ def _example(graph: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     return inputs, {name: {0: BATCH, 1: length} for name in inputs}
 
 
-def trace(graph: nn.Module) -> Any:
+def trace(graph: Graph) -> Any:
     """
     The graph as an ONNX model (`onnx_ir.Model`) in float32; batch and length may be any.
 
@@ -117,7 +125,8 @@ def trace(graph: nn.Module) -> Any:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            exported = OnnxExporter().export(graph.eval(), inputs, OnnxConfig(dynamic_shapes=shapes))
+            exporter: Any = OnnxExporter()  # which takes any module, whatever its type says
+            exported = exporter.export(graph.eval(), inputs, OnnxConfig(dynamic_shapes=shapes))
     except ImportError as error:
         raise ImportError(f"export needs onnx and onnxscript: pip install onnx onnxscript ({error}).") from error
     except Exception as error:  # torch.export and onnxscript raise whatever they meet

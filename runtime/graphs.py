@@ -22,7 +22,7 @@ class OnnxGraph:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
-        return self.session.run(outputs, inputs)
+        return [np.asarray(found) for found in self.session.run(outputs, inputs)]
 
 
 class OpenVINOGraph:

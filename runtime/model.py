@@ -75,11 +75,11 @@ class MultiTaskRuntime:
                     f"not complete. Download it again, or export again."
                 )
         with ThreadPoolExecutor(max_workers=1) as thread:  # beside the reading of the graphs
-            hashed = thread.submit(hash_weights, folder) if weights is None else None
+            hashed = thread.submit(lambda: hash_weights(folder) if weights is None else weights)
             self._sentences = GRAPHS[engine](where / graph, precision, threads)
             pairs = record["graphs"].get("pairs")
             self._pairs = GRAPHS[engine](where / pairs, precision, threads) if pairs else None
-            check_record(str(where), record, self.config, hashed.result() if hashed else weights)
+            check_record(str(where), record, self.config, hashed.result())
         self.tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
@@ -133,8 +133,7 @@ class MultiTaskRuntime:
             raise ValueError(f"There is no folder {source}. Give an exported folder or the id of a Hub repository.")
         else:
             options = {"revision": revision, "token": token, "cache_dir": cache_dir}
-            folder, weights = download(os.fspath(source), engine, precision, **options)
-            engine = engine or next(name for name in GRAPHS if (folder / name / RECORD_FILE).is_file())
+            folder, engine, weights = download(os.fspath(source), engine, precision, **options)
         try:
             return cls(folder, engine, precision, threads, weights)
         except ImportError as error:
@@ -347,7 +346,9 @@ class MultiTaskRuntime:
     def compare(self, embeddings: np.ndarray, index: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:
         """The named outputs of the pair graph for `embeddings (sentences, embedding_dim)` and `index (rows, 2)`."""
         found = {name: [self._no_output(name, 0)] for name in outputs}
-        for start in range(0, len(index) if outputs else 0, PAIRS_PER_BATCH):
+        if self._pairs is None or not outputs:
+            return {name: self._no_output(name, 0) for name in outputs}
+        for start in range(0, len(index), PAIRS_PER_BATCH):
             places = index[start : start + PAIRS_PER_BATCH]
             sides = {"embedding1": embeddings[places[:, 0]], "embedding2": embeddings[places[:, 1]]}
             for name, value in zip(outputs, self._pairs(sides, outputs), strict=True):
