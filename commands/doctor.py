@@ -2,6 +2,7 @@
 
     multitask-sentence doctor runs/quickstart
     python -m multitask_sentence doctor user/name
+    multitask-sentence doctor runs/quickstart --int8     # does int8 keep the scores on this machine, too?
 
 Each door is opened in a process of its own, in another working directory, as somebody who downloaded the folder would.
 The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel.
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,31 @@ def _sentence_transformer(source: str) -> dict[str, Any]:
     return {"embedding": model.encode(SENTENCES)}
 
 
+def _runtime(engine: str, source: str) -> dict[str, Any]:
+    """The runtime that stands in the folder, in a process that imports no torch; all files are hashed."""
+    import hashlib
+
+    if not os.path.isdir(source):
+        from huggingface_hub import hf_hub_download
+
+        sys.path.insert(0, os.path.dirname(hf_hub_download(source, "runtime_multitask.py")))
+    else:
+        sys.path.insert(0, source)
+    from runtime_multitask import MultiTaskRuntime  # ty: ignore[import-not-found] - it stands in the folder
+
+    model = MultiTaskRuntime.from_pretrained(source, engine=engine)
+    for name, expected in model.record["files"].items():
+        path = model.folder / engine / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
+            raise ValueError(f"{path} is damaged: it is not what was exported. Export again.")
+    answers = model.predict(SENTENCES, embeddings=True)
+    embedding = answers.pop("embedding")
+    return {
+        "embedding": embedding,
+        **{task: found.get("probabilities", found.get("values")) for task, found in answers.items()},
+    }
+
+
 # The first is what the others are compared with.
 DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
     "AutoModel": _auto_model,
@@ -116,8 +143,22 @@ DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
     'pipeline("multitask")': _multitask_pipeline,
     'pipeline("feature-extraction")': _feature_extraction,
     "SentenceTransformer": _sentence_transformer,
+    "MultiTaskRuntime (onnx)": partial(_runtime, "onnx"),
+    "MultiTaskRuntime (openvino)": partial(_runtime, "openvino"),
 }
-COMPLETE = ("model.encode, model.predict", 'pipeline("multitask")')  # doors that answer all that AutoModel does
+# Doors that a folder has only where it was exported, by the file that says so.
+EXPORTS = {f"MultiTaskRuntime ({engine})": f"{engine}/export.json" for engine in ("onnx", "openvino")}
+COMPLETE = ("model.encode, model.predict", 'pipeline("multitask")', *EXPORTS)  # that answer all that AutoModel does
+
+
+def doors_of(source: str) -> list[str]:
+    """The doors that a folder or repository should have."""
+    if os.path.isdir(source):
+        return [door for door in DOORS if door not in EXPORTS or os.path.isfile(os.path.join(source, EXPORTS[door]))]
+    from transformers.utils import cached_file
+
+    options = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors")}
+    return [door for door in DOORS if door not in EXPORTS or cached_file(source, EXPORTS[door], **options)]
 
 
 def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str]:
@@ -142,7 +183,7 @@ def largest_difference(found: dict[str, np.ndarray], reference: dict[str, np.nda
 def examine(source: str) -> list[dict[str, Any]]:
     """One row per door: `door`, `works`, `difference` (to AutoModel), `seconds`, `message`."""
     reference, rows = None, []
-    for door in DOORS:
+    for door in doors_of(source):
         started = time.time()
         found, message = open_door(door, source)
         if reference is None:
@@ -167,10 +208,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="Print JSON in place of the table.")
     parser.add_argument("--door", choices=list(DOORS), help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--int8", action="store_true", help="Run the gate of exported int8 graphs on this machine.")
+    parser.add_argument("--recipe", type=Path, help="Whose validation rows int8 is measured on (FOLDER/recipe.yaml).")
+    parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     options = parser.parse_args(argv)
     source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
     if options.door:
         np.savez(options.out, **DOORS[options.door](source))
+        return
+
+    if options.int8:
+        from multitask_sentence.export.gate import examine_int8
+
+        try:
+            print(examine_int8(source, options.recipe, options.data_root))  # noqa: T201
+        except (ValueError, OSError, ImportError) as error:
+            sys.exit(f"error: {error}")
         return
 
     rows = examine(source)

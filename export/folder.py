@@ -18,7 +18,9 @@ from ..runtime.graphs import GRAPHS
 from ..runtime.record import RECORD_FILE, RECORD_VERSION, graph_settings, hash_file, hash_weights
 from .bundle import RUNTIME_FILE, bundle
 from .check import check_answers, check_tokens
+from .gate import POINTS, GateRows, answers_of, compare, cpu_features, failing, format_gate
 from .graphs import graphs_of, save_onnx, save_openvino, trace
+from .int8 import INT8_FILES, METHODS, quantise
 
 FILES = {  # of the float32 graphs, by engine
     "onnx": {"sentences": "model.onnx", "pairs": "pairs.onnx"},
@@ -48,9 +50,10 @@ def open_model(folder: Path) -> MultiTaskModel:
     return MultiTaskModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def check_engines(engines: Sequence[str]) -> None:
+def check_engines(engines: Sequence[str], int8: bool = False) -> None:
     """Raise an ImportError that names the packages that are missing, before anything is done."""
     packages = ["onnx", "onnxscript", *(GRAPHS[engine].package for engine in engines)]
+    packages += ["nncf"] if int8 and "openvino" in engines else []
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ImportError(
@@ -97,8 +100,79 @@ def put_in_place(made: Path, folder: Path, aside: Path) -> None:
         raise
 
 
+class LossError(ValueError):
+    """No int8 graph passes the gate."""
+
+
+def add_int8(
+    model: MultiTaskModel,
+    staging: Path,
+    record: dict[str, Any],
+    rows: GateRows,
+    accept_loss: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """
+    Write the smallest int8 graph that passes the gate beside the float32 one.
+
+    Args:
+        model: the model.
+        staging: the folder above that of the graphs.
+        record: of the float32 graphs.
+        rows: what is measured on.
+        accept_loss: tasks that may lose.
+        say: takes a line for the reader.
+
+    Returns the record, with the graph and what was measured.
+
+    Raises:
+        LossError: none passes; names the tasks that lose too much.
+    """
+    engine, file = record["engine"], INT8_FILES[record["engine"]]
+    folder, tried = staging / record["engine"], staging / f"tried-{record['engine']}"
+    plain = MultiTaskRuntime(staging, engine, "float32", None, record["weights"])
+    before = answers_of(model, plain, rows.evaluation)
+    feeds = [plain.inputs([ids]) for ids in plain.tokenize(rows.calibration)]
+    candidates: list[dict[str, Any]] = []
+    for method in METHODS[engine]:
+        say(f"Quantising for {engine}: {method}.")
+        target = tried / method
+        target.mkdir(parents=True)
+        quantise(engine, method, folder / record["graphs"]["float32"], target / file, feeds, plain.embedding_output)
+        made = sorted(target.iterdir())
+        for path in made:
+            os.rename(path, folder / path.name)
+        write_record(folder, **{**record, "graphs": {**record["graphs"], "int8": file}})
+        runtime = MultiTaskRuntime(staging, engine, "int8", None, record["weights"])
+        compared = compare(model, before, answers_of(model, runtime, rows.evaluation))
+        del runtime
+        for path in made:
+            os.rename(folder / path.name, path)
+        size = sum(path.stat().st_size for path in made)
+        candidates.append({"method": method, "bytes": size, **compared})
+    say(format_gate(candidates))
+    passing = [row for row in candidates if not set(failing(row)) - set(accept_loss)]
+    if not passing:
+        lost = min((failing(row) for row in candidates), key=len)
+        counts = ", ".join(f"{task} {len(rows.evaluation.rows[task])}" for task in lost)
+        raise LossError(
+            f"No int8 graph for {engine} keeps every task within {POINTS} points of float32 (validation rows: "
+            f"{counts}), so only float32 was written. Where the loss is worth it: --accept_loss {' '.join(lost)}."
+        )
+    chosen = min(passing, key=lambda row: row["bytes"])
+    for path in (tried / chosen["method"]).iterdir():
+        os.rename(path, folder / path.name)
+    say(f"Kept {chosen['method']}, {chosen['bytes'] / 1e6:.1f} MB.")
+    gate = {"points": POINTS, "cpu": cpu_features(), "accepted": list(accept_loss), "tried": candidates}
+    return {**record, "graphs": {**record["graphs"], "int8": file}, "int8": {"method": chosen["method"], **gate}}
+
+
 def export_folder(
-    folder: Path, engines: Sequence[str] = ("onnx",), say: Callable[[str], None] = lambda text: None
+    folder: Path,
+    engines: Sequence[str] = ("onnx",),
+    rows: GateRows | None = None,
+    accept_loss: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> MultiTaskModel:
     """
     Write the graphs of a trained folder into `onnx/` and `openvino/` of the same folder, and the runtime beside them.
@@ -106,6 +180,8 @@ def export_folder(
     Args:
         folder: of a trained model.
         engines: `onnx`, `openvino` or both.
+        rows: what int8 is measured on, from `load_rows`; `None` for no int8.
+        accept_loss: tasks that int8 may take more from than `POINTS`.
         say: takes a line for the reader.
 
     Returns the model.
@@ -113,10 +189,13 @@ def export_folder(
     Raises:
         ValueError: this is no trained model, it cannot be exported, or a graph gives other answers than the model.
             Nothing was written.
+        LossError: int8 was asked for, and no graph of it passes the gate. The float32 graphs were written.
         ImportError: a package is missing.
     """
-    check_engines(engines)
+    check_engines(engines, int8=rows is not None)
     model = open_model(folder)
+    model._check_tasks(accept_loss)
+    refused: list[str] = []
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         staging = Path(temporary)
         for name in ("config.json", "tokenizer.json"):
@@ -136,14 +215,23 @@ def export_folder(
                 for name, file in files.items():
                     save_openvino(traced / FILES["onnx"][name], staging / engine / file)
             graphs = {"float32" if name == "sentences" else name: file for name, file in files.items()}
-            write_record(staging / engine, engine=engine, graphs=graphs, **about)
+            record = {"engine": engine, "graphs": graphs, **about}
+            write_record(staging / engine, **record)
             runtime = MultiTaskRuntime(staging, engine, "float32", None, about["weights"])
             check_tokens(model, runtime)
-            found = check_answers(model, runtime, str(folder / engine))
-            write_record(staging / engine, engine=engine, graphs=graphs, differences=found, **about)
-            say(f"{folder / engine}: {', '.join(files.values())}; largest difference {max(found.values()):.1e}.")
+            record["differences"] = check_answers(model, runtime, str(folder / engine))
+            largest = max(record["differences"].values())
+            say(f"{folder / engine}: {', '.join(files.values())}; largest difference {largest:.1e}.")
+            if rows is not None:
+                try:
+                    record = add_int8(model, staging, record, rows, accept_loss, say)
+                except LossError as error:
+                    refused.append(str(error))
+            write_record(staging / engine, **record)
             del runtime
         for engine in engines:
             put_in_place(staging / engine, folder / engine, staging / f"old-{engine}")
         (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+    if refused:
+        raise LossError(" ".join(refused))
     return model

@@ -46,16 +46,20 @@ class MultiTaskRuntime:
     An exported model, opened with [`MultiTaskRuntime.from_pretrained`].
 
     Attributes:
+        folder: where it was opened, or downloaded to.
+        record: the content of export.json.
         config: the content of config.json, `embedding_dim` added.
         tasks: task settings by name, in their order.
         tokenizer: of the `tokenizers` library, truncating at `max_length`.
         engine: `onnx` or `openvino`.
         precision: `float32`, `bfloat16` or `int8`.
+        embedding_output: the output of the sentence graph that heads read.
     """
 
     def __init__(self, folder: Path, engine: str, precision: str, threads: int | None, weights: dict[str, str] | None):
         self.engine, self.precision, where = engine, precision, folder / engine
-        record = json.loads((where / RECORD_FILE).read_text(encoding="utf-8"))
+        self.folder = folder
+        self.record = record = json.loads((where / RECORD_FILE).read_text(encoding="utf-8"))
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.config["embedding_dim"] = record["embedding_dim"]
         saved = self.config.get("tasks") or {}
@@ -84,7 +88,7 @@ class MultiTaskRuntime:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
         self._pad_id = record["tokenizer"]["pad_token_id"]
-        self._unscaled = "unnormalized_embedding" if self.config["normalize"] else "sentence_embedding"
+        self.embedding_output = "unnormalized_embedding" if self.config["normalize"] else "sentence_embedding"
 
     @classmethod
     def from_pretrained(
@@ -167,7 +171,7 @@ class MultiTaskRuntime:
 
         return tqdm(total=total, unit="sentence", desc="Encoding")
 
-    def _padded(self, token_ids: list[list[int]]) -> dict[str, np.ndarray]:
+    def inputs(self, token_ids: list[list[int]]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, each `(batch, sequence)`."""
         shape = len(token_ids), max(1, *map(len, token_ids))
         input_ids, attention_mask = np.full(shape, self._pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -190,7 +194,7 @@ class MultiTaskRuntime:
         if not outputs:
             return found
         for batch in length_sorted_batches([len(ids) for ids in token_ids], batch_size):
-            values = self._sentences(self._padded([token_ids[index] for index in batch]), outputs)
+            values = self._sentences(self.inputs([token_ids[index] for index in batch]), outputs)
             for name, value in zip(outputs, values, strict=True):
                 found[name][batch] = value
             if bar is not None:
@@ -218,7 +222,7 @@ class MultiTaskRuntime:
         found = [self._no_output("sentence_embedding", 0)]
         with self._progress(count_rows(sentences), show_progress) as bar:
             for window, _ in self._tokenize_ahead(checked()):
-                found.append(self.compute(window, [self._unscaled], batch_size, bar)[self._unscaled])
+                found.append(self.compute(window, [self.embedding_output], batch_size, bar)[self.embedding_output])
         embeddings = np.concatenate(found)
         return scaled(embeddings) if normalize else embeddings
 
@@ -326,12 +330,12 @@ class MultiTaskRuntime:
         with self._progress(total and total * (1 + is_pair), show_progress) as bar:
             for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
                 needs_embeddings = is_pair or keep_embeddings
-                asked = [*([self._unscaled] if needs_embeddings else []), *([] if is_pair else outputs)]
+                asked = [*([self.embedding_output] if needs_embeddings else []), *([] if is_pair else outputs)]
                 window = self.compute(sentences, asked, batch_size, bar)
                 count += len(index)
                 if keep_embeddings:
-                    embeddings.append(window[self._unscaled][index])
-                found = self.compare(window[self._unscaled], index, outputs) if is_pair else window
+                    embeddings.append(window[self.embedding_output][index])
+                found = self.compare(window[self.embedding_output], index, outputs) if is_pair else window
                 for name in outputs:
                     logits[name].append(found[name] if is_pair else found[name][index])
                 if bar is not None:
