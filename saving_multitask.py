@@ -5,6 +5,7 @@ MultiTaskPreTrainedModel      from_pretrained, save_pretrained and push_to_hub o
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,11 @@ _SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # the names that every 
 def _reference(remote_class: type) -> str:
     """`file.Class`, as config.json names the code beside it."""
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sentence_transformers_files(config: MultiTaskConfig) -> dict[str, Any]:
@@ -212,7 +218,24 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
                 pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
             for filename in ("results.json", "recipe.yaml", *pictures):
                 self._copy_from_source(filename, working_dir)
+        self._copy_exports(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _copy_exports(self, folder: str | os.PathLike) -> None:
+        """Copy the exported graphs of where the model was opened, if they are of the weights that were saved now."""
+        source = self.config.name_or_path
+        if not source or not os.path.isdir(source):
+            return
+        for engine in ("onnx", "openvino"):
+            record = os.path.join(source, engine, "export.json")
+            if not os.path.isfile(record):
+                continue
+            with open(record, encoding="utf-8") as file:
+                weights = json.load(file)["weights"]
+            paths = {name: os.path.join(folder, name) for name in weights}
+            if all(os.path.isfile(path) and _sha256(path) == weights[name] for name, path in paths.items()):
+                shutil.copytree(os.path.join(source, engine), os.path.join(folder, engine), dirs_exist_ok=True)
+                shutil.copy(os.path.join(source, "runtime_multitask.py"), folder)
 
 
 __all__ = ["MultiTaskPreTrainedModel"]

@@ -3,10 +3,12 @@
     multitask-sentence export runs/quickstart
     multitask-sentence export runs/quickstart --engines onnx openvino
     multitask-sentence export runs/quickstart --int8 --recipe recipes/quickstart.yaml
+    multitask-sentence export runs/quickstart --plain
 
 The folder gets onnx/ (openvino/) and runtime_multitask.py, which opens them without torch. Every output is compared
 with the model's own before anything is kept. With --int8, the smallest int8 graph is added that keeps every task's
-validation score within 0.3 points.
+validation score within 0.3 points. With --plain, FOLDER/plain/ gets ordinary folders without custom code instead: the
+embedding for sentence-transformers, and each head that a sequence classifier of transformers has with equal numbers.
 """
 
 import argparse
@@ -28,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, help="Whose validation rows int8 is measured on (FOLDER/recipe.yaml).")
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     parser.add_argument("--accept_loss", nargs="+", default=[], metavar="TASK", help="Tasks that int8 may cost more.")
+    parser.add_argument("--plain", action="store_true", help="Write ordinary folders without custom code instead.")
     options = parser.parse_args(argv)
+    if options.plain and options.int8:
+        parser.error("--plain writes float32 folders, and --int8 graphs. Give one at a time.")
     if not options.int8 and (options.accept_loss or options.recipe or options.data_root):
         parser.error("--recipe, --data_root and --accept_loss belong to --int8.")
     # torch takes a while, and --help needs none of it
@@ -41,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     started = time.time()
     try:
+        if options.plain:
+            from ..export.plain import export_plain
+
+            for name, found in export_plain(open_model(options.folder), options.folder / "plain").items():
+                place = options.folder / "plain" / name
+                say(f"No {place}: {found}." if isinstance(found, str) else f"{place}: largest difference {found:.1e}.")
+            return
         rows = None
         if options.int8:
             check_engines(options.engines, int8=True)

@@ -11,18 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
+from transformers import PreTrainedTokenizerFast
 
+from helpers.backbones import CONFIGS
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import export as command
 from multitask_sentence.export import check, graphs
@@ -34,40 +25,16 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-SIZES: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 99, "intermediate_size": 37}
-COMMON: dict[str, Any] = {"hidden_size": 32, "max_position_embeddings": 40, "initializer_range": 0.2}
-NO_IDS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
 # Each backbone with one of the settings, so that every setting is tried.
-BACKBONES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "bert": (BertConfig(**SIZES, **COMMON), {"pooling": "mean", "normalize": True}),
-    "distilbert": (
-        DistilBertConfig(dim=32, n_layers=1, n_heads=4, vocab_size=99, hidden_dim=37, max_position_embeddings=40),
-        {"pooling": "cls", "projection": {"out_features": 24}},
-    ),
-    "roberta": (RobertaConfig(**SIZES, **COMMON), {"pooling": "max"}),
-    "xlm-roberta": (XLMRobertaConfig(**SIZES, **COMMON), {"pooling": "cls", "normalize": True}),
-    "mpnet": (
-        MPNetConfig(**SIZES, **COMMON),
-        {"pooling": "max", "normalize": True, "projection": {"out_features": 40, "activation": "gelu"}},
-    ),
-    "electra": (ElectraConfig(embedding_size=16, **SIZES, **COMMON), {"pooling": "mean"}),
-    "deberta-v2": (
-        DebertaV2Config(
-            **SIZES,
-            **COMMON,
-            relative_attention=True,
-            pos_att_type=["p2c", "c2p"],
-            position_buckets=8,
-            type_vocab_size=0,
-        ),
-        {"pooling": "mean", "projection": {"out_features": 24, "activation": "linear", "bias": False}},
-    ),
-    "modernbert": (
-        ModernBertConfig(
-            **{**SIZES, "num_hidden_layers": 2}, **COMMON, local_attention=4, initializer_cutoff_factor=3.0, **NO_IDS
-        ),
-        {"pooling": "mean", "normalize": True},
-    ),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bert": {"pooling": "mean", "normalize": True},
+    "distilbert": {"pooling": "cls", "projection": {"out_features": 24}},
+    "roberta": {"pooling": "max"},
+    "xlm-roberta": {"pooling": "cls", "normalize": True},
+    "mpnet": {"pooling": "max", "normalize": True, "projection": {"out_features": 40, "activation": "gelu"}},
+    "electra": {"pooling": "mean"},
+    "deberta-v2": {"projection": {"out_features": 24, "activation": "linear", "bias": False}},
+    "modernbert": {"pooling": "mean", "normalize": True},
 }
 
 
@@ -81,12 +48,11 @@ def build(
     return model
 
 
-@pytest.mark.parametrize("architecture", BACKBONES)
+@pytest.mark.parametrize("architecture", CONFIGS)
 def test_graphs_of_every_backbone_answer_as_the_model_does(
     architecture: str, tiny_tokenizer: PreTrainedTokenizerFast, all_tasks: dict[str, Any], tmp_path: Path
 ) -> None:
-    backbone_config, settings = BACKBONES[architecture]
-    model = build(backbone_config, tiny_tokenizer, all_tasks, **settings)
+    model = build(CONFIGS[architecture](), tiny_tokenizer, all_tasks, **SETTINGS[architecture])
     model.save_pretrained(tmp_path)
     export_folder(tmp_path)
     record = json.loads((tmp_path / "onnx" / "export.json").read_text())
@@ -106,7 +72,7 @@ def exported(
     """A folder with two tasks, one of pairs, exported. Read only."""
     folder = tmp_path_factory.mktemp("exported")
     tasks = {name: all_tasks[name] for name in ("tags", "entails")}
-    build(BACKBONES["bert"][0], tiny_tokenizer, tasks).save_pretrained(folder)
+    build(CONFIGS["bert"](), tiny_tokenizer, tasks).save_pretrained(folder)
     export_folder(folder)
     return folder
 
@@ -233,7 +199,7 @@ def test_what_cannot_be_traced_is_named_with_its_backbone(
         def forward(self, values: torch.Tensor) -> torch.Tensor:
             return values if values.sum().item() > 0 else -values
 
-    model = build(BACKBONES["bert"][0], tiny_tokenizer, {"mood": all_tasks["mood"]}, projection={"out_features": 24})
+    model = build(CONFIGS["bert"](), tiny_tokenizer, {"mood": all_tasks["mood"]}, projection={"out_features": 24})
     model.projection.activation = OnlyForPositiveSums()
     with pytest.raises(ValueError, match=r"bert cannot be exported as a graph: .*data-dependent"):
         graphs.trace(graphs.SentenceGraph(model))

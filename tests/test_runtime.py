@@ -20,6 +20,7 @@ from multitask_sentence import rows_multitask as rows_module
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.runtime import MultiTaskRuntime
 from multitask_sentence.runtime.record import hash_file
+from multitask_sentence.training.report import publish
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -256,6 +257,28 @@ def test_graphs_on_the_hub_that_belong_to_other_weights_are_refused(
     command = [sys.executable, "-c", without_torch, str(folder), "team/model", "{}", "[[], []]"]
     done = subprocess.run(command, env={**os.environ, **pushed}, cwd=tmp_path, capture_output=True, text=True)
     assert "was exported from other weights than model.safetensors" in done.stderr.splitlines()[-1]
+
+
+def test_model_pushes_its_export_along_until_its_weights_change(folder: Path, hub: HubServer, tmp_path: Path) -> None:
+    script = """
+import sys
+from multitask_sentence import MultiTaskModel
+
+model = MultiTaskModel.from_pretrained(sys.argv[1])
+model.push_to_hub("team/same")
+model.heads["mood"].layers[-1].bias.data += 1
+model.push_to_hub("team/other")
+"""
+    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+    subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True, capture_output=True)
+    same, other = (set(hub.repositories[name].branches["main"][-1].files) for name in ("team/same", "team/other"))
+    exported = {"onnx/export.json", "onnx/model.onnx", "onnx/pairs.onnx", "runtime_multitask.py"}
+    assert same - other == exported
+
+
+def test_weights_of_openvino_are_pushed_and_pickles_are_not() -> None:
+    assert publish.stays_behind("openvino/openvino_model.bin") == []
+    assert publish.stays_behind("pytorch_model.bin") == publish.stays_behind("onnx/some.bin") == ["*.bin"]
 
 
 @pytest.mark.parametrize(

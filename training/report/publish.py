@@ -45,6 +45,17 @@ EXCLUDED = (
 )
 
 
+# OpenVINO keeps a graph's weights in a file of that ending, which holds numbers alone.
+INCLUDED = ("openvino/*.bin",)
+
+
+def stays_behind(path: str) -> list[str]:
+    """The patterns by which a file is not pushed."""
+    if any(fnmatchcase(path, pattern) for pattern in INCLUDED):
+        return []
+    return [pattern for pattern in EXCLUDED if fnmatchcase(path, pattern)]
+
+
 def is_generated(text: str) -> bool:
     """Whether a card is, to the letter, what `write_model_card` has written."""
     found = _MARKED.search(text)
@@ -167,8 +178,8 @@ def push_folder(
     _check_base(folder)
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     keeps_card = False
-    excluded = [pattern for pattern in EXCLUDED if any(fnmatchcase(path, pattern) for path in paths)]
-    paths = [path for path in paths if not any(fnmatchcase(path, pattern) for pattern in excluded)]
+    excluded = sorted({pattern for path in paths for pattern in stays_behind(path)}, key=EXCLUDED.index)
+    paths = [path for path in paths if not stays_behind(path)]
     try:
         check_can_push(repo_id, token)
         api = HfApi(token=token)
