@@ -245,3 +245,14 @@ def test_targets_of_no_row_have_the_tasks_shape():
     shapes = {task: tuple(found([]).shape) for task, found in targets.items()}
     assert shapes == {"sentiment": (0, 3), "rating": (0,), "pairs": (0, 2, 1)}
     assert F.cross_entropy(torch.empty(0, 3), targets["sentiment"]([]), reduction="sum") == 0
+
+
+def test_task_without_any_answer_is_told_of(caplog, monkeypatch):
+    monkeypatch.setattr(answers_module.logger, "propagate", True)
+    rows = helpers.make_rows(["rating"], 4, 0)
+    sets = [LabelledSet(["rating"], {"train": rows, "validation": rows})]
+    scholar = Scholar("r", 1)
+    (found,), _ = answer({"rating": [scholar]}, sets)
+    assert "teacher_rating" not in found.column_names
+    assert scholar.asked == []
+    assert "no training row of task 'rating' is answered" in caplog.text

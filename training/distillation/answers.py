@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import xxhash
 from datasets import Dataset, List, Value
+from transformers.utils import logging
 
 from ...data.collation import LABEL_PREFIX, TEACHER_PREFIX
 from ...data.texts import row_key, text_key
@@ -30,6 +31,8 @@ from ...problem_types_multitask import PROBLEM_TYPES
 from ..features.cache import FeatureCache, fill_cache, text_hashes
 from .settings import Distillation
 from .teachers import Teacher
+
+logger = logging.get_logger(__name__)
 
 FORMAT_VERSION = 1  # of the answers and of how a teacher is asked: another number, other folders
 CACHE_FOLDER = "multitask_teachers"
@@ -217,7 +220,7 @@ def asked_rows(
         is_unlabeled = not any(name.startswith(LABEL_PREFIX) for name in rows.column_names)
         asked = np.full(len(rows), (which == "all" or is_unlabeled) and width_of(rows) == own_width)
         if column in rows.column_names:
-            asked |= np.array([label is not None for label in rows.with_format(None)[column]], bool)
+            asked |= np.array([label is not None for label in rows.with_format(None)[column][:]], bool)
         numbers.append(np.flatnonzero(asked & ~held))
     return own_width, numbers
 
@@ -256,7 +259,7 @@ def answer_rows(
     Returns:
         The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
     """
-    kept_back = [np.array([row in held_out for row in rows["sentences"]], bool) for rows in train_sets]
+    kept_back = [np.array([row in held_out for row in rows["sentences"][:]], bool) for rows in train_sets]
     targets = {}
     columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
     for task, of_task in teachers.items():
@@ -280,6 +283,11 @@ def answer_rows(
             found.lines.append(_line_of(task, cache, train_sets, numbers, by_teacher[-1]) if is_line else None)
         for column, own, places in zip(columns, numbers, zip(*by_teacher, strict=True), strict=True):
             column[task] = own, np.concatenate(places, axis=1)
+        if not any(map(len, numbers)):
+            logger.warning(
+                f"distillation: no training row of task {task!r} is answered by its teachers, because all stand in a "
+                "validation or test split. It learns from its labels alone, by their share. Correct the splits."
+            )
     return [_with_places(rows, column) for rows, column in zip(train_sets, columns, strict=True)], targets
 
 

@@ -59,6 +59,17 @@ class Lessons:
             "teachers": self._identities,
         }
 
+    def in_words(self) -> str:
+        """One line for the settings of a run."""
+        settings = self.settings
+        teachers = "each task's own" if settings.has_single_teachers else f"of {', '.join(settings.teachers)}"
+        schedule = settings.schedule if isinstance(settings.schedule, str) else f"label share {settings.schedule:g}"
+        unlabeled = "" if self.unlabeled is None else f", {len(self.unlabeled)} rows of unlabelled text"
+        return (
+            f"teachers {teachers}, {schedule}, temperature {settings.temperature:g}, {settings.rows} rows, "
+            f"{settings.similarity_loss} for cosines{unlabeled}"
+        )
+
     def answer(
         self,
         tasks: dict[str, Any],

@@ -63,6 +63,8 @@ def format_settings(
         *changed_arguments(trainer.args).items(),
     ]
     rows = [split for labelled_set in trainer.sets for split in labelled_set.splits.values()]
+    if trainer.lessons is not None:
+        lines.append(("distillation", trainer.lessons.in_words()))
     if (features := trainer.features.describe(model, rows)) is not None:
         lines.append(("feature cache", features))
     epoch = sum(entry.rows_per_epoch for entry in trainer.drawn)
