@@ -141,7 +141,7 @@ def _cell(found: dict[str, Any] | None) -> str:
 def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     shown = [kind for kind in OTHERS if any(kind in entry for entry in compared["tasks"].values())]
     header = ["task", "metric", "split", "rows", "distilled"]
-    header += [f"{OTHERS[kind]} (distilled - it [95 % interval])" for kind in shown]
+    header += [f"{OTHERS[kind]} (what the distilled one gains [95 % interval])" for kind in shown]
     return header, [
         [
             task,
