@@ -4,9 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .configuration_multitask import MultiTaskConfig
+    from .configuration_multitask import MultiTaskConfig, ProjectionConfig
     from .modeling_multitask import MultiTaskModel, MultiTaskOutput
     from .runtime import MultiTaskRuntime
+    from .tasks_multitask import HeadConfig, TaskConfig
     from .training.arguments import MultiTaskTrainingArguments
     from .training.trainer import MultiTaskTrainer
 
@@ -14,12 +15,15 @@ __version__ = "0.1.0"
 
 # Imported when they are asked for: an exported model is opened without torch, and only whoever trains needs datasets.
 _PLACES = {
+    "HeadConfig": ".tasks_multitask",
     "MultiTaskConfig": ".configuration_multitask",
     "MultiTaskModel": ".modeling_multitask",
     "MultiTaskOutput": ".modeling_multitask",
     "MultiTaskRuntime": ".runtime",
     "MultiTaskTrainer": ".training.trainer",
     "MultiTaskTrainingArguments": ".training.arguments",
+    "ProjectionConfig": ".configuration_multitask",
+    "TaskConfig": ".tasks_multitask",
 }
 
 
@@ -30,10 +34,13 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "HeadConfig",
     "MultiTaskConfig",
     "MultiTaskModel",
     "MultiTaskOutput",
     "MultiTaskRuntime",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
+    "ProjectionConfig",
+    "TaskConfig",
 ]

@@ -7,13 +7,14 @@ tasks_for       the tasks that answer a kind of input, or the named ones
 nobody_reads    what to say where none does
 plain_answers   a dictionary per row that passes `json.dumps`
 
-This file imports only Python's own library and checks_multitask.py: the runtime without torch reads it as well.
+This file imports only Python's own library, and files that do: the runtime without torch reads it as well.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .checks_multitask import suggest
+from .tasks_multitask import TaskConfig
 
 
 def one_word(head: Any, older: Any, spelled: str) -> Any:
@@ -37,7 +38,7 @@ def listed(head: Any, tasks: Iterable[str]) -> list[str]:
     return names
 
 
-def check_tasks(tasks: dict[str, Any], names: Iterable[str]) -> None:
+def check_tasks(tasks: dict[str, TaskConfig], names: Iterable[str]) -> None:
     """Raise a ValueError that names the known tasks for a name that is none of them."""
     for name in names:
         if name not in tasks:
@@ -47,7 +48,7 @@ def check_tasks(tasks: dict[str, Any], names: Iterable[str]) -> None:
 
 
 def tasks_for(
-    tasks: dict[str, Any], wanted: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True
+    tasks: dict[str, TaskConfig], wanted: str | Sequence[str] | None, is_pair: bool, check_kind: bool = True
 ) -> list[str]:
     """
     The tasks that are to answer rows of one kind.
@@ -63,11 +64,11 @@ def tasks_for(
         ValueError: a task is unknown, or reads the other kind of input.
     """
     if wanted is None:
-        return [name for name, settings in tasks.items() if settings["pair"] == is_pair]
+        return [name for name, task in tasks.items() if task.pair == is_pair]
     names = listed(wanted, tasks)
     check_tasks(tasks, names)
     for name in names:
-        if check_kind and tasks[name]["pair"] != is_pair:
+        if check_kind and tasks[name].pair != is_pair:
             found, right = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
             raise ValueError(f"Task {name!r} reads {right}, but was given {found}.")
     return names
@@ -82,19 +83,19 @@ def nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
     )
 
 
-def _plain_column(settings: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
+def _plain_column(task: TaskConfig, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """A task's answers, a dictionary per row."""
     if "labels" not in answer:
         singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
         return [{singular: value} for value in values.tolist()]
-    by_label = [dict(zip(settings["labels"], row, strict=True)) for row in answer["probabilities"].tolist()]
+    by_label = [dict(zip(task.labels, row, strict=True)) for row in answer["probabilities"].tolist()]
     found = zip(answer["labels"], by_label, strict=True)
-    if settings["problem_type"] == "multi_label_classification":
+    if task.kind.is_multi_label:
         return [{"labels": labels, "scores": scores} for labels, scores in found]
     return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
 
 
-def plain_answers(tasks: dict[str, Any], answers: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     """
     Answers row by row, in Python's own types, so that `json.dumps` takes them.
 

@@ -1,16 +1,18 @@
 """Configuration of a multi-task sentence model: everything that is needed to rebuild it, validated.
 
     MultiTaskConfig      backbone configuration, pooling, projection, normalisation, maximum length, tasks
-    complete_projection  the projection, checked and with every default filled in
+    ProjectionConfig     the projection
+    complete_projection  its record from what a user wrote, or a file holds
     public_name          what a stranger may see of a Hub id or folder
     check_encoder        refuses a backbone that is no encoder
 
 This file travels with every saved model (`trust_remote_code=True`), so it imports only torch, transformers and other
-remote files. The settings of a task are checked in tasks_multitask.py.
+remote files. The records of a task's settings stand in tasks_multitask.py.
 """
 
 import os
 import re
+from dataclasses import dataclass, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -18,13 +20,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checks_multitask import check_choice, check_flag, check_keys
-from .tasks_multitask import check_activation, check_size, complete_task
+from .tasks_multitask import Record, TaskConfig, check_activation, check_size, complete_task, settings_of
 
 POOLINGS = ("mean", "cls", "max")
 # Grows when a saved model means something that older code would read wrongly.
 FORMAT_VERSION = 1
-
-_PROJECTION_DEFAULTS = {"out_features": None, "bias": True, "activation": "tanh"}
 
 
 def public_name(name_or_path: str) -> str:
@@ -47,21 +47,42 @@ def check_encoder(backbone_config: PreTrainedConfig) -> None:
         )
 
 
-def complete_projection(projection: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Check a projection and fill in its defaults: `{"out_features": 256}` gets a bias and a tanh."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProjectionConfig(Record):
+    """
+    The dense layer from the pooled vector to the sentence embedding.
+
+    Args:
+        out_features: size of the sentence embedding.
+        bias: whether the layer has one.
+        activation: as transformers names it; empty or `linear` for none.
+
+    Raises:
+        ValueError: names the setting, what was found and what would be right.
+    """
+
+    out_features: int
+    bias: bool = True
+    activation: str = "tanh"
+
+    def __post_init__(self):
+        check_size("projection.out_features", self.out_features)
+        check_flag("projection.bias", self.bias)
+        self._settle(activation=self.activation or "linear")
+        check_activation("projection.activation", self.activation)
+
+
+def complete_projection(projection: Any) -> ProjectionConfig | None:
+    """A projection's record from a `ProjectionConfig` or a mapping with its settings; `None` stays `None`."""
+    projection = settings_of(projection)
     if projection is None:
         return None
     if not isinstance(projection, dict):
         raise ValueError(
             f"projection is {projection!r}, but should be null or like {{out_features: 256, bias: true}}."
         )
-    check_keys("projection", projection, _PROJECTION_DEFAULTS)
-    projection = {**_PROJECTION_DEFAULTS, **projection}
-    check_size("projection.out_features", projection["out_features"])
-    check_flag("projection.bias", projection["bias"])
-    projection["activation"] = projection["activation"] or "linear"
-    check_activation("projection.activation", projection["activation"])
-    return projection
+    check_keys("projection", projection, [setting.name for setting in fields(ProjectionConfig)])
+    return ProjectionConfig(**{"out_features": None, **projection})
 
 
 @strict
@@ -74,15 +95,16 @@ class MultiTaskConfig(PreTrainedConfig):
             The encoder's own configuration; a dictionary needs `model_type`. Defaults to a BERT configuration.
         pooling (`str`, *optional*, defaults to `"mean"`):
             From token states to one vector: `mean`, `cls` or `max`, all over unmasked tokens only.
-        projection (`dict`, *optional*):
+        projection (`ProjectionConfig` or `dict`, *optional*):
             Dense layer from the pooled vector to the sentence embedding: `out_features`, `bias` (defaults to `True`),
             `activation` (a transformers activation, defaults to `tanh`; `linear` for none).
         normalize (`bool`, *optional*, defaults to `False`):
             Whether the sentence embedding is handed out with length 1. Heads read it before that.
         max_length (`int`, *optional*, defaults to 128):
             Longest sentence in tokens, special tokens included. Longer ones are truncated.
-        tasks (`dict[str, dict]`, *optional*):
-            Task settings by name; see [`complete_task`] for the keys.
+        tasks (`dict[str, TaskConfig]` or `dict[str, dict]`, *optional*):
+            Task settings by name. The attribute holds a [`TaskConfig`] for each, whatever is assigned to it;
+            `change_task` changes one.
         task_order (`list[str]`, *optional*):
             The names of the tasks in their order, which config.json would lose: its keys are sorted. Tasks that are
             not named follow in the order of `tasks`.
@@ -107,7 +129,7 @@ class MultiTaskConfig(PreTrainedConfig):
     ...     backbone_config=BertConfig(hidden_size=32, num_attention_heads=4),
     ...     tasks={"sentiment": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}},
     ... )
-    >>> config.embedding_dim, config.tasks["sentiment"]["metrics"]
+    >>> config.embedding_dim, config.tasks["sentiment"].metrics
     (32, ['accuracy'])
 
     ```
@@ -118,10 +140,10 @@ class MultiTaskConfig(PreTrainedConfig):
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     pooling: str = "mean"
-    projection: dict[str, Any] | None = None
+    projection: Any = None  # a ProjectionConfig once it is set; `@strict` checks what is given before that
     normalize: bool = False
     max_length: int = 128
-    tasks: dict[str, Any] | None = None
+    tasks: dict[str, Any] | None = None  # a TaskConfig for each once it is set
     task_order: list[str] | None = None
     task: str | None = None
     base_name_or_path: str | None = None
@@ -139,16 +161,32 @@ class MultiTaskConfig(PreTrainedConfig):
                 )
             backbone_config = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
         self.backbone_config = backbone_config
-        self.projection = complete_projection(self.projection)
-        tasks = self.tasks or {}
-        order = [name for name in self.task_order or () if name in tasks]
-        self.tasks = {name: complete_task(name, tasks[name]) for name in dict.fromkeys([*order, *tasks])}
+        order = [name for name in self.task_order or () if name in self.tasks]
+        self.tasks = {name: self.tasks[name] for name in dict.fromkeys([*order, *self.tasks])}
         self.task_order = None  # `tasks` has the order from here on; `to_dict` writes it down
         self.validate_multitask()  # here as well, where the error is a ValueError and not wrapped
         is_labelled = self.id2label is not None or kwargs.get("num_labels") is not None
         super().__post_init__(**kwargs)
         if not is_labelled:  # transformers would name two; the view of one head has to know whether anybody did
             self.id2label = self.label2id = None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        # Not only when the configuration is made: `from_pretrained(..., tasks=...)` sets them on the finished one.
+        if key == "projection":
+            value = complete_projection(value)
+        elif key == "tasks":
+            value = {name: complete_task(name, task) for name, task in (value or {}).items()}
+        super().__setattr__(key, value)
+
+    def change_task(self, name: str, **changes: Any) -> TaskConfig:
+        """
+        Put a task's record with some settings changed in the place of the one it has, and return it.
+
+        Raises:
+            ValueError: a setting is wrong; it is named as `tasks.<name>.<setting>`.
+        """
+        self.tasks[name] = complete_task(name, {**self.tasks[name].to_dict(), **changes})
+        return self.tasks[name]
 
     def validate_multitask(self):
         """Part of `@strict`-powered validation: runs when the configuration is made and when it is saved."""
@@ -167,6 +205,8 @@ class MultiTaskConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As of any configuration, with the tasks' order and without folders of this machine: it is what is saved."""
         found = {**super().to_dict(), "task_order": list(self.tasks)}
+        found["tasks"] = {name: task.to_dict() for name, task in self.tasks.items()}
+        found["projection"] = settings_of(self.projection)
         for settings in (found, found["backbone_config"]):
             if settings.get("_name_or_path"):
                 settings["_name_or_path"] = public_name(settings["_name_or_path"])
@@ -175,7 +215,7 @@ class MultiTaskConfig(PreTrainedConfig):
     @property
     def embedding_dim(self) -> int:
         """Size of the sentence embedding."""
-        return self.projection["out_features"] if self.projection else self.backbone_config.hidden_size
+        return self.projection.out_features if self.projection else self.backbone_config.hidden_size
 
     @property
     def hidden_size(self) -> int:
@@ -194,4 +234,4 @@ class MultiTaskConfig(PreTrainedConfig):
 
 MultiTaskConfig.register_for_auto_class()
 
-__all__ = ["MultiTaskConfig"]
+__all__ = ["MultiTaskConfig", "ProjectionConfig"]

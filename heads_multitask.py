@@ -19,8 +19,7 @@ from transformers.activations import ACT2FN
 from .answers_multitask import check_tasks, listed
 from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
-from .problem_types_multitask import PROBLEM_TYPES
-from .tasks_multitask import complete_task, extend_labels, new_task, target_scale
+from .tasks_multitask import TaskConfig, complete_task, extend_labels
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -51,8 +50,8 @@ class Projection(nn.Module):
         super().__init__()
         projection = config.projection
         hidden_size = config.backbone_config.hidden_size
-        self.linear = nn.Linear(hidden_size, projection["out_features"], bias=projection["bias"])
-        self.activation = ACT2FN[projection["activation"]]
+        self.linear = nn.Linear(hidden_size, projection.out_features, bias=projection.bias)
+        self.activation = ACT2FN[projection.activation]
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         return self.activation(self.linear(pooled))
@@ -68,21 +67,21 @@ class MultiTaskHead(nn.Module):
     Args of `forward`:
         embeddings: `(rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs.
 
-    Returns `(rows, num_labels)`, or `(rows,)` for regression: standardised values, see `target_scale`.
+    Returns `(rows, num_labels)`, or `(rows,)` for regression: standardised values, see `TaskConfig.target_scale`.
     """
 
-    def __init__(self, embedding_dim: int, task: dict[str, Any]):
+    def __init__(self, embedding_dim: int, task: TaskConfig):
         super().__init__()
-        self.pair = task["pair"]
-        self.is_regression = task["problem_type"] == "regression"
+        self.pair = task.pair
+        self.is_value = not task.kind.has_labels
         size = 3 * embedding_dim if self.pair else embedding_dim
         layers: list[nn.Module] = []
-        for hidden_dim in task["head"]["hidden_dims"]:
-            layers += [nn.Linear(size, hidden_dim), ACT2FN[task["head"]["activation"]]]
+        for hidden_dim in task.head.hidden_dims:
+            layers += [nn.Linear(size, hidden_dim), ACT2FN[task.head.activation]]
             size = hidden_dim
         layers += [
-            nn.Dropout(task["head"]["dropout"]),
-            nn.Linear(size, 1 if self.is_regression else len(task["labels"])),
+            nn.Dropout(task.head.dropout),
+            nn.Linear(size, 1 if self.is_value else len(task.labels)),
         ]
         self.layers = nn.Sequential(*layers)
 
@@ -91,7 +90,7 @@ class MultiTaskHead(nn.Module):
             u, v = embeddings.unbind(dim=1)  # (rows, embedding_dim) each
             embeddings = torch.cat([u, v, (u - v).abs()], dim=-1)  # (rows, 3 * embedding_dim)
         logits = self.layers(embeddings)  # (rows, num_labels)
-        return logits.squeeze(-1) if self.is_regression else logits
+        return logits.squeeze(-1) if self.is_value else logits
 
 
 def choose_head(config: MultiTaskConfig) -> str:
@@ -101,11 +100,7 @@ def choose_head(config: MultiTaskConfig) -> str:
     Raises:
         ValueError: that task is unknown or reads pairs, or none was named where several can answer.
     """
-    fitting = [
-        name
-        for name, settings in config.tasks.items()
-        if PROBLEM_TYPES[settings["problem_type"]].has_head and not settings["pair"]
-    ]
+    fitting = [name for name, task in config.tasks.items() if task.kind.has_head and not task.pair]
     if config.task is None and len(fitting) == 1:
         return fitting[0]
     if config.task not in fitting:
@@ -125,8 +120,8 @@ def labels_to_show(config: MultiTaskConfig) -> list[str]:
     Raises:
         ValueError: `num_labels` or `id2label` contradicts the task's labels.
     """
-    labels = config.tasks[config.task].get("labels", [config.task])
-    stored = [settings.get("labels", [name]) for name, settings in config.tasks.items()]
+    labels = config.tasks[config.task].labels or [config.task]
+    stored = [task.labels or [name] for name, task in config.tasks.items()]
     given = config.id2label and [config.id2label.get(index) for index in range(len(config.id2label))]
     if not given or given in stored:  # nothing, or what a saved view of some task has stored
         return labels
@@ -149,18 +144,18 @@ def labels_to_show(config: MultiTaskConfig) -> list[str]:
 class TaskHeads:
     """The tasks of a model with `config` and `heads`: adding and removing them."""
 
-    def add_task(self, name: str, task: dict[str, Any]) -> None:
+    def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
         """
         Add a task with a new head; every other output stays bit-identical.
 
         Args:
             name: an identifier that no task has yet.
-            task: its settings; see `complete_task` for the keys.
+            task: its settings, a `TaskConfig` or a mapping.
         """
         if name in self.config.tasks:
             raise ValueError(f"There is a task {name!r} already. Remove it first, or choose another name.")
-        task = complete_task(name, new_task(task))
-        if PROBLEM_TYPES[task["problem_type"]].has_head:
+        task = complete_task(name, task, is_new=True)
+        if task.kind.has_head:
             with torch.device("cpu"):  # whatever the default is
                 head = MultiTaskHead(self.config.embedding_dim, task).float()
             head.apply(self._init_weights)
@@ -189,16 +184,16 @@ class TaskHeads:
             ValueError: there is no such task, it has no labels, or has one of these already.
         """
         self._check_tasks([name])
-        settings = extend_labels(name, self.config.tasks[name], labels)
+        task = extend_labels(name, self.config.tasks[name], labels)
         layers = self.heads[name].layers
         old = layers[-1]
-        wider = nn.Linear(old.in_features, len(settings["labels"]), device=old.weight.device, dtype=old.weight.dtype)
+        wider = nn.Linear(old.in_features, len(task.labels), device=old.weight.device, dtype=old.weight.dtype)
         self._init_weights(wider)
         with torch.no_grad():
             wider.weight[: old.out_features] = old.weight
             wider.bias[: old.out_features] = old.bias
         layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
-        self.config.tasks = {**self.config.tasks, name: settings}
+        self.config.tasks = {**self.config.tasks, name: task}
 
     def _check_tasks(self, names: Iterable[str]) -> None:
         check_tasks(self.config.tasks, names)
@@ -212,7 +207,7 @@ class TaskHeads:
             ValueError: there is no such task.
         """
         if head is None:
-            return [name for name, settings in self.config.tasks.items() if not settings["pair"]]
+            return [name for name, task in self.config.tasks.items() if not task.pair]
         names = [] if isinstance(head, str) and head == "embedding" else listed(head, self.config.tasks)
         self._check_tasks(names)
         return names
@@ -239,7 +234,7 @@ def task_logits(
     logits = {}
     for name in heads:
         rows = (task_rows or {}).get(name)
-        if rows is None and model.config.tasks[name]["pair"]:
+        if rows is None and model.config.tasks[name].pair:
             raise ValueError(
                 f"Task {name!r} compares two sentences. Say which rows of the batch belong together: "
                 f"task_rows={{{name!r}: tensor of shape (pairs, 2)}}, or use model.predict."
@@ -252,9 +247,9 @@ def task_logits(
     return logits
 
 
-def _in_units(task: dict[str, Any], logits: torch.Tensor) -> torch.Tensor:
+def _in_units(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
     """A regression task's values in the units of its labels, never in half precision: it has no room for years."""
-    mean, deviation = target_scale(task)
+    mean, deviation = task.target_scale
     if (mean, deviation) == (0.0, 1.0):
         return logits
     return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -33,16 +33,15 @@ from .backbone_multitask import (
     open_backbone_tokenizer,
     read_sentence_transformers,
 )
-from .configuration_multitask import MultiTaskConfig, check_encoder
+from .configuration_multitask import MultiTaskConfig, ProjectionConfig, check_encoder
 from .encoding_multitask import SentenceEncoding
 from .freezing_multitask import Freezing
 from .heads_multitask import MultiTaskHead, Projection, TaskHeads, choose_head, labels_to_show, task_logits
 from .passes_multitask import BackbonePass
 from .prediction_multitask import TaskPrediction
-from .problem_types_multitask import PROBLEM_TYPES
 from .saving_multitask import MultiTaskPreTrainedModel
 from .stale_heads_multitask import Origin
-from .tasks_multitask import new_task, target_scale
+from .tasks_multitask import TaskConfig, complete_task
 from .tokenizer_multitask import ModelTokenizer
 
 
@@ -98,7 +97,7 @@ class MultiTaskModel(
             {
                 name: MultiTaskHead(config.embedding_dim, task)
                 for name, task in config.tasks.items()
-                if PROBLEM_TYPES[task["problem_type"]].has_head
+                if task.kind.has_head
             }
         )
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -113,9 +112,9 @@ class MultiTaskModel(
     def from_backbone(
         cls,
         backbone: str,
-        tasks: dict[str, dict[str, Any]] | None = None,
+        tasks: dict[str, TaskConfig | dict[str, Any]] | None = None,
         pooling: str | None = None,
-        projection: dict[str, Any] | None = None,
+        projection: ProjectionConfig | dict[str, Any] | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
         dtype: str | torch.dtype = torch.float32,
@@ -127,7 +126,7 @@ class MultiTaskModel(
         Args:
             backbone: Hub id or folder of any encoder that `AutoModel` loads. What a sentence-transformers repository
                 says about pooling, projection, normalisation and maximum length is the default of those below.
-            tasks: task settings by name; see `complete_task` for the keys.
+            tasks: task settings by name, each a `TaskConfig` or a mapping.
             pooling: `mean` (the default without any other), `cls` or `max`.
             projection: `{"out_features": ..., "bias": ..., "activation": ...}`.
             normalize: whether embeddings are handed out with length 1.
@@ -165,7 +164,7 @@ class MultiTaskModel(
             projection=projection or stored.projection,
             normalize=normalize if normalize is not None else bool(stored.normalize),
             max_length=max_length,
-            tasks={name: new_task(task) for name, task in (tasks or {}).items()},
+            tasks={name: complete_task(name, task, is_new=True) for name, task in (tasks or {}).items()},
         )
         model = cls(config).to(dtype)
         model.backbone = pretrained
@@ -346,7 +345,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         config.task = self.task = choose_head(config)
         config.id2label = dict(enumerate(labels_to_show(config)))
         config.label2id = {label: index for index, label in config.id2label.items()}
-        config.problem_type = config.tasks[self.task]["problem_type"]
+        config.problem_type = config.tasks[self.task].problem_type
         self.multitask = MultiTaskModel(config)
         self.post_init()
 
@@ -391,7 +390,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels, logits, self.config)
             # Of standardised values, as in training: the units of the labels do not set the length of the gradient.
-            loss = loss / target_scale(self.config.tasks[self.task])[1] ** 2
+            loss = loss / self.config.tasks[self.task].target_scale[1] ** 2
         result = SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
         )

@@ -144,26 +144,25 @@ class TaskPrediction:
 
     def _no_logits(self, name: str) -> torch.Tensor:
         """Logits of no row: `(0, num_labels)` or `(0,)`."""
-        labels = self.config.tasks[name].get("labels")
+        labels = self.config.tasks[name].labels
         return torch.empty((0, len(labels)) if labels else (0,), dtype=torch.float32, device="cpu")
 
     def _answer(self, name: str, logits: torch.Tensor) -> dict[str, Any]:
         """One task's answers, with tensors, from its logits `(rows, num_labels)` or `(rows,)`."""
-        settings = self.config.tasks[name]
-        if name not in self.heads:
+        task = self.config.tasks[name]
+        if not task.kind.has_head:
             return {"scores": logits}
-        if settings["problem_type"] == "regression":
+        if not task.kind.has_labels:
             return {"values": logits}
-        labels = settings["labels"]
-        if settings["problem_type"] == "multi_label_classification":
+        if task.kind.is_multi_label:
             probabilities = logits.sigmoid()
-            chosen = probabilities >= torch.tensor(settings["thresholds"], dtype=torch.float32, device="cpu")
+            chosen = probabilities >= torch.tensor(task.thresholds, dtype=torch.float32, device="cpu")
             names = [[] for _ in range(len(chosen))]
             for row, label in chosen.nonzero().tolist():  # of thousands of labels a row has a few
-                names[row].append(labels[label])
+                names[row].append(task.labels[label])
         else:
             probabilities = logits.softmax(dim=-1)
-            names = [labels[best] for best in probabilities.argmax(dim=-1).tolist()]
+            names = [task.labels[best] for best in probabilities.argmax(dim=-1).tolist()]
         return {"labels": names, "probabilities": probabilities}
 
 

@@ -81,6 +81,21 @@ class ProblemType:
         return "labels" in self.settings
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether a row may have any number of the labels, each decided by a threshold of its own."""
+        return "thresholds" in self.settings
+
+    @property
+    def has_target_scale(self) -> bool:
+        """Whether the head gives one number, in units of the training targets' deviation."""
+        return "target_mean" in self.settings
+
+    @property
+    def has_score_range(self) -> bool:
+        """Whether the cosine of two sentences is compared with a score."""
+        return "score_range" in self.settings
+
+    @property
     def is_always_pair(self) -> bool:
         """Whether every row holds several sentences; else a task says so with `pair`."""
         return all(len(form) > 1 for form in self.columns)

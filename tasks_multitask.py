@@ -1,43 +1,58 @@
-"""The settings of a task, checked and with every default filled in.
+"""The settings of a task as records that are checked when they are made.
 
-    complete_task   one task's settings
-    extend_labels   the same with further labels
-    new_task        what a task with a new head adds to them
-    target_scale    mean and deviation of a regression task
-    check_size      refuses what is no size of a layer
+    TaskConfig        what `config.tasks` holds for each task
+    HeadConfig        its head
+    complete_task     a task's record from what a user wrote, or a file holds
+    extend_labels     the same with further labels
+    Record            what the records share
+    check_size        refuses what is no size of a layer
     check_activation  refuses what is no activation
 
-What the problem types mean stands in problem_types_multitask.py. This file travels with every saved model.
+What the problem types mean stands in problem_types_multitask.py. This file travels with every saved model. The runtime
+without torch reads the records, too: what only layers can say is checked in `complete_task`.
 """
 
 from collections import Counter
+from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-import torch.nn as nn
-from transformers.activations import ACT2FN
-
 from .checks_multitask import check_choice, check_count, check_flag, check_keys, is_number, suggest
-from .problem_types_multitask import LOSSES, METRICS, PROBLEM_TYPES, find_problem_type
+from .problem_types_multitask import LOSSES, METRICS, PROBLEM_TYPES, ProblemType, find_problem_type
 
 LARGEST_SIZE = 1_000_000
 
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
-_TASK_KEYS = (
-    "problem_type",
-    "pair",
-    "labels",
-    "head",
-    "loss",
-    "loss_options",
-    "loss_weight",
-    "metrics",
-    "thresholds",
-    "score_range",
-    "target_mean",
-    "target_deviation",
-)
-_HEAD_DEFAULTS = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
+
+
+class Record:
+    """
+    What the records of settings share: plain JSON, and equality by what they say.
+
+    A record is frozen. `dataclasses.replace` makes a changed one, which is checked as any other. Records of different
+    classes are equal if their names and settings are: each folder of remote code brings classes of its own.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them; no list is shared with the record."""
+        return asdict(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not is_dataclass(other) or type(self).__name__ != type(other).__name__:
+            return NotImplemented
+        return asdict(self) == asdict(other)
+
+    __hash__ = None
+
+    def _settle(self, **values: Any) -> None:
+        """Set fields while the record is made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def settings_of(record: Any) -> Any:
+    """A record's settings as a dictionary; anything else as it is."""
+    return record.to_dict() if hasattr(record, "to_dict") else record
 
 
 def check_size(where: str, found: Any) -> None:
@@ -49,6 +64,8 @@ def check_size(where: str, found: Any) -> None:
 
 def check_activation(where: str, found: Any) -> None:
     """Refuse what transformers does not know as an activation."""
+    from transformers.activations import ACT2FN
+
     if not isinstance(found, str) or found not in ACT2FN:
         raise ValueError(
             f"{where} is {found!r}, but should be an activation of transformers such as relu, gelu, tanh, silu or "
@@ -57,6 +74,8 @@ def check_activation(where: str, found: Any) -> None:
 
 
 def _check_task_name(name: Any) -> None:
+    import torch.nn as nn
+
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(
             f"tasks: the name {name!r} is not an identifier. Use letters, digits and underscores, such as 'topic'."
@@ -70,23 +89,46 @@ def _check_task_name(name: Any) -> None:
         )
 
 
-def _complete_head(where: str, head: dict[str, Any] | None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeadConfig(Record):
+    """
+    The network from the sentence embedding to a task's logits.
+
+    Args:
+        hidden_dims: sizes of the hidden layers; none for a linear head.
+        activation: after each hidden layer, as transformers names it.
+        dropout: before the last layer, at least 0 and less than 1.
+        where: what an error says it is about.
+
+    Raises:
+        ValueError: names the setting, what was found and what would be right.
+    """
+
+    hidden_dims: list[int] = field(default_factory=list)
+    activation: str = "relu"
+    dropout: float = 0.0
+    where: InitVar[str] = "head"
+
+    def __post_init__(self, where: str):
+        if not isinstance(self.hidden_dims, (list, tuple)):
+            raise ValueError(
+                f"{where}.hidden_dims is {self.hidden_dims!r}, but should be a list of sizes, such as [256]."
+            )
+        for size in self.hidden_dims:
+            check_size(f"{where}.hidden_dims: a size", size)
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ValueError(f"{where}.dropout is {self.dropout!r}, but should be at least 0 and less than 1.")
+        self._settle(hidden_dims=list(self.hidden_dims), dropout=float(self.dropout))
+
+
+def _complete_head(where: str, head: Any) -> HeadConfig:
+    head = settings_of(head)
     if head is not None and not isinstance(head, dict):
         raise ValueError(
             f"{where} is {head!r}, but should be like {{hidden_dims: [256], activation: relu, dropout: 0.1}}."
         )
-    check_keys(where, head or {}, _HEAD_DEFAULTS)
-    head = {**_HEAD_DEFAULTS, **(head or {})}
-    if not isinstance(head["hidden_dims"], (list, tuple)):
-        raise ValueError(
-            f"{where}.hidden_dims is {head['hidden_dims']!r}, but should be a list of sizes, such as [256]."
-        )
-    for size in head["hidden_dims"]:
-        check_size(f"{where}.hidden_dims: a size", size)
-    check_activation(f"{where}.activation", head["activation"])
-    if not is_number(head["dropout"]) or not 0 <= head["dropout"] < 1:
-        raise ValueError(f"{where}.dropout is {head['dropout']!r}, but should be at least 0 and less than 1.")
-    return {**head, "hidden_dims": list(head["hidden_dims"]), "dropout": float(head["dropout"])}
+    check_keys(where, head or {}, [setting.name for setting in fields(HeadConfig)])
+    return HeadConfig(**(head or {}), where=where)
 
 
 def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
@@ -125,7 +167,7 @@ def _complete_label_weights(where: str, weights: Any, labels: list[str]) -> str 
 
 
 def _complete_loss_options(where: str, options: Any, loss: str, labels: list[str]) -> dict[str, Any]:
-    known = LOSSES[loss].options
+    known, options = LOSSES[loss].options, {} if options is None else options
     if not isinstance(options, dict):
         raise ValueError(f"{where} is {options!r}, but should be a mapping, such as {{temperature: 0.05}}.")
     if options and not known:
@@ -149,136 +191,200 @@ def _complete_loss_options(where: str, options: Any, loss: str, labels: list[str
     return completed
 
 
-def new_task(task: Any) -> Any:
-    """The settings of a task whose head is new: a regression task without a scale takes that of its training rows."""
-    is_regression = isinstance(task, dict) and task.get("problem_type") == "regression"
-    if not is_regression or "target_mean" in task or "target_deviation" in task:
-        return task
-    return {**task, "target_mean": None, "target_deviation": None}
-
-
-def target_scale(task: dict[str, Any]) -> tuple[float, float]:
-    """
-    Mean and deviation of a regression task: its value is `mean + deviation * (what the head gives)`.
-
-    They are 0 and 1 for a task that has none yet, and for models that were saved before there were any.
-    """
-    if task.get("target_deviation") is None:
-        return 0.0, 1.0
-    return task["target_mean"], task["target_deviation"]
-
-
-def _complete_targets(where: str, task: dict[str, Any]) -> dict[str, float | None]:
-    """Mean and deviation of a regression task; both null until there are training rows to measure."""
-    given = {key: task[key] for key in ("target_mean", "target_deviation") if key in task}
-    if not given:
-        return {"target_mean": 0.0, "target_deviation": 1.0}
-    if len(given) == 2 and set(given.values()) == {None}:
-        return given
-    if len(given) < 2 or not all(map(is_number, given.values())) or given["target_deviation"] <= 0:
-        found = ", ".join(f"{key} {value!r}" for key, value in given.items())
+def _complete_targets(where: str, mean: Any, deviation: Any) -> tuple[float | None, float | None]:
+    """Mean and deviation of a regression task; both `None` until there are training rows to measure."""
+    if mean is None and deviation is None:
+        return None, None
+    if not is_number(mean) or not is_number(deviation) or deviation <= 0:
         raise ValueError(
-            f"{where}: found {found}, but target_mean should be a number and target_deviation a number above 0. Give "
-            "both, or leave both out: they are then measured on the training rows."
+            f"{where}: found target_mean {mean!r}, target_deviation {deviation!r}, but target_mean should be a number "
+            "and target_deviation a number above 0. Give both, or leave both out: they are then measured on the "
+            "training rows."
         )
-    return {key: float(value) for key, value in given.items()}
+    return float(mean), float(deviation)
 
 
-def complete_task(name: str, task: dict[str, Any]) -> dict[str, Any]:
+def _complete_metrics(where: str, metrics: Any, problem_type: str) -> list[str]:
+    known = PROBLEM_TYPES[problem_type].metrics
+    metrics = metrics or [known[0]]
+    if not isinstance(metrics, (list, tuple)):
+        raise ValueError(f"{where} is {metrics!r}, but should be a list. The first is the primary metric.")
+    for metric in metrics:
+        check_choice(f"{where} ({problem_type}): a metric", metric, known)
+    if METRICS[metrics[0]].is_error:
+        raise ValueError(
+            f"{where}: {metrics[0]} cannot stand first, because the first metric chooses the best checkpoint "
+            "and should grow with quality. Put spearman or pearson before it."
+        )
+    return list(metrics)
+
+
+def _complete_thresholds(where: str, thresholds: Any, num_labels: int) -> list[float]:
+    thresholds = thresholds or [0.5] * num_labels
+    is_list = isinstance(thresholds, (list, tuple)) and len(thresholds) == num_labels
+    if not is_list or not all(is_number(threshold) and 0 <= threshold <= 1 for threshold in thresholds):
+        raise ValueError(
+            f"{where} is {thresholds!r}, but should hold one probability for each of the {num_labels} labels."
+        )
+    return [float(threshold) for threshold in thresholds]
+
+
+def _complete_score_range(where: str, score_range: Any) -> list[float]:
+    score_range = score_range or [0.0, 1.0]
+    is_pair = isinstance(score_range, (list, tuple)) and len(score_range) == 2
+    if not is_pair or not all(map(is_number, score_range)) or score_range[0] >= score_range[1]:
+        raise ValueError(f"{where} is {score_range!r}, but should be [lowest, highest], such as [0, 5].")
+    return [float(score) for score in score_range]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskConfig(Record):
     """
-    Check one task's settings and fill in every default.
+    A task's settings, checked and with every default filled in. What the problem type does not know stays empty.
+
+    Args:
+        problem_type: one of `PROBLEM_TYPES`.
+        pair: whether a row holds two sentences; `None` for what the problem type says.
+        labels: their names, for classification only.
+        head: a `HeadConfig` or its settings, for the problem types with a head; linear where nothing is said.
+        loss: empty for the problem type's first.
+        loss_options: of the loss: `class_weights` (`balanced`, or a number for each label) and `label_smoothing` for
+            cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature` for cosent and
+            multiple_negatives_ranking, `symmetric` for the latter.
+        loss_weight: what the loss is multiplied with in the sum.
+        metrics: the first is the primary metric; empty for the problem type's first.
+        thresholds: multi-label: the probability from which each label counts, 0.5 where nothing is said.
+        target_mean, target_deviation: regression: see `target_scale`; `None` for both until training measures them.
+        score_range: similarity: the scores that mean cosine 0 and cosine 1, 0 and 1 where nothing is said.
+        where: what an error says it is about.
+
+    Raises:
+        ValueError: names the setting, what was found and what would be right.
+
+    ```python
+    >>> task = TaskConfig(problem_type="single_label_classification", labels=["negative", "positive"])
+    >>> task.head.dropout, task.metrics, task.kind.has_labels
+    (0.0, ['accuracy'], True)
+
+    ```
+    """
+
+    problem_type: str
+    pair: bool | None = None
+    labels: list[str] = field(default_factory=list)
+    head: HeadConfig | None = None
+    loss: str = ""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    loss_weight: float = 1.0
+    metrics: list[str] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=list)
+    target_mean: float | None = None
+    target_deviation: float | None = None
+    score_range: list[float] | None = None
+    where: InitVar[str] = "task"
+
+    def __post_init__(self, where: str):
+        kind = find_problem_type(f"{where}.problem_type", self.problem_type)
+        for key in _OWN_SETTINGS:
+            value = getattr(self, key)
+            is_said = value is not None and not (isinstance(value, list) and not value)
+            if is_said and key not in kind.settings:
+                raise ValueError(f"{where}.{key} has no meaning for problem_type {self.problem_type}. Remove it.")
+
+        pair = kind.is_always_pair if self.pair is None else self.pair
+        if not isinstance(pair, bool) or (kind.is_always_pair and not pair):
+            raise ValueError(
+                f"{where}.pair is {pair!r}, but should be "
+                + (f"true: {self.problem_type} compares two sentences." if kind.is_always_pair else "true or false.")
+            )
+        labels = _complete_labels(f"{where}.labels", self.labels, kind.least_labels) if kind.has_labels else []
+        loss = self.loss or kind.losses[0]
+        check_choice(f"{where}.loss ({self.problem_type})", loss, kind.losses)
+        if not is_number(self.loss_weight) or self.loss_weight < 0:
+            raise ValueError(f"{where}.loss_weight is {self.loss_weight!r}, but should be a number of at least 0.")
+        self._settle(
+            pair=pair,
+            labels=labels,
+            head=_complete_head(f"{where}.head", self.head) if kind.has_head else None,
+            loss=loss,
+            loss_options=_complete_loss_options(f"{where}.loss_options", self.loss_options, loss, labels),
+            loss_weight=float(self.loss_weight),
+            metrics=_complete_metrics(f"{where}.metrics", self.metrics, self.problem_type),
+            thresholds=_complete_thresholds(f"{where}.thresholds", self.thresholds, len(labels))
+            if kind.is_multi_label
+            else [],
+            score_range=_complete_score_range(f"{where}.score_range", self.score_range)
+            if kind.has_score_range
+            else None,
+        )
+        if kind.has_target_scale:
+            mean, deviation = _complete_targets(where, self.target_mean, self.target_deviation)
+            self._settle(target_mean=mean, target_deviation=deviation)
+
+    @property
+    def kind(self) -> ProblemType:
+        """What the problem type means."""
+        return PROBLEM_TYPES[self.problem_type]
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that chooses the best checkpoint."""
+        return self.metrics[0]
+
+    @property
+    def target_scale(self) -> tuple[float, float]:
+        """
+        Mean and deviation of a regression task: its value is `mean + deviation * (what the head gives)`.
+
+        They are 0 and 1 for a task that has none yet, and for those of other problem types.
+        """
+        if self.target_mean is None or self.target_deviation is None:
+            return 0.0, 1.0
+        return self.target_mean, self.target_deviation
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that the problem type knows, as JSON holds them; `loss_options` only where there are any."""
+        unknown = {key for key in _OWN_SETTINGS if key not in self.kind.settings}
+        unknown |= set() if self.loss_options else {"loss_options"}
+        return {key: value for key, value in asdict(self).items() if key not in unknown}
+
+
+def complete_task(name: str, task: Any, is_new: bool = False) -> TaskConfig:
+    """
+    A task's record from its settings.
 
     Args:
         name: the task's name, an identifier other than `embedding`.
-        task: `problem_type` (required); `labels` (required for classification); and optionally `pair` (two sentences a
-            row, for the problem types with a head), `head`, `loss`, `loss_options`, `loss_weight`, `metrics`,
-            `thresholds` (multi-label), `score_range` (similarity: the scores that mean cosine 0 and cosine 1), and
-            `target_mean` and `target_deviation` (regression: see `target_scale`; null for both means that training
-            measures them first).
-            `loss_options` are those of the loss: `class_weights` (`balanced`, or a number for each label) and
-            `label_smoothing` for cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature`
-            for cosent and multiple_negatives_ranking, `symmetric` for the latter.
+        task: a `TaskConfig`, or a mapping with its settings: `problem_type`, `labels` for classification, and what
+            else differs from the defaults.
+        is_new: whether its head is new: the scale of a regression task that says none is then measured in training.
+            Of any other it is 0 and 1: models that were saved before there was one have these.
 
     Returns:
-        A new dictionary with all keys that the problem type knows, `loss_options` only where there are any. Completing
-        it again changes nothing.
+        A record of its own; completing it again changes nothing.
 
     Raises:
-        ValueError: names the task, the key, what was found and what would be right.
+        ValueError: names the task, the setting, what was found and what would be right.
     """
     _check_task_name(name)
     where = f"tasks.{name}"
+    task = settings_of(task)
     if not isinstance(task, dict):
         raise ValueError(f"{where} is {task!r}, but should be a mapping with at least a problem_type.")
-    check_keys(where, task, _TASK_KEYS)
-    problem_type = task.get("problem_type")
-    kind = find_problem_type(f"{where}.problem_type", problem_type)
-    for key in _OWN_SETTINGS:
-        if task.get(key) is not None and key not in kind.settings:
-            raise ValueError(f"{where}.{key} has no meaning for problem_type {problem_type}. Remove it.")
-
-    completed: dict[str, Any] = {"problem_type": problem_type, "pair": task.get("pair", kind.is_always_pair)}
-    if not isinstance(completed["pair"], bool) or (kind.is_always_pair and not completed["pair"]):
-        raise ValueError(
-            f"{where}.pair is {completed['pair']!r}, but should be "
-            + (f"true: {problem_type} compares two sentences." if kind.is_always_pair else "true or false.")
-        )
-    if kind.has_labels:
-        completed["labels"] = _complete_labels(f"{where}.labels", task.get("labels"), kind.least_labels)
-    if kind.has_head:
-        completed["head"] = _complete_head(f"{where}.head", task.get("head"))
-
-    loss = task.get("loss") or kind.losses[0]
-    check_choice(f"{where}.loss ({problem_type})", loss, kind.losses)
-    completed["loss"] = loss
-    if task.get("loss_options") is not None:
-        options = _complete_loss_options(
-            f"{where}.loss_options", task["loss_options"], loss, completed.get("labels", [])
-        )
-        completed.update({"loss_options": options} if options else {})
-
-    loss_weight = task.get("loss_weight", 1.0)
-    if not is_number(loss_weight) or loss_weight < 0:
-        raise ValueError(f"{where}.loss_weight is {loss_weight!r}, but should be a number of at least 0.")
-    completed["loss_weight"] = float(loss_weight)
-
-    metrics = task.get("metrics") or [kind.metrics[0]]
-    if not isinstance(metrics, (list, tuple)):
-        raise ValueError(f"{where}.metrics is {metrics!r}, but should be a list. The first is the primary metric.")
-    for metric in metrics:
-        check_choice(f"{where}.metrics ({problem_type}): a metric", metric, kind.metrics)
-    if METRICS[metrics[0]].is_error:
-        raise ValueError(
-            f"{where}.metrics: {metrics[0]} cannot stand first, because the first metric chooses the best checkpoint "
-            "and should grow with quality. Put spearman or pearson before it."
-        )
-    completed["metrics"] = list(metrics)
-
-    if "thresholds" in kind.settings:
-        thresholds = task.get("thresholds") or [0.5] * len(completed["labels"])
-        is_list = isinstance(thresholds, (list, tuple)) and len(thresholds) == len(completed["labels"])
-        if not is_list or not all(is_number(threshold) and 0 <= threshold <= 1 for threshold in thresholds):
-            raise ValueError(
-                f"{where}.thresholds is {thresholds!r}, but should hold one probability for each of the "
-                f"{len(completed['labels'])} labels."
-            )
-        completed["thresholds"] = [float(threshold) for threshold in thresholds]
-    if "target_mean" in kind.settings:
-        completed.update(_complete_targets(where, task))
-    if "score_range" in kind.settings:
-        score_range = task.get("score_range") or [0.0, 1.0]
-        is_pair = isinstance(score_range, (list, tuple)) and len(score_range) == 2
-        if not is_pair or not all(map(is_number, score_range)) or score_range[0] >= score_range[1]:
-            raise ValueError(
-                f"{where}.score_range is {score_range!r}, but should be [lowest, highest], such as [0, 5]."
-            )
-        completed["score_range"] = [float(score) for score in score_range]
+    check_keys(where, task, [setting.name for setting in fields(TaskConfig)])
+    kind = find_problem_type(f"{where}.problem_type", task.get("problem_type"))
+    absent = {"labels": None} if kind.has_labels else {}
+    if kind.has_target_scale and not is_new and "target_mean" not in task and "target_deviation" not in task:
+        absent |= {"target_mean": 0.0, "target_deviation": 1.0}
+    completed = TaskConfig(**{**absent, **task}, where=where)
+    if completed.head is not None:
+        check_activation(f"{where}.head.activation", completed.head.activation)
     return completed
 
 
-def extend_labels(name: str, task: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
     """
-    A classification task's completed settings with further labels after its own.
+    A classification task with further labels after its own.
 
     What stands there for each label follows: a new label has the threshold 0.5, and counts 1 in the loss.
 
@@ -286,17 +392,19 @@ def extend_labels(name: str, task: dict[str, Any], labels: list[str]) -> dict[st
         ValueError: the task has no labels, or one of them already, or none is given.
     """
     where = f"tasks.{name}"
-    if "labels" not in task:
-        raise ValueError(f"{where} ({task['problem_type']}) has no labels, so none can be added.")
+    if not task.kind.has_labels:
+        raise ValueError(f"{where} ({task.problem_type}) has no labels, so none can be added.")
     labels = _complete_labels(f"{where}: the labels to add", labels, least=1)
-    known = [label for label in labels if label in set(task["labels"])]
+    known = [label for label in labels if label in set(task.labels)]
     if known:
         raise ValueError(f"{where} has the labels {', '.join(map(repr, known))} already. Add others only.")
-    extended = {**task, "labels": [*task["labels"], *labels]}
-    if "thresholds" in task:
-        extended["thresholds"] = [*task["thresholds"], *[0.5] * len(labels)]
-    extended["loss_options"] = {
-        key: [*value, *[1.0] * len(labels)] if isinstance(value, list) else value
-        for key, value in task.get("loss_options", {}).items()
-    }
-    return complete_task(name, extended)
+    return replace(
+        task,
+        where=where,
+        labels=[*task.labels, *labels],
+        thresholds=[*task.thresholds, *[0.5] * len(labels)] if task.kind.is_multi_label else [],
+        loss_options={
+            key: [*value, *[1.0] * len(labels)] if isinstance(value, list) else value
+            for key, value in task.loss_options.items()
+        },
+    )

@@ -31,7 +31,7 @@ from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import METHODS
 from multitask_sentence.training.evaluation import combined_score
 from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE, load_recipe
-from multitask_sentence.training.recipe.starting import task_settings
+from multitask_sentence.training.recipe.starting import new_tasks
 from multitask_sentence.training.report.results import scores_by_task
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
@@ -77,7 +77,7 @@ class StepTimer(TrainerCallback):
 def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded: Any) -> dict[str, Any]:
     """Train once; primary metrics by split and task, and the median seconds of a step."""
     set_seed(seed)
-    model = MultiTaskModel.from_backbone(recipe.backbone, task_settings(recipe, loaded), max_length=128)
+    model = MultiTaskModel.from_backbone(recipe.backbone, new_tasks(recipe, loaded), max_length=128)
     with tempfile.TemporaryDirectory() as folder:
         arguments = MultiTaskTrainingArguments(
             output_dir=folder,
@@ -112,7 +112,7 @@ def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded
         "seconds_per_step": statistics.median(timer.seconds),
         "scores": {
             split: {
-                **{task: found[task][tasks[task]["metrics"][0]] for task in tasks},
+                **{task: found[task][tasks[task].primary_metric] for task in tasks},
                 "mean": combined_score(tasks, found),
             }
             for split, found in scores.items()

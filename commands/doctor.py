@@ -46,11 +46,10 @@ def _auto_model(source: str) -> dict[str, Any]:
         output = model(**tokenizer(SENTENCES, padding=True, return_tensors="pt"))
     found = {"embedding": output.sentence_embedding}
     for task, logits in output.logits.items():
-        problem_type = model.config.tasks[task]["problem_type"]
-        if problem_type == "single_label_classification":
-            found[task] = logits.softmax(dim=-1)
-        else:
-            found[task] = logits.sigmoid() if problem_type == "multi_label_classification" else logits
+        kind = model.config.tasks[task].kind
+        if kind.has_labels:
+            logits = logits.sigmoid() if kind.is_multi_label else logits.softmax(dim=-1)
+        found[task] = logits
     return {name: values.float().numpy() for name, values in found.items()}
 
 
@@ -75,11 +74,11 @@ def _sequence_classification(source: str) -> dict[str, Any]:
 
     found = {}
     for task, settings in AutoConfig.from_pretrained(source, trust_remote_code=True).tasks.items():
-        if settings.get("labels") and not settings["pair"]:
+        if settings.kind.has_labels and not settings.pair:
             classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
             answers = classify(SENTENCES, top_k=None)
             rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
-            found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
+            found[task] = np.array([[row[label] for label in settings.labels] for row in rows])
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..tasks_multitask import TaskConfig
 
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
 TEACHER_PREFIX = "teacher_"  # that with the places of its teachers' answers; null means that none was asked
@@ -19,13 +19,11 @@ def sentence_id(sentence: str) -> int:
     return int.from_bytes(blake2b(sentence.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def label_tensor(settings: dict[str, Any], labels: list[Any]) -> torch.Tensor:
+def label_tensor(task: TaskConfig, labels: list[Any]) -> torch.Tensor:
     """A task's labels: class numbers `(rows,)`, multi-hot `(rows, num_labels)`, or scores `(rows,)`."""
-    if settings["problem_type"] == "single_label_classification":
-        return torch.tensor(labels, dtype=torch.long)
-    if settings["problem_type"] == "multi_label_classification":
-        return torch.tensor(labels, dtype=torch.float).reshape(-1, len(settings["labels"]))
-    return torch.tensor(labels, dtype=torch.float)
+    if task.kind.is_multi_label:
+        return torch.tensor(labels, dtype=torch.float).reshape(-1, len(task.labels))
+    return torch.tensor(labels, dtype=torch.long if task.kind.has_labels else torch.float)
 
 
 def sentence_ids(rows: list[list[str]]) -> torch.Tensor:
@@ -58,7 +56,7 @@ class MultiTaskCollator:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    tasks: dict[str, dict[str, Any]]
+    tasks: dict[str, TaskConfig]
     max_length: int
     targets: Mapping[str, Callable[[list[Any]], torch.Tensor]] = field(default_factory=dict)
 
@@ -88,13 +86,13 @@ class MultiTaskCollator:
                 cells = [row[TEACHER_PREFIX + task] for row in (*is_answered, *answered_only)]
                 batch["teacher_targets"][task] = self.targets[task](cells)
             task_rows = [[places[sentence] for sentence in row["sentences"]] for row in (*labelled, *answered_only)]
-            if not settings["pair"]:
+            if not settings.pair:
                 batch["task_rows"][task] = torch.tensor([row[0] for row in task_rows], dtype=torch.long)  # (rows,)
             elif task_rows:
                 batch["task_rows"][task] = torch.tensor(task_rows)  # (rows, sentences of a row)
             else:
                 batch["task_rows"][task] = torch.empty(0, 2, dtype=torch.long)
-            if PROBLEM_TYPES[settings["problem_type"]].has_label_column:
+            if settings.kind.has_label_column:
                 batch["labels"][task] = label_tensor(settings, [row[LABEL_PREFIX + task] for row in labelled])
             else:
                 batch["labels"][task] = sentence_ids([row["sentences"] for row in labelled])

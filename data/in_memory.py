@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..checks_multitask import check_keys, suggest
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..tasks_multitask import TaskConfig
 from .half_characters import without_halves
 from .loading import LabelledSet, LoadedTasks, label_parts, sentence_columns
 from .parts import Part
@@ -22,7 +22,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 NAMES = {"train": "train_dataset", "validation": "eval_dataset"}  # what a split is called in messages
 
 
-def _check_datasets(where: str, found: Any, tasks: Mapping[str, dict[str, Any]]) -> None:
+def _check_datasets(where: str, found: Any, tasks: Mapping[str, TaskConfig]) -> None:
     if not isinstance(found, Mapping) or not found:
         raise TypeError(
             f"{where} should be a mapping of tasks to data sets, such as {{{next(iter(tasks), 'topic')!r}: dataset}}. "
@@ -40,10 +40,10 @@ def _check_datasets(where: str, found: Any, tasks: Mapping[str, dict[str, Any]])
             )
 
 
-def _columns_like_keys(settings: dict[str, Any], rows: Dataset) -> dict[str, str]:
+def _columns_like_keys(task: TaskConfig, rows: Dataset) -> dict[str, str]:
     """The default columns of a task's rows, named like a recipe's keys."""
-    kind = PROBLEM_TYPES[settings["problem_type"]]
-    forms = [form for form in kind.columns if (len(form) > 1) == settings["pair"]]
+    kind = task.kind
+    forms = [form for form in kind.columns if (len(form) > 1) == task.pair]
     form = next((form for form in reversed(forms) if set(form) <= set(rows.column_names)), forms[0])
     return {key: key for key in (*form, *(["label"] if kind.has_label_column else []))}
 
@@ -58,7 +58,7 @@ def _groups(found: TaskDatasets, sources: Mapping[str, TaskSource]) -> list[list
 
 
 def as_labelled_sets(
-    tasks: Mapping[str, dict[str, Any]],
+    tasks: Mapping[str, TaskConfig],
     train: TaskDatasets | Sequence[LabelledSet],
     validation: TaskDatasets | None,
     columns: Columns | None,
@@ -72,7 +72,7 @@ def as_labelled_sets(
 
 
 def label_datasets(
-    tasks: Mapping[str, dict[str, Any]],
+    tasks: Mapping[str, TaskConfig],
     train: TaskDatasets | None,
     validation: TaskDatasets | None = None,
     columns: Columns | None = None,
@@ -108,10 +108,10 @@ def label_datasets(
     sources = {
         task: TaskSource(
             name=task,
-            problem_type=tasks[task]["problem_type"],
+            problem_type=tasks[task].problem_type,
             dataset={},
             columns=dict((columns or {}).get(task) or _columns_like_keys(tasks[task], rows)),
-            labels=tasks[task].get("labels"),
+            labels=tasks[task].labels or None,
         )
         for task, rows in first.items()
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modeling_multitask import MultiTaskModel
+from ..tasks_multitask import TaskConfig
 
 
 def answer_columns(model: MultiTaskModel, tasks: list[str], embeddings: bool, pairs: bool) -> dict[str, pa.DataType]:
@@ -22,27 +23,27 @@ def answer_columns(model: MultiTaskModel, tasks: list[str], embeddings: bool, pa
     """
     columns: dict[str, pa.DataType] = {}
     for name in tasks:
-        problem_type = model.config.tasks[name]["problem_type"]
-        if problem_type == "single_label_classification":
-            columns |= {f"{name}_label": pa.string(), f"{name}_probability": pa.float32()}
-        elif problem_type == "multi_label_classification":
+        kind = model.config.tasks[name].kind
+        if kind.is_multi_label:
             columns |= {f"{name}_labels": pa.list_(pa.string()), f"{name}_probabilities": pa.list_(pa.float32())}
+        elif kind.has_labels:
+            columns |= {f"{name}_label": pa.string(), f"{name}_probability": pa.float32()}
         else:
-            columns[f"{name}_{'value' if problem_type == 'regression' else 'score'}"] = pa.float32()
+            columns[f"{name}_{'value' if kind.has_head else 'score'}"] = pa.float32()
     if embeddings:
         names = ["embedding1", "embedding2"] if pairs else ["embedding"]
         columns |= dict.fromkeys(names, pa.list_(pa.float32(), model.config.embedding_dim))
     return columns
 
 
-def _values(answer: dict[str, Any], settings: dict[str, Any]) -> list[Any]:
+def _values(answer: dict[str, Any], task: TaskConfig) -> list[Any]:
     """One task's answer in the order of `answer_columns`."""
     if "labels" not in answer:
         return list(answer.values())
     labels, probabilities = answer["labels"], answer["probabilities"]
-    if settings["problem_type"] == "single_label_classification":
+    if not task.kind.is_multi_label:
         return [labels, probabilities.max(axis=1)]
-    places = {label: place for place, label in enumerate(settings["labels"])}
+    places = {label: place for place, label in enumerate(task.labels)}
     return [labels, [[row[places[label]] for label in own] for row, own in zip(probabilities, labels, strict=True)]]
 
 

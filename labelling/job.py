@@ -108,7 +108,7 @@ def choose_tasks(model: MultiTaskModel, asked: tuple[str, ...] | None, pairs: bo
         ValueError: a task is unknown or reads the other kind of input, or none reads this kind.
     """
     kinds = {True: "pairs", False: "single sentences"}
-    fitting = [name for name, task in model.config.tasks.items() if task["pair"] == pairs]
+    fitting = [name for name, task in model.config.tasks.items() if task.pair == pairs]
     for name in asked or ():
         if name not in fitting:
             known = ", ".join(fitting) or "none"

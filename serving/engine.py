@@ -53,7 +53,7 @@ class TorchEngine:
         ).eval()
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.name = public_name(source)
-        self.tasks = {name: task["pair"] for name, task in self.model.config.tasks.items()}
+        self.tasks = {name: task.pair for name, task in self.model.config.tasks.items()}
         self.embedding_dim = self.model.config.embedding_dim
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from multitask_sentence import MultiTaskModel
 
 
 def test_added_labels_come_after_the_old_ones_whose_weights_and_settings_stay(tiny_model: MultiTaskModel):
-    tiny_model.config.tasks["tags"]["loss_options"] = {"pos_weight": [2.0, 3.0, 4.0, 5.0]}
-    tiny_model.config.tasks["tags"]["thresholds"] = [0.1, 0.2, 0.3, 0.4]
+    tiny_model.config.change_task("tags", loss_options={"pos_weight": [2.0, 3.0, 4.0, 5.0]})
+    tiny_model.config.change_task("tags", thresholds=[0.1, 0.2, 0.3, 0.4])
     tiny_model.heads["mood"].requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
     inputs = tiny_model.tokenizer(["the cat sat"], return_tensors="pt")
@@ -17,9 +17,9 @@ def test_added_labels_come_after_the_old_ones_whose_weights_and_settings_stay(ti
     tiny_model.add_labels("mood", ["angry"])
 
     settings = tiny_model.config.tasks["tags"]
-    assert settings["labels"] == ["animal", "place", "money", "time", "sport", "art"]
-    assert settings["thresholds"] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.5]
-    assert settings["loss_options"] == {"pos_weight": [2.0, 3.0, 4.0, 5.0, 1.0, 1.0]}
+    assert settings.labels == ["animal", "place", "money", "time", "sport", "art"]
+    assert settings.thresholds == [0.1, 0.2, 0.3, 0.4, 0.5, 0.5]
+    assert settings.loss_options == {"pos_weight": [2.0, 3.0, 4.0, 5.0, 1.0, 1.0]}
     for name, tensor in tiny_model.state_dict().items():
         assert torch.equal(tensor[: len(before[name])] if tensor.dim() else tensor, before[name]), name
     after = tiny_model(**inputs).logits
@@ -43,7 +43,7 @@ def test_added_labels_come_after_the_old_ones_whose_weights_and_settings_stay(ti
 def test_labels_that_cannot_be_added_are_refused(tiny_model: MultiTaskModel, task, labels, message):
     with pytest.raises(ValueError, match=message):
         tiny_model.add_labels(task, labels)
-    assert tiny_model.config.tasks["mood"]["labels"] == ["negative", "neutral", "positive"]
+    assert tiny_model.config.tasks["mood"].labels == ["negative", "neutral", "positive"]
 
 
 def test_model_with_added_labels_opens_again(tiny_model: MultiTaskModel, tmp_path):

@@ -263,7 +263,7 @@ def test_legacy_files_are_read(tmp_path: Path, tiny_backbone: str) -> None:
     model = MultiTaskModel.from_backbone(str(tmp_path), trust_remote_code=True)
     config = model.config
     assert (config.pooling, config.normalize, config.max_length) == ("max", True, 17)
-    assert config.projection == {"out_features": 5, "bias": True, "activation": "tanh"}
+    assert config.projection.to_dict() == {"out_features": 5, "bias": True, "activation": "tanh"}
     torch.testing.assert_close(model.projection.linear.weight.data, weights["linear.weight"], rtol=0, atol=0)
     torch.testing.assert_close(model.projection.linear.bias.data, weights["linear.bias"], rtol=0, atol=0)
 

@@ -26,7 +26,7 @@ from multitask_sentence.training.balancing.settings import GRADIENT_METHODS, MET
 
 SCALARIZATIONS = [method for method in METHODS if method not in ("sum", *GRADIENT_METHODS)]
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
-STATIC = {name: complete_task(name, task)["loss_weight"] for name, task in TASKS.items()}
+STATIC = {name: complete_task(name, task).loss_weight for name, task in TASKS.items()}
 SHARES = {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}
 
 
@@ -313,8 +313,8 @@ def task_gradients(backbone_without_dropout, tmp_path_factory) -> dict[str, dict
     gradients = {}
     for task in SINGLE:
         model = helpers.make_model(backbone_without_dropout, SINGLE).double()
-        for other, settings in model.config.tasks.items():
-            settings["loss_weight"] = float(other == task)
+        for other in SINGLE:
+            model.config.change_task(other, loss_weight=float(other == task))
         data = helpers.make_set(SINGLE, SHARES, train=8)
         (gradients[task],) = helpers.train_gradients(model, [data], tmp_path_factory.mktemp(task), **ONE_STEP)
     return gradients
@@ -439,11 +439,11 @@ def test_loss_that_is_no_number_stops_training_before_the_step_and_names_the_tas
 ):
     calls, task_loss = [], trainer_module.task_loss
 
-    def failing(settings, *args, **options):
-        calls.extend([1] if settings["problem_type"] == "regression" and torch.is_grad_enabled() else [])
+    def failing(task, *args, **options):
+        calls.extend([1] if task.problem_type == "regression" and torch.is_grad_enabled() else [])
         # The first micro-batch of the third step.
-        is_bad = settings["problem_type"] == "regression" and len(calls) == 2 * accumulation + 1
-        return task_loss(settings, *args, **options) * (value if is_bad else 1.0)
+        is_bad = task.problem_type == "regression" and len(calls) == 2 * accumulation + 1
+        return task_loss(task, *args, **options) * (value if is_bad else 1.0)
 
     monkeypatch.setattr(trainer_module, "task_loss", failing)
     trainer = helpers.make_trainer(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from helpers import trainer as helpers
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training.best_checkpoints import (
     STEP_FILE,
@@ -37,7 +38,7 @@ def train(backbone, tmp_path, monkeypatch):
     task_scores = evaluation_loop.task_scores
 
     def scripted(model, task, *args):
-        primary = model.config.tasks[task]["metrics"][0]
+        primary = model.config.tasks[task].metrics[0]
         at = trainer.state.global_step // 2 - 1
         losses = {"loss": LOSSES[task][at]} if task in LOSSES else {}
         return {**task_scores(model, task, *args), primary: SCORES[task][at], **losses}
@@ -152,14 +153,19 @@ def test_of_equal_scores_the_one_with_the_lowest_loss_is_best_also_when_resumed(
 
 
 def test_best_of_history_takes_the_lowest_loss_of_equals():
-    tasks = {"a": {"metrics": ["accuracy"]}, "b": {"metrics": ["accuracy"]}}
+    task = TaskConfig(problem_type="single_label_classification", labels=["x", "y"])
+    tasks = {"a": task, "b": task}
     losses = [(1, 0.9, 1.66), (2, 1.0, math.nan), (3, 1.0, 0.3), (4, 1.0, 0.06), (5, 1.0, 0.06), (6, 0.9, 0.01)]
     history = [{"step": step, "eval_a_accuracy": score, "eval_a_loss": loss} for step, score, loss in losses]
     assert best_of_history(history, tasks) == {"a": {"metric": "accuracy", "step": 4, "score": 1.0}}
 
 
 def test_best_of_history_takes_the_first_of_equals_and_never_nan():
-    tasks = {"a": {"metrics": ["accuracy"]}, "b": {"metrics": ["spearman"]}, "c": {"metrics": ["mrr"]}}
+    tasks = {
+        "a": TaskConfig(problem_type="single_label_classification", labels=["x", "y"]),
+        "b": TaskConfig(problem_type="regression"),
+        "c": TaskConfig(problem_type="contrastive"),
+    }
     history = [
         {"step": 1, "loss": 0.5},
         {"step": 2, "eval_a_accuracy": 0.5, "eval_b_spearman": math.nan},

@@ -25,6 +25,7 @@ from helpers.small_job import TASKS, change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
 from multitask_sentence.data.metrics import compute_metric
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import run
 from multitask_sentence.training.comparison import compare
 from multitask_sentence.training.comparison import report as comparison_report
@@ -370,12 +371,13 @@ def test_warmup_as_a_share_and_epochs_stay_as_they_are():
     assert (args.logging_steps, args.warmup_steps, args.eval_delay, args.eval_steps) == (0.1, 0.1, 1, None)
 
 
-def curves(**values: list[float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def curves(**values: list[float]) -> tuple[list[dict[str, Any]], dict[str, TaskConfig]]:
     history = [{"step": 0, "loss": 1.0}]
     for place in range(len(next(iter(values.values())))):
         scores = {f"eval_{task}_accuracy": curve[place] for task, curve in values.items()}
         history.append({"step": place, "eval_score": 0.5, **scores})
-    return history, {task: {"metrics": ["accuracy", "macro_f1"]} for task in values}
+    settings = TaskConfig(problem_type="single_label_classification", labels=["a", "b"])
+    return history, dict.fromkeys(values, settings)
 
 
 def test_correlations_of_curves_are_pearsons_and_none_where_undefined():

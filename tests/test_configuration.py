@@ -1,15 +1,19 @@
 """What a configuration accepts, fills in, refuses, and gives back after config.json."""
 
+import copy
+import dataclasses
 import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import BertConfig, GPT2Config, T5Config
+from transformers import AutoConfig, BertConfig, GPT2Config, T5Config
 
-from multitask_sentence.configuration_multitask import MultiTaskConfig, complete_projection
+from multitask_sentence.configuration_multitask import MultiTaskConfig, ProjectionConfig, complete_projection
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
-from multitask_sentence.tasks_multitask import complete_task
+from multitask_sentence.tasks_multitask import HeadConfig, TaskConfig, complete_task
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 LINEAR = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
@@ -76,7 +80,7 @@ def tiny_bert(**changes: Any) -> BertConfig:
 
 @pytest.mark.parametrize("problem_type", COMPLETED)
 def test_every_problem_type_completes_with_its_defaults(problem_type: str) -> None:
-    assert complete_task("name", shortest(problem_type)) == COMPLETED[problem_type]
+    assert complete_task("name", shortest(problem_type)).to_dict() == COMPLETED[problem_type]
 
 
 @pytest.mark.parametrize("problem_type", COMPLETED)
@@ -86,20 +90,20 @@ def test_completing_twice_changes_nothing_and_leaves_the_input_alone(problem_typ
     completed = complete_task("name", given)
     assert json.dumps(given) == before
     assert complete_task("name", completed) == completed
-    assert completed["loss_weight"] == 2.0
+    assert completed.loss_weight == 2.0
 
 
 def test_completed_tasks_share_no_list_with_each_other_or_the_caller() -> None:
     one, other = complete_task("one", shortest(SINGLE)), complete_task("other", shortest(SINGLE))
-    one["head"]["hidden_dims"].append(3)
-    one["metrics"].append("mcc")
-    assert other == COMPLETED[SINGLE]
+    one.head.hidden_dims.append(3)
+    one.metrics.append("mcc")
+    assert other.to_dict() == COMPLETED[SINGLE]
 
     metrics, sizes = ["accuracy"], [5]
     completed = complete_task("name", shortest(SINGLE, metrics=metrics, head={"hidden_dims": sizes}))
     metrics.append("nonsense")
     sizes.append(0)
-    assert (completed["metrics"], completed["head"]["hidden_dims"]) == (["accuracy"], [5])
+    assert (completed.metrics, completed.head.hidden_dims) == (["accuracy"], [5])
 
 
 def test_every_setting_of_a_task_is_kept() -> None:
@@ -113,9 +117,9 @@ def test_every_setting_of_a_task_is_kept() -> None:
         "metrics": ["micro_f1", "accuracy"],
         "thresholds": [0.0, 0.3, 1.0],
     }
-    assert complete_task("name", task) == task
+    assert complete_task("name", task).to_dict() == task
     scored = shortest("similarity", loss="cosine_mse", score_range=[0, 5])
-    assert complete_task("name", scored) == {
+    assert complete_task("name", scored).to_dict() == {
         **COMPLETED["similarity"],
         "loss": "cosine_mse",
         "score_range": [0.0, 5.0],
@@ -125,25 +129,25 @@ def test_every_setting_of_a_task_is_kept() -> None:
 @pytest.mark.parametrize("problem_type", COMPLETED)
 def test_every_documented_loss_and_metric_is_accepted(problem_type: str) -> None:
     for loss in PROBLEM_TYPES[problem_type].losses:
-        assert complete_task("name", shortest(problem_type, loss=loss))["loss"] == loss
+        assert complete_task("name", shortest(problem_type, loss=loss)).loss == loss
     metrics = list(PROBLEM_TYPES[problem_type].metrics)
-    assert complete_task("name", shortest(problem_type, metrics=metrics))["metrics"] == metrics
+    assert complete_task("name", shortest(problem_type, metrics=metrics)).metrics == metrics
 
 
 def test_numeric_labels_become_names() -> None:
-    assert complete_task("name", {"problem_type": SINGLE, "labels": [0, 1]})["labels"] == ["0", "1"]
+    assert complete_task("name", {"problem_type": SINGLE, "labels": [0, 1]}).labels == ["0", "1"]
 
 
 def test_multi_label_may_have_one_label() -> None:
-    assert complete_task("name", {"problem_type": MULTI, "labels": ["spam"]})["thresholds"] == [0.5]
+    assert complete_task("name", {"problem_type": MULTI, "labels": ["spam"]}).thresholds == [0.5]
 
 
 def test_projection_gets_its_defaults() -> None:
     assert complete_projection(None) is None
     completed = complete_projection({"out_features": 5})
-    assert completed == {"out_features": 5, "bias": True, "activation": "tanh"}
+    assert completed == ProjectionConfig(out_features=5, bias=True, activation="tanh")
     assert complete_projection(completed) == completed
-    assert complete_projection({"out_features": 5, "bias": False, "activation": None}) == {
+    assert complete_projection({"out_features": 5, "bias": False, "activation": None}).to_dict() == {
         "out_features": 5,
         "bias": False,
         "activation": "linear",
@@ -180,7 +184,7 @@ def test_config_json_round_trip_changes_nothing(tmp_path) -> None:
     config.save_pretrained(tmp_path / "first")
     reloaded = MultiTaskConfig.from_pretrained(tmp_path / "first")
     assert reloaded.to_dict() == config.to_dict()
-    assert reloaded.tasks == {problem_type: COMPLETED[problem_type] for problem_type in COMPLETED}
+    assert {name: task.to_dict() for name, task in reloaded.tasks.items()} == COMPLETED
     assert type(reloaded.backbone_config) is BertConfig
     assert reloaded.backbone_config.intermediate_size == 37
 
@@ -207,13 +211,146 @@ def test_tasks_keep_their_order_in_config_json_whose_keys_are_sorted(tmp_path) -
 
 def test_a_setting_spoilt_afterwards_is_refused_when_saving(tmp_path) -> None:
     config = MultiTaskConfig(backbone_config=tiny_bert(), tasks={"mood": shortest(SINGLE)})
-    config.tasks["mood"]["loss_weight"] = -1.0
-    with pytest.raises(StrictDataclassError, match=r"tasks\.mood\.loss_weight"):
+    config.tasks["mood"].labels.append("a")
+    with pytest.raises(StrictDataclassError, match=r"tasks\.mood\.labels lists 'a' more than once"):
         config.save_pretrained(tmp_path)
-    config = MultiTaskConfig(backbone_config=tiny_bert())
-    config.projection = {"out_features": 0}
-    with pytest.raises(StrictDataclassError, match=r"projection\.out_features is 0"):
-        config.save_pretrained(tmp_path)
+
+
+# What code from before the records wrote for WRITTEN_BEFORE; tasks in the order of results.json.
+SETTINGS_BEFORE = Path(__file__).parent / "fixtures/settings_2026_11.json"
+WRITTEN_BEFORE = {
+    "topic": {"problem_type": SINGLE, "labels": ["b", "a"]},
+    "entails": {
+        "problem_type": SINGLE,
+        "pair": True,
+        "labels": [1, 0],
+        "head": {"hidden_dims": [5, 3], "activation": "gelu", "dropout": 0.25},
+        "loss_options": {"class_weights": {"0": 2, "1": 3}, "label_smoothing": 0.1},
+        "loss_weight": 2,
+        "metrics": ["macro_f1", "mcc"],
+    },
+    "tags": {
+        "problem_type": MULTI,
+        "labels": ["x", "y", "z"],
+        "loss_options": {"pos_weight": "balanced"},
+        "thresholds": [0, 0.3, 1],
+    },
+    "animals": {"problem_type": MULTI, "labels": ["cat"], "loss_options": {}},
+    "rating": {"problem_type": "regression"},
+    "age": {
+        "problem_type": "regression",
+        "target_mean": None,
+        "target_deviation": None,
+        "metrics": ["pearson", "mae"],
+    },
+    "distance": {"problem_type": "regression", "pair": True, "target_mean": 50, "target_deviation": 12.5},
+    "alike": {"problem_type": "similarity", "score_range": [0, 5], "loss_options": {"temperature": 0.1}},
+    "alike_too": {"problem_type": "similarity", "loss": "cosine_mse"},
+    "answers": {
+        "problem_type": "contrastive",
+        "loss_options": {"symmetric": True, "temperature": None},
+        "metrics": ["accuracy_at_1", "mrr"],
+        "loss_weight": 0,
+    },
+}
+
+
+def test_settings_are_written_as_they_were_before_there_were_records(tmp_path) -> None:
+    before = SETTINGS_BEFORE.read_text()
+    assert {task["problem_type"] for task in WRITTEN_BEFORE.values()} == set(PROBLEM_TYPES), "premise: every type"
+    config = MultiTaskConfig(projection={"out_features": 24}, tasks=WRITTEN_BEFORE)
+    given = config.to_dict()
+    written = {key: given[key] for key in ("projection", "task_order", "tasks")}
+    written["projection"] = dict(sorted(written["projection"].items()))
+    assert json.dumps(written, indent=2) + "\n" == before
+
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved = {key: saved[key] for key in written}
+    assert json.dumps(saved, indent=2) == json.dumps(json.loads(before), indent=2, sort_keys=True)
+
+
+# ---- records ----
+
+
+def test_a_task_is_a_record_with_every_default_and_its_problem_types_facts() -> None:
+    task = TaskConfig(problem_type=MULTI, labels=("a", "b"), head=HeadConfig(hidden_dims=[5]))
+    assert (task.head.hidden_dims, task.head.dropout, task.thresholds) == ([5], 0.0, [0.5, 0.5])
+    assert task.kind is PROBLEM_TYPES[MULTI]
+    assert task.primary_metric == "macro_f1"
+    assert task == TaskConfig(problem_type=MULTI, labels=["a", "b"], head={"hidden_dims": [5]})
+    assert task != TaskConfig(problem_type=MULTI, labels=["a", "b"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.loss_weight = 2.0
+    with pytest.raises(TypeError, match="not subscriptable"):
+        task["loss_weight"]
+
+
+@pytest.mark.parametrize("problem_type", COMPLETED)
+def test_a_record_survives_copy_pickle_and_replace(problem_type: str) -> None:
+    task = complete_task("name", shortest(problem_type, loss_weight=3))
+    for again in (copy.deepcopy(task), pickle.loads(pickle.dumps(task)), dataclasses.replace(task)):
+        assert again == task
+        assert again is not task
+        assert again.to_dict() == {**COMPLETED[problem_type], "loss_weight": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_weight": -1}, r"^tasks\.mood\.loss_weight is -1"),
+        ({"thresholds": [0.5]}, r"^tasks\.mood\.thresholds is \[0\.5\]"),
+        ({"head": {"dropout": 1}}, r"^tasks\.mood\.head\.dropout is 1"),
+        ({"target_mean": 1.0}, r"^tasks\.mood\.target_mean has no meaning"),
+    ],
+)
+def test_a_changed_task_is_checked_and_stays_as_it_was_where_it_is_refused(changes: dict, message: str) -> None:
+    config = MultiTaskConfig(tasks={"mood": shortest(MULTI)})
+    with pytest.raises(ValueError, match=message):
+        config.change_task("mood", **changes)
+    assert config.tasks["mood"].to_dict() == COMPLETED[MULTI]
+    assert config.change_task("mood", thresholds=[0.1, 0.2]) is config.tasks["mood"]
+    assert config.tasks["mood"].thresholds == [0.1, 0.2]
+
+
+def test_a_record_made_by_hand_leaves_the_scale_to_training_and_a_mapping_is_a_model_of_before() -> None:
+    by_hand = MultiTaskConfig(tasks={"age": TaskConfig(problem_type="regression")}).tasks["age"]
+    assert (by_hand.target_mean, by_hand.target_deviation, by_hand.target_scale) == (None, None, (0.0, 1.0))
+    mapping = MultiTaskConfig(tasks={"age": {"problem_type": "regression"}}).tasks["age"]
+    assert (mapping.target_mean, mapping.target_deviation) == (0.0, 1.0)
+
+
+def test_assigned_settings_become_records_or_are_refused_at_once() -> None:
+    config = MultiTaskConfig(tasks={"mood": shortest(SINGLE)})
+    config.tasks = {**config.tasks, "tags": shortest(MULTI)}
+    assert [type(task) for task in config.tasks.values()] == [TaskConfig, TaskConfig]
+    with pytest.raises(ValueError, match=r"tasks\.tags\.labels is None"):
+        config.tasks = {"tags": {"problem_type": MULTI}}
+    with pytest.raises(ValueError, match=r"projection\.out_features is 0"):
+        config.projection = {"out_features": 0}
+    assert list(config.tasks) == ["mood", "tags"]
+    assert config.projection is None
+
+
+def test_tasks_given_when_a_configuration_is_opened_become_records(tmp_path) -> None:
+    MultiTaskConfig(tasks={"mood": shortest(SINGLE)}).save_pretrained(tmp_path)
+    opened = MultiTaskConfig.from_pretrained(tmp_path, tasks={"tags": shortest(MULTI)})
+    assert {name: task.to_dict() for name, task in opened.tasks.items()} == {"tags": COMPLETED[MULTI]}
+    remote = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True, tasks=opened.tasks)
+    assert type(remote.tasks["tags"]) is not TaskConfig, "premise: the folder's own class"
+    assert remote.tasks == opened.tasks
+    assert complete_task("tags", remote.tasks["tags"]) == opened.tasks["tags"]
+
+
+def test_a_configuration_prints_and_compares_its_records() -> None:
+    config = MultiTaskConfig(projection={"out_features": 24}, tasks={"mood": shortest(SINGLE)})
+    assert config == MultiTaskConfig(projection={"out_features": 24}, tasks={"mood": shortest(SINGLE)})
+    assert config != MultiTaskConfig(projection={"out_features": 24}, tasks={"mood": shortest(SINGLE, loss_weight=2)})
+    assert '"metrics": [' in repr(config)
+    printed = json.loads(config.to_json_string(use_diff=False))
+    assert printed["tasks"] == {"mood": COMPLETED[SINGLE]}
+    assert printed["projection"] == {"out_features": 24, "bias": True, "activation": "tanh"}
+    assert copy.deepcopy(config) == config
 
 
 # ---- what is refused ----
@@ -269,7 +406,11 @@ def test_a_setting_spoilt_afterwards_is_refused_when_saving(tmp_path) -> None:
         ("t", shortest("regression", metrics=["mae"]), r"tasks\.t\.metrics: mae cannot stand first"),
         ("t", shortest("regression", score_range=[0, 5]), r"tasks\.t\.score_range has no meaning"),
         ("t", shortest("similarity", target_mean=1.0), r"tasks\.t\.target_mean has no meaning for .*similarity"),
-        ("t", shortest("regression", target_mean=3), r"tasks\.t: found target_mean 3, but .*Give both"),
+        (
+            "t",
+            shortest("regression", target_mean=3),
+            r"tasks\.t: found target_mean 3, target_deviation None, but .*Give both",
+        ),
         ("t", shortest("regression", target_mean=3, target_deviation=0), r"found .*target_deviation 0, but"),
         ("t", shortest("regression", target_mean=None, target_deviation=2), r"found target_mean None, .*Give both"),
         ("t", shortest("similarity", pair=False), r"tasks\.t\.pair is False, .*compares two sentences"),
@@ -294,6 +435,7 @@ def test_wrong_task_setting_is_named_with_its_remedy(name: Any, task: Any, messa
         ({"pooling": "meen"}, r"pooling is 'meen', .*mean, cls, max.*mean 'mean'"),
         ({"projection": {"out_features": 0}}, r"projection\.out_features is 0, .*at least 1"),
         ({"projection": {}}, r"projection\.out_features is None"),
+        ({"projection": 256}, r"projection is 256, but should be null or like"),
         ({"projection": {"out_features": 5, "biass": True}}, r"projection: unknown key 'biass'.*mean 'bias'"),
         ({"projection": {"out_features": 5, "bias": 1}}, r"projection\.bias is 1"),
         ({"projection": {"out_features": 5, "activation": "tahn"}}, r"projection\.activation is 'tahn'.*'tanh'"),
@@ -320,7 +462,6 @@ def test_wrong_config_setting_is_a_value_error_with_its_remedy(settings: dict[st
         ({"normalize": "yes"}, "normalize"),
         ({"pooling": None}, "pooling"),
         ({"tasks": ["mood"]}, "tasks"),
-        ({"projection": 256}, "projection"),
     ],
 )
 def test_wrong_type_of_a_config_field_is_named(settings: dict[str, Any], name: str) -> None:

@@ -237,10 +237,10 @@ def test_old_scores_are_bit_identical_where_only_the_new_head_is_trained(tmp_pat
     before = scores_before(trainer, ["validation", "test"], tasks)
     assert set(before["validation before"]) == set(tasks)
     assert set(before["test before"]) == {"sentiment", "tags"}
-    thresholds = list(model.config.tasks["tags"]["thresholds"])
+    thresholds = list(model.config.tasks["tags"].thresholds)
     trainer.train()
     assert trainer.choose_thresholds() == {}  # new ones would change the score of a task that was not trained
-    assert model.config.tasks["tags"]["thresholds"] == thresholds
+    assert model.config.tasks["tags"].thresholds == thresholds
     assert scores_before(trainer, ["validation", "test"], tasks) == before
     for name, weight in frozen.items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
@@ -338,7 +338,7 @@ def test_labels_after_the_old_ones_are_learnt_and_the_old_rows_of_the_head_stay(
     change(job, "tasks", "mood", "labels", value=["negative", "positive", "calm"])
     old = MultiTaskModel.from_pretrained(first.folder)
     tags = old.config.tasks["tags"]
-    change(job, "tasks", "tags", "labels", value=[*tags["labels"], "hour"])
+    change(job, "tasks", "tags", "labels", value=[*tags.labels, "hour"])
 
     recipe = load_recipe(job)
     start = check_start(recipe, job.parent / "result")
@@ -346,13 +346,13 @@ def test_labels_after_the_old_ones_are_learnt_and_the_old_rows_of_the_head_stay(
     for task in ("mood", "tags"):
         for ours, theirs in zip(model.heads[task].parameters(), old.heads[task].parameters(), strict=True):
             assert torch.equal(ours[: len(theirs)], theirs)
-    assert model.config.tasks["tags"]["thresholds"] == [*tags["thresholds"], 0.5]
+    assert model.config.tasks["tags"].thresholds == [*tags.thresholds, 0.5]
 
     continued = finish(job)
     assert "new labels of mood" in continued.printed
     settings = continued.results["tasks"]
     assert settings["mood"]["labels"] == ["negative", "positive", "calm"]
-    assert len(settings["tags"]["thresholds"]) == len(tags["labels"]) + 1
+    assert len(settings["tags"]["thresholds"]) == len(tags.labels) + 1
     assert continued.results["confusion"]["mood"]["labelled"][2] > 0
     model = AutoModel.from_pretrained(continued.folder, trust_remote_code=True)
     assert model.predict(SENTENCES)["mood"]["probabilities"].shape == (3, 3)

@@ -27,7 +27,7 @@ SHARES = {"sentiment": 0.6, "tags": 0.5, "rating": 0.7}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     model = helpers.make_model(helpers.make_backbone(tmp_path_factory.mktemp("backbone")))
-    model.config.tasks["tags"]["thresholds"] = [0.485, 0.538]
+    model.config.change_task("tags", thresholds=[0.485, 0.538])
     return model
 
 

@@ -238,7 +238,7 @@ def test_tensors_are_on_the_models_device_and_of_its_dtype(tiny_model: MultiTask
 
 
 def test_regression_values_as_tensors_keep_what_half_precision_has_no_room_for(tiny_model: MultiTaskModel) -> None:
-    tiny_model.config.tasks["rating"].update(target_mean=2003.0, target_deviation=7.0)
+    tiny_model.config.change_task("rating", target_mean=2003.0, target_deviation=7.0)
     model = tiny_model.to(torch.bfloat16)
     values = model.predict(SENTENCES, head="rating", convert_to="tensor")["rating"]["values"]
     assert values.dtype == torch.float32
@@ -362,7 +362,7 @@ def test_predict_answers_every_task_of_the_kind(tiny_model: MultiTaskModel) -> N
     assert list(answers) == SINGLE_TASKS
     assert answers["mood"]["probabilities"].shape == (8, 3)
     assert_close(answers["mood"]["probabilities"].sum(axis=1), np.ones(8))
-    labels = np.array(tiny_model.config.tasks["mood"]["labels"])
+    labels = np.array(tiny_model.config.tasks["mood"].labels)
     assert answers["mood"]["labels"] == list(labels[answers["mood"]["probabilities"].argmax(axis=1)])
     assert answers["rating"]["values"].shape == (8,)
     assert list(tiny_model.predict(PAIRS)) == PAIR_TASKS
@@ -427,12 +427,13 @@ def test_predict_order_duplicates_and_batch_size_do_not_matter(tiny_model: Multi
 
 
 def test_multi_label_answers_follow_the_thresholds(tiny_model: MultiTaskModel) -> None:
-    labels, settings = tiny_model.config.tasks["tags"]["labels"], tiny_model.config.tasks["tags"]
+    labels = tiny_model.config.tasks["tags"].labels
     probabilities = tiny_model.predict("good film!")["tags"]["probabilities"]
-    settings["thresholds"] = [0.0, 1.0, float(probabilities[2]) - 0.01, float(probabilities[3]) + 0.01]
+    thresholds = [0.0, 1.0, float(probabilities[2]) - 0.01, float(probabilities[3]) + 0.01]
+    tiny_model.config.change_task("tags", thresholds=thresholds)
     assert tiny_model.predict("good film!")["tags"]["labels"] == [labels[0], labels[2]]
     assert tiny_model.predict(["good film!"] * 2)["tags"]["labels"] == [[labels[0], labels[2]]] * 2
-    settings["thresholds"] = [1.0] * 4
+    tiny_model.config.change_task("tags", thresholds=[1.0] * 4)
     assert tiny_model.predict("good film!")["tags"]["labels"] == []
 
 

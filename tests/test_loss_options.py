@@ -16,7 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from helpers import trainer as helpers
 from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.loading import LabelledSet
-from multitask_sentence.tasks_multitask import complete_task
+from multitask_sentence.tasks_multitask import TaskConfig, complete_task
 from multitask_sentence.training.class_weights import balanced_class_weights, balanced_pos_weight
 from multitask_sentence.training.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
 from multitask_sentence.training.recipe.recipe import load_recipe
@@ -30,7 +30,7 @@ def backbone(tmp_path_factory):
     return helpers.make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def complete(problem_type: str, options: Any, labels: tuple[str, ...] = ("a", "b"), **settings: Any) -> dict[str, Any]:
+def complete(problem_type: str, options: Any, labels: tuple[str, ...] = ("a", "b"), **settings: Any) -> TaskConfig:
     given = {"problem_type": problem_type, "loss_options": options, **settings}
     return complete_task("topic", {**given, "labels": list(labels)} if "classification" in problem_type else given)
 
@@ -53,20 +53,20 @@ def complete(problem_type: str, options: Any, labels: tuple[str, ...] = ("a", "b
 )
 def test_options_are_kept_and_weights_stand_in_the_order_of_the_labels(problem_type, options, expected):
     completed = complete(problem_type, options)
-    assert completed["loss_options"] == (expected or options)
+    assert completed.loss_options == (expected or options)
     assert complete_task("topic", completed) == completed
 
 
 @pytest.mark.parametrize("options", [None, {}, {"class_weights": None}])
 def test_task_without_options_has_no_such_key_so_that_its_config_is_as_before(options):
-    assert "loss_options" not in complete(SINGLE, options)
+    assert "loss_options" not in complete(SINGLE, options).to_dict()
 
 
 def test_weights_by_label_know_numbers_and_booleans_of_yaml():
-    assert complete(SINGLE, {"class_weights": {True: 2, False: 1}}, ("false", "true"))["loss_options"] == {
+    assert complete(SINGLE, {"class_weights": {True: 2, False: 1}}, ("false", "true")).loss_options == {
         "class_weights": [1.0, 2.0]
     }
-    assert complete(SINGLE, {"class_weights": {1: 2, 0: 1}}, ("0", "1"))["loss_options"]["class_weights"] == [1.0, 2.0]
+    assert complete(SINGLE, {"class_weights": {1: 2, 0: 1}}, ("0", "1")).loss_options["class_weights"] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_config_of_an_older_model_opens_as_before(tmp_path):
 def test_options_are_saved_with_the_config(tmp_path):
     options = {"class_weights": [0.5, 3.0], "label_smoothing": 0.1}
     MultiTaskConfig(tasks={"topic": complete(SINGLE, options)}).save_pretrained(tmp_path)
-    assert MultiTaskConfig.from_pretrained(tmp_path).tasks["topic"]["loss_options"] == options
+    assert MultiTaskConfig.from_pretrained(tmp_path).tasks["topic"].loss_options == options
 
 
 # The losses
@@ -173,12 +173,12 @@ def test_temperature_divides_the_cosines_of_cosent():
 def test_task_loss_hands_the_options_to_the_loss():
     torch.manual_seed(0)
     logits, labels, rows = torch.randn(4, 3), torch.tensor([0, 2, 1, 1]), torch.arange(4)
-    settings = {"loss": "cross_entropy", "loss_options": WEIGHTED}
-    found = task_loss(settings, logits, labels, torch.randn(4, 5), rows)
+    task = complete(SINGLE, WEIGHTED, ("a", "b", "c"))
+    found = task_loss(task, logits, labels, torch.randn(4, 5), rows)
     torch.testing.assert_close(found, cross_entropy(logits, labels, **WEIGHTED), rtol=0, atol=0)
     assert found != cross_entropy(logits, labels)
     with pytest.raises(ValueError, match="Balanced weights need training rows to count"):
-        task_loss({**settings, "loss_options": {"class_weights": "balanced"}}, logits, labels, logits, rows)
+        task_loss(complete(SINGLE, {"class_weights": "balanced"}, ("a", "b", "c")), logits, labels, logits, rows)
 
 
 # Balanced weights
@@ -208,7 +208,7 @@ def make_labelled(count: int, **labels: list[Any]) -> LabelledSet:
 def model_with(backbone: Path, **options: dict[str, Any]):
     model = helpers.make_model(backbone, tuple(options))
     for task, given in options.items():
-        model.config.tasks[task] = complete_task(task, {**model.config.tasks[task], "loss_options": given})
+        model.config.change_task(task, loss_options=given)
     return model
 
 
@@ -219,8 +219,8 @@ def test_trainer_puts_the_numbers_of_the_labelled_training_rows_in_place_of_bala
     model = model_with(backbone, sentiment=options, tags={"pos_weight": "balanced"})
     trainer = helpers.make_trainer(model, [make_labelled(12, sentiment=sentiment, tags=tags)], tmp_path)
     expected = {"class_weights": pytest.approx([10 / 18, 10 / 9, 10 / 3]), "label_smoothing": 0.1}
-    assert model.config.tasks["sentiment"]["loss_options"] == expected
-    assert model.config.tasks["tags"]["loss_options"] == {"pos_weight": pytest.approx([9 / 3, 3 / 9])}
+    assert model.config.tasks["sentiment"].loss_options == expected
+    assert model.config.tasks["tags"].loss_options == {"pos_weight": pytest.approx([9 / 3, 3 / 9])}
     assert trainer.announcements == [
         "sentiment: balanced class_weights, from 10 training rows: negative 0.5556, neutral 1.111, positive 3.333",
         "tags: balanced pos_weight, from 12 training rows: a 3, b 0.3333",
@@ -243,7 +243,7 @@ def test_balanced_loss_of_a_task_that_does_not_train_is_evaluated(freeze, backbo
         .add_column("label_tags", [[float(row < 3), float(row < 6)] for row in range(12)])
     )
     trainer = helpers.make_trainer(model, [data], tmp_path, {"strategy": {"freeze": freeze}})
-    assert model.config.tasks["tags"]["loss_options"] == {"pos_weight": [3.0, 1.0]}
+    assert model.config.tasks["tags"].loss_options == {"pos_weight": [3.0, 1.0]}
     found = trainer.evaluate()
     assert math.isfinite(found["eval_tags_loss"]) and found["eval_tags_loss"] < given["eval_tags_loss"]
 
@@ -254,9 +254,7 @@ def test_balanced_weights_count_the_rows_that_max_rows_keeps(backbone, tmp_path)
     trainer = helpers.make_trainer(model, [data], tmp_path, {"mixture": {"max_rows": {"sentiment": 60}}})
     counts = np.bincount(trainer.train_dataset.sets[0]["label_sentiment"], minlength=3)
     assert counts.sum() == 60
-    assert model.config.tasks["sentiment"]["loss_options"]["class_weights"] == pytest.approx(
-        (60 / (3 * counts)).tolist()
-    )
+    assert model.config.tasks["sentiment"].loss_options["class_weights"] == pytest.approx((60 / (3 * counts)).tolist())
 
 
 @pytest.mark.parametrize(

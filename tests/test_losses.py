@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training.losses import (
     binary_cross_entropy,
     cosent,
@@ -190,8 +192,11 @@ def inputs_of(loss: str, num_rows: int, embeddings: torch.Tensor, weight: torch.
             labels = labels.long()
         else:
             labels = torch.ones(num_rows, 3)
-    settings = {"loss": loss, "score_range": [0.0, 5.0]}
-    return {"settings": settings, "logits": logits, "labels": labels, "embeddings": embeddings, "rows": rows}
+    problem_type = next(name for name, kind in PROBLEM_TYPES.items() if loss in kind.losses)
+    settings = {"labels": ["a", "b", "c"]} if PROBLEM_TYPES[problem_type].has_labels else {}
+    settings |= {"score_range": [0.0, 5.0]} if PROBLEM_TYPES[problem_type].has_score_range else {}
+    task = TaskConfig(problem_type=problem_type, loss=loss, **settings)
+    return {"task": task, "logits": logits, "labels": labels, "embeddings": embeddings, "rows": rows}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -95,7 +95,7 @@ def test_2_000_rows_of_5_000_classes_are_measured_without_lists(tiny_backbone, m
     settings["metrics"] = ["macro_f1", "accuracy"]
     model = MultiTaskModel.from_backbone(tiny_backbone, tasks={"topic": settings})
     if problem_type == MULTI:
-        model.config.tasks["topic"]["thresholds"] = [0.51] * 5_000
+        model.config.change_task("topic", thresholds=[0.51] * 5_000)
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(2_000, 32, generator=generator)
     rows, labels = torch.arange(2_000)[:, None], torch.randint(5_000, (2_000,), generator=generator)

@@ -82,7 +82,7 @@ def finished(tiny_model: MultiTaskModel, tiny_backbone: str, tmp_path: Path) -> 
     folder = tmp_path / "somewhere" / "tiny"
     tiny_model.add_task("emotion", {"problem_type": "single_label_classification", "labels": MANY_LABELS})
     tiny_model.save_pretrained(folder)
-    tasks = json.loads(json.dumps(tiny_model.config.tasks))
+    tasks = json.loads(json.dumps(tiny_model.config.to_dict()["tasks"]))
     files = {"train": str(tmp_path / "data" / "train.csv"), "test": "../rows/test.csv"}
     recipe = {task: {"dataset": {"path": "csv", "data_files": files}} for task in tasks}
     recipe["mood"] = recipe["emotion"] = {"dataset": {"path": "user/moods", "name": "english"}}
@@ -284,7 +284,7 @@ def test_task_added_or_removed_since_training_is_in_the_card_as_it_is(finished: 
     config = MultiTaskConfig.from_pretrained(finished)
     config.tasks = {
         **{task: settings for task, settings in config.tasks.items() if task != "tags"},
-        "new": {**config.tasks["mood"]},
+        "new": config.tasks["mood"],
     }
     config.save_pretrained(finished)
     text = write_model_card(finished).read_text(encoding="utf-8")

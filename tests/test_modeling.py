@@ -26,6 +26,7 @@ from transformers import (
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel, MultiTaskOutput
 from multitask_sentence.heads_multitask import MultiTaskHead, cls_pool, max_pool, mean_pool
+from multitask_sentence.tasks_multitask import TaskConfig
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -481,8 +482,7 @@ def test_token_types_are_dropped_where_the_backbone_has_none(architecture: str) 
 
 
 def test_pair_head_reads_u_v_and_their_distance() -> None:
-    linear = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
-    head = MultiTaskHead(2, {"problem_type": "regression", "pair": True, "head": linear})
+    head = MultiTaskHead(2, TaskConfig(problem_type="regression", pair=True))
     with torch.no_grad():
         head.layers[-1].weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0, 1e4, 1e5]]))
         head.layers[-1].bias.zero_()
@@ -492,7 +492,7 @@ def test_pair_head_reads_u_v_and_their_distance() -> None:
 
 def test_head_has_the_layers_of_its_settings() -> None:
     head = {"hidden_dims": [7, 5], "activation": "tanh", "dropout": 0.3}
-    task = {"problem_type": "multi_label_classification", "pair": False, "labels": ["a", "b"], "head": head}
+    task = TaskConfig(problem_type="multi_label_classification", labels=["a", "b"], head=head)
     layers = MultiTaskHead(4, task).layers
     assert [type(layer).__name__ for layer in layers] == ["Linear", "Tanh", "Linear", "Tanh", "Dropout", "Linear"]
     assert [tuple(layer.weight.shape) for layer in layers if hasattr(layer, "weight")] == [(7, 4), (5, 7), (2, 5)]
@@ -548,7 +548,7 @@ def test_add_and_remove_task_leave_the_other_outputs_alone(
     tiny_model.save_pretrained(tmp_path)
     reloaded = MultiTaskModel.from_pretrained(tmp_path)
     assert set(reloaded.config.tasks) == {*tiny_model.config.tasks}
-    assert reloaded.config.tasks["topic"]["metrics"] == ["accuracy"]
+    assert reloaded.config.tasks["topic"].metrics == ["accuracy"]
     assert_identical(flat(reloaded(**inputs)), flat(tiny_model(**inputs)))
 
     reloaded.remove_task("topic")

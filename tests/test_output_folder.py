@@ -189,7 +189,7 @@ def test_command_refuses_reordered_labels_and_keeps_the_finished_run(
     message = error_of(monkeypatch, trained, "--resume_from_checkpoint", result / "checkpoint-2", *flags)
     assert "tasks.pets.labels was ['cats', 'dogs'] and is ['dogs', 'cats'] now" in message
     assert {path: path.read_bytes() for path in result.rglob("*") if path.is_file()} == before
-    assert MultiTaskModel.from_pretrained(result).config.tasks["pets"]["labels"] == ["cats", "dogs"]
+    assert MultiTaskModel.from_pretrained(result).config.tasks["pets"].labels == ["cats", "dogs"]
 
 
 def test_command_refuses_other_columns_and_another_backbone_by_name(

@@ -18,7 +18,7 @@ SINGLE = ["sentiment", "tags", "rating"]
 def trainer(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("predictions")
     model = helpers.make_model(helpers.make_backbone(folder / "bert"))
-    model.config.tasks["tags"]["thresholds"] = [0.48, 0.54]  # so that some labels are predicted, and some are not
+    model.config.change_task("tags", thresholds=[0.48, 0.54])  # so that some labels are predicted, and some are not
     sets = [helpers.make_set(SINGLE, {"tags": 0.6}, train=4, validation=12, test=9)]
     sets += [helpers.make_set([task], seed=5, train=4, validation=7) for task in ("pairs", "search")]
     return helpers.make_trainer(model, sets, folder)
@@ -33,7 +33,7 @@ def read(trainer, folder: Path) -> dict[str, pd.DataFrame]:
 def test_every_labelled_row_stands_there_with_its_truth(trainer, tmp_path):
     found = read(trainer, tmp_path)
     assert list(found["sentiment"]) == ["split", "text", "label", "prediction", "probabilities"]
-    labels = trainer.tasks["sentiment"]["labels"]
+    labels = trainer.tasks["sentiment"].labels
     rows = [
         [split, row["sentences"][0], labels[row["label_sentiment"]]]
         for split in ("validation", "test")
@@ -68,7 +68,7 @@ def test_of_many_labels_the_most_probable_stand_there(trainer, tmp_path, monkeyp
     found = read(trainer, tmp_path)["sentiment"]
     probabilities = trainer.model.predict(found.text.tolist(), tasks="sentiment")["sentiment"]["probabilities"]
     best = torch.from_numpy(probabilities).topk(2)
-    labels = np.array(trainer.tasks["sentiment"]["labels"])
+    labels = np.array(trainer.tasks["sentiment"].labels)
     assert [list(row) for row in found.most_probable] == labels[best.indices.numpy()].tolist()
     np.testing.assert_allclose(np.stack(found.probabilities), best.values, atol=1e-5)
     assert [row[0] for row in found.most_probable] == found.prediction.tolist()

@@ -229,13 +229,13 @@ def test_arguments_of_the_caller_stay_as_they_are(data, tiny_backbone, tmp_path)
 
 def test_scale_of_the_training_targets_stands_in_the_models_config_and_is_saved(data, tiny_backbone, tmp_path):
     model = make_model(tiny_backbone)
-    assert model.config.tasks["stars"]["target_mean"] is None, "premise: not measured yet"
+    assert model.config.tasks["stars"].target_mean is None, "premise: not measured yet"
     trainer = MultiTaskTrainer(model, make_arguments(tmp_path), data["train"], data["validation"], columns=COLUMNS)
     stars = [value for value in data["train"]["stars"]["stars"][:] if value is not None]
-    assert model.config.tasks["stars"]["target_mean"] == pytest.approx(sum(stars) / len(stars))
+    assert model.config.tasks["stars"].target_mean == pytest.approx(sum(stars) / len(stars))
     trainer.save_model(str(tmp_path / "saved"))
     opened = AutoModel.from_pretrained(tmp_path / "saved", trust_remote_code=True)
-    assert opened.config.tasks["stars"]["target_mean"] == model.config.tasks["stars"]["target_mean"]
+    assert opened.config.tasks["stars"].target_mean == model.config.tasks["stars"].target_mean
 
 
 def test_importing_the_package_for_inference_imports_no_datasets():

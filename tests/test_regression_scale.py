@@ -83,15 +83,15 @@ def test_scale_is_that_of_the_labelled_rows_that_training_draws_from(backbone, t
     labelled_set = in_units(rated_set(train=60, validation=20), 10.0, 70.0)
     model = helpers.make_model(backbone, ("sentiment", "rating"))
     settings = model.config.tasks["rating"]
-    assert (settings["target_mean"], settings["target_deviation"]) == (None, None), "premise: the head is new"
+    assert (settings.target_mean, settings.target_deviation) == (None, None), "premise: the head is new"
     options = {"mixture": {"max_rows": {"rating": 25}}}
     trainer = helpers.make_trainer(model, [labelled_set], tmp_path, options)
     drawn = trainer.train_dataset.sets[0]["label_rating"][:]
     drawn = [rating for rating in drawn if rating is not None]
     assert 5 < len(drawn) < 25, "premise: capped, and not all labelled"
     settings = model.config.tasks["rating"]
-    assert settings["target_mean"] == pytest.approx(np.mean(drawn), rel=1e-12)
-    assert settings["target_deviation"] == pytest.approx(np.std(drawn), rel=1e-12)
+    assert settings.target_mean == pytest.approx(np.mean(drawn), rel=1e-12)
+    assert settings.target_deviation == pytest.approx(np.std(drawn), rel=1e-12)
     announced = [line for line in trainer.announcements if line.startswith("rating: targets are standardised")]
     assert len(announced) == 1
     assert f"{len(drawn)} training rows" in announced[0]
@@ -104,7 +104,7 @@ def test_equal_targets_and_a_single_one_have_their_value_as_mean_and_deviation_1
         helpers.make_model(backbone, ("rating",)), [LabelledSet(["rating"], {"train": rows})], tmp_path
     )
     settings = trainer.tasks["rating"]
-    assert (settings["target_mean"], settings["target_deviation"]) == (ratings[0], 1.0)
+    assert (settings.target_mean, settings.target_deviation) == (ratings[0], 1.0)
     assert any("there is nothing to learn" in line for line in trainer.announcements)
     trainer.train()
     assert np.isfinite(trainer.model.predict("word1")["rating"]["values"])
@@ -119,7 +119,7 @@ def test_a_task_that_was_trained_before_keeps_its_scale(backbone, tmp_path):
     reopened = MultiTaskModel.from_pretrained(tmp_path / "saved")
     again = helpers.make_trainer(reopened, [in_units(rated_set(train=20), 3.0, -7.0)], tmp_path)
     for key in ("target_mean", "target_deviation"):
-        assert again.tasks["rating"][key] == saved[key]
+        assert getattr(again.tasks["rating"], key) == getattr(saved, key)
 
 
 # ---- models of before ----
@@ -134,21 +134,21 @@ def test_a_model_without_a_scale_opens_with_0_and_1_and_gives_what_its_head_give
     file.write_text(json.dumps(config))
     model = MultiTaskModel.from_pretrained(tmp_path)
     settings = model.config.tasks["rating"]
-    assert (settings["target_mean"], settings["target_deviation"]) == (0.0, 1.0)
+    assert (settings.target_mean, settings.target_deviation) == (0.0, 1.0)
     inputs = model.tokenizer(SENTENCES, padding=True, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs)
         expected = model.heads["rating"](output.sentence_embedding)
     torch.testing.assert_close(output.logits["rating"], expected, rtol=0, atol=0)
     trainer = helpers.make_trainer(model, [in_units(rated_set(train=20), 10.0, 70.0)], tmp_path)
-    assert trainer.tasks["rating"]["target_deviation"] == 1.0
+    assert trainer.tasks["rating"].target_deviation == 1.0
 
 
 def test_configuration_in_python_keeps_what_is_given():
     task = {"problem_type": "regression", "target_mean": 50, "target_deviation": 20}
     config = MultiTaskConfig(tasks={"rating": task})
-    assert config.tasks["rating"]["target_mean"] == 50.0
-    assert complete_task("rating", {**task, "target_mean": None, "target_deviation": None})["target_mean"] is None
+    assert config.tasks["rating"].target_mean == 50.0
+    assert complete_task("rating", {**task, "target_mean": None, "target_deviation": None}).target_mean is None
 
 
 # ---- every door ----
@@ -158,7 +158,7 @@ def test_configuration_in_python_keeps_what_is_given():
 def saved(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scaled")
     model = helpers.make_model(backbone, ("sentiment", "rating"))
-    model.config.tasks["rating"].update(target_mean=2010.0, target_deviation=5.0)
+    model.config.change_task("rating", target_mean=2010.0, target_deviation=5.0)
     model.save_pretrained(folder)
     return folder
 
@@ -209,7 +209,7 @@ def test_half_precision_keeps_years_apart(saved):
 
 def test_metrics_have_the_units_of_the_labels_and_the_loss_has_none(saved, tmp_path):
     model = MultiTaskModel.from_pretrained(saved)
-    model.config.tasks["rating"]["metrics"] = ["spearman", "mse", "mae"]
+    model.config.change_task("rating", metrics=["spearman", "mse", "mae"])
     labelled_set = in_units(rated_set(train=20, validation=30), 5.0, 2010.0)
     trainer = helpers.make_trainer(model, [labelled_set], tmp_path)
     scores = trainer.evaluate()
@@ -249,7 +249,7 @@ def test_training_warns_once_of_a_loss_that_dwarfs_the_others(
     warnings: list[str] = []
     monkeypatch.setattr(loss_scale.logger, "warning", warnings.append)
     model = helpers.make_model(backbone, ("sentiment", "rating"))
-    model.config.tasks["rating"]["loss_weight"] = weight
+    model.config.change_task("rating", loss_weight=weight)
     trainer = helpers.make_trainer(
         model,
         [rated_set(train=48)],

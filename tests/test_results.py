@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.output_folder import check_output_dir
 from multitask_sentence.training.report.results import (
@@ -13,12 +14,13 @@ from multitask_sentence.training.report.results import (
     scores_by_task,
 )
 
+CLASSES = {"problem_type": "single_label_classification", "labels": ["a", "b"]}
 TASKS = {
-    "topic": {"metrics": ["macro_f1", "accuracy"]},
-    "topic_macro": {"metrics": ["accuracy"]},
-    "samples": {"metrics": ["mse"]},
-    "pairs": {"metrics": ["cosine_spearman"]},
-    "silent": {"metrics": ["accuracy"]},
+    "topic": TaskConfig(**CLASSES, metrics=["macro_f1", "accuracy"]),
+    "topic_macro": TaskConfig(**CLASSES),
+    "samples": TaskConfig(problem_type="regression", metrics=["spearman", "mse"]),
+    "pairs": TaskConfig(problem_type="similarity"),
+    "silent": TaskConfig(**CLASSES),
 }
 
 

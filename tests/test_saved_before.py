@@ -74,9 +74,9 @@ def test_saved_settings_keep_their_values(model: MultiTaskModel) -> None:
     }
     for task, settings in saved["tasks"].items():
         scale = {"target_mean": 0.0, "target_deviation": 1.0} if settings["problem_type"] == "regression" else {}
-        assert model.config.tasks[task] == {**settings, **scale}
+        assert model.config.tasks[task].to_dict() == {**settings, **scale}
     for key in ("projection", "pooling", "normalize", "max_length"):
-        assert getattr(model.config, key) == saved[key]
+        assert model.config.to_dict()[key] == saved[key]
 
 
 def test_saved_again_the_model_is_the_same(model: MultiTaskModel, expected: dict[str, Any], tmp_path: Path) -> None:

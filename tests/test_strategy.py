@@ -15,6 +15,7 @@ from transformers import TrainerCallback, set_seed
 
 from helpers import trainer as helpers
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import run
 from multitask_sentence.training.report.plots import draw_training
 from multitask_sentence.training.stages import parameter_groups, stage_starts
@@ -158,7 +159,7 @@ def test_thresholds_of_a_task_that_is_only_evaluated_stay(backbone, tmp_path):
     strategy = {"freeze": ["backbone", "projection", {"heads": "tags"}]}
     trainer = helpers.make_trainer(model, sets, tmp_path, {"strategy": strategy})
     assert trainer.choose_thresholds() == {}
-    assert model.config.tasks["tags"]["thresholds"] == [0.5, 0.5]
+    assert model.config.tasks["tags"].thresholds == [0.5, 0.5]
 
 
 # Learning rates by part
@@ -657,7 +658,7 @@ def test_picture_shows_a_band_for_every_stage(tmp_path, monkeypatch):
     bands, texts = [], []
     monkeypatch.setattr(Axes, "axvspan", lambda self, left, right, **_: bands.append((left, right)))
     monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **_: texts.append((x, text)))
-    tasks = {"topic": {"loss_weight": 1.0, "metrics": ["accuracy"]}}
+    tasks = {"topic": TaskConfig(problem_type="single_label_classification", labels=["a", "b"])}
     assert draw_training(tmp_path / "training.png", history_of([0, 0, 1, 1, 1, 6, 6, 6]), tasks)
     assert bands == [(0, 20), (20, 50), (50, 80)] * 2
     assert texts == [(10, "0 layers"), (35, "1 layer"), (65, "6 layers")] * 2

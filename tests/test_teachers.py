@@ -58,7 +58,7 @@ def test_our_models_task_answers_as_predict_does_with_labels_in_the_students_ord
     teacher = open_one(saved, "mood", MOOD)
     found = ask(teacher, [[sentence] for sentence in SENTENCES])[:, teacher.order].softmax(dim=-1)
     expected = tiny_model.predict(SENTENCES, "mood")["mood"]["probabilities"]
-    names = tiny_model.config.tasks["mood"]["labels"]
+    names = tiny_model.config.tasks["mood"].labels
     for place, label in enumerate(MOOD["labels"]):
         np.testing.assert_allclose(found[:, place], expected[:, names.index(label)], atol=1e-6)
 

@@ -606,7 +606,7 @@ def test_finished_folder_opens_in_a_clean_process_elsewhere_and_its_test_scores_
     ]
 
     model = AutoModel.from_pretrained(finished.folder, trust_remote_code=True)
-    deviation = model.config.tasks["stars"]["target_deviation"]  # the loss is that of standardised targets
+    deviation = model.config.tasks["stars"].target_deviation  # the loss is that of standardised targets
     assert sum(errors) / len(errors) == pytest.approx(scores["stars"]["loss"] * deviation**2, rel=1e-4)
     assert torch.equal(
         torch.tensor(answers["embedding"]["values"]), torch.tensor(model.encode([row[0] for row in texts]))

@@ -22,7 +22,7 @@ from multitask_sentence.training.evaluation import choose_thresholds
 from multitask_sentence.training.report.confusion import count_confusions
 
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)
-WEIGHTS = {name: complete_task(name, task)["loss_weight"] for name, task in TASKS.items()}
+WEIGHTS = {name: complete_task(name, task).loss_weight for name, task in TASKS.items()}
 SHARES = {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}
 
 
@@ -368,7 +368,7 @@ def test_chosen_thresholds_are_stored_in_the_config_and_saved(backbone, tmp_path
     probabilities = model.predict([row["sentences"][0] for row in rows], tasks="tags")["tags"]["probabilities"]
     expected = choose_thresholds(probabilities, torch.tensor([row["label_tags"] for row in rows]).numpy())
     assert chosen == {"tags": pytest.approx(expected, abs=1e-6)}
-    assert model.config.tasks["tags"]["thresholds"] == chosen["tags"] != [0.5, 0.5]
+    assert model.config.tasks["tags"].thresholds == chosen["tags"] != [0.5, 0.5]
     assert trainer.evaluate()["eval_tags_macro_f1"] > before
     trainer.save_model(str(tmp_path / "saved"))
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())

@@ -17,19 +17,19 @@ from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..checks_multitask import suggest
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..tasks_multitask import TaskConfig
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
 UNFINISHED, COPY, OLDER = ".unfinished", ".copy", ".older"  # what is being written, and what it replaces
 
 
-def score_key(task: str, settings: dict[str, Any]) -> str:
+def score_key(task: str, settings: TaskConfig) -> str:
     """The log's name of a task's primary metric on validation data."""
-    return f"eval_{task}_{settings['metrics'][0]}"
+    return f"eval_{task}_{settings.primary_metric}"
 
 
-def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, TaskConfig]) -> dict[str, dict[str, Any]]:
     """
     The evaluation with each task's highest primary metric; of equal ones that with the lowest loss, then the first.
 
@@ -47,7 +47,7 @@ def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, dict[str
             score, loss = entry.get(score_key(task, settings), math.nan), entry.get(f"eval_{task}_loss", math.inf)
             if score > highest or (score == highest and loss < lowest):
                 highest, lowest = score, math.inf if math.isnan(loss) else loss
-                best[task] = {"metric": settings["metrics"][0], "step": entry["step"], "score": score}
+                best[task] = {"metric": settings.primary_metric, "step": entry["step"], "score": score}
     return best
 
 
@@ -137,9 +137,9 @@ def format_best(summary: dict[str, dict[str, Any]], chosen_step: int) -> str:
     return "Best of every task, on validation data\n" + tabulate(rows, header, floatfmt=".4f", missingval="-")
 
 
-def check_best_metric(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> None:
+def check_best_metric(args: TrainingArguments, tasks: dict[str, TaskConfig]) -> None:
     """
-    Check that evaluations give `metric_for_best_model`; of the task settings, a recipe's own are enough.
+    Check that evaluations give `metric_for_best_model`.
 
     Raises:
         ValueError: they do not; names what they give.
@@ -149,8 +149,7 @@ def check_best_metric(args: TrainingArguments, tasks: dict[str, dict[str, Any]])
         return
     known = ["score", "loss"]
     for task, settings in tasks.items():
-        metrics = settings.get("metrics") or PROBLEM_TYPES[settings["problem_type"]].metrics[:1]
-        known += [f"{task}_{name}" for name in (*metrics, "loss")]
+        known += [f"{task}_{name}" for name in (*settings.metrics, "loss")]
     if (name := metric.removeprefix("eval_")) not in known:
         raise ValueError(
             f"metric_for_best_model: evaluations give no {metric!r}.{suggest(name, known)} Known: "

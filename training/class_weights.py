@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..tasks_multitask import TaskConfig
 from .drawing import given_labels
 
 
@@ -24,7 +25,7 @@ def balanced_pos_weight(counts: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def resolve_balanced(
-    tasks: dict[str, dict[str, Any]], training_rows: Mapping[str, Dataset]
+    tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """
     The numbers that `balanced` stands for, and what a person should know about them.
@@ -41,11 +42,11 @@ def resolve_balanced(
     """
     resolved, announcements = {}, []
     for task, rows in training_rows.items():
-        options = tasks[task].get("loss_options", {})
+        options = tasks[task].loss_options
         key = next((key for key, value in options.items() if value == "balanced"), None)
         if key is None:
             continue
-        where, names = f"tasks.{task}.loss_options.{key}", np.array(tasks[task]["labels"])
+        where, names = f"tasks.{task}.loss_options.{key}", np.array(tasks[task].labels)
         labels = np.array(given_labels(rows, task))
         is_class = key == "class_weights"
         counts = np.bincount(labels, minlength=len(names)) if is_class else (labels > 0).sum(axis=0)

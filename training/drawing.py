@@ -89,7 +89,7 @@ def _least_rows(
     """
     needed = [1]
     for task in tasks:
-        default = min(LEAST_ROWS_TO_COMPARE, batch_size) if LOSSES[settings[task]["loss"]].compares_rows else 1
+        default = min(LEAST_ROWS_TO_COMPARE, batch_size) if LOSSES[settings[task].loss].compares_rows else 1
         least = mixture.rows_per_batch.get(task, default)
         if least > 1:
             share = len(given_labels(rows, task)) / len(rows)

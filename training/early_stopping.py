@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 
 from ..checks_multitask import check_count, is_number, suggest
+from ..tasks_multitask import TaskConfig
 from .best_checkpoints import score_key
 
 
@@ -55,7 +56,7 @@ def evaluations_without_improvement(
     return count
 
 
-def watched_score(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> tuple[str, bool]:
+def watched_score(args: TrainingArguments, tasks: dict[str, TaskConfig]) -> tuple[str, bool]:
     """What early stopping watches, as it stands in the log, and whether more of it is better."""
     if args.early_stopping_task is not None:
         return score_key(args.early_stopping_task, tasks[args.early_stopping_task]), True
@@ -64,7 +65,7 @@ def watched_score(args: TrainingArguments, tasks: dict[str, dict[str, Any]]) -> 
 
 
 def has_stopped_improving(
-    args: TrainingArguments, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]]
+    args: TrainingArguments, history: Sequence[dict[str, Any]], tasks: dict[str, TaskConfig]
 ) -> bool:
     """Whether `early_stopping_patience` has run out; arguments as of `best_of_history`."""
     if args.early_stopping_patience is None:
@@ -84,7 +85,7 @@ class EarlyStopping(TrainerCallback):
     training is resumed; here the count follows from the log history.
     """
 
-    def __init__(self, tasks: dict[str, dict[str, Any]]):
+    def __init__(self, tasks: dict[str, TaskConfig]):
         self.tasks = tasks
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):

@@ -22,7 +22,7 @@ from ..data.metrics import compute_metric, positive_ranks
 from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
 from ..passes_multitask import evaluating
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..tasks_multitask import TaskConfig
 from .losses import task_loss
 
 # Of a task with more labels, only the highest probabilities of a row are kept.
@@ -45,7 +45,7 @@ class Evaluation:
         labels: by task, class numbers, multi-hot rows or scores. Tasks without a labelled row are not there.
     """
 
-    def __init__(self, sets: Sequence[Any], tasks: dict[str, dict[str, Any]], split: str):
+    def __init__(self, sets: Sequence[Any], tasks: dict[str, TaskConfig], split: str):
         places: dict[str, int] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self.labels: dict[str, torch.Tensor] = {}
@@ -65,12 +65,12 @@ class Evaluation:
                 if task not in tasks or not len(labels):
                     continue
                 self.rows[task] = rows[torch.from_numpy(labelled)]
-                if tasks[task]["problem_type"] == "multi_label_classification":
+                if tasks[task].kind.is_multi_label:
                     multi_hot = labels.flatten().to_numpy().reshape(len(labels), -1)  # (rows, num_labels)
                     self.labels[task] = torch.tensor(multi_hot, dtype=torch.float)
                 else:
-                    is_class = tasks[task]["problem_type"] == "single_label_classification"
-                    self.labels[task] = torch.tensor(labels.to_numpy(), dtype=torch.long if is_class else torch.float)
+                    dtype = torch.long if tasks[task].kind.has_labels else torch.float
+                    self.labels[task] = torch.tensor(labels.to_numpy(), dtype=dtype)
         self.sentences = list(places)
         self.rows = {task: self.rows[task] for task in tasks if task in self.rows}
 
@@ -103,7 +103,7 @@ def task_logits(
     model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor, batch_size: int
 ) -> Iterator[torch.Tensor]:
     """One task's float32 logits in batches of rows, from `embeddings (sentences, dim)` and `rows (rows, k)`."""
-    is_pair = model.config.tasks[task]["pair"]
+    is_pair = model.config.tasks[task].pair
     # Only the head: going through all parts of the model for each of a hundred tasks takes longer than answering.
     with evaluating(model.heads[task]) if task in model.heads else nullcontext():
         for batch in rows.split(batch_size):
@@ -113,23 +113,22 @@ def task_logits(
             yield head_logits(model, chosen, [task], {task: places})[task].float().cpu()
 
 
-def decisions(settings: dict[str, Any], logits: torch.Tensor) -> np.ndarray:
+def decisions(task: TaskConfig, logits: torch.Tensor) -> np.ndarray:
     """
     What the metrics take as predictions, from `logits (rows, num_labels)` or `(rows,)`.
 
     Class numbers `(rows,)`; for a multi-label task 0 and 1 `(rows, num_labels)` by its thresholds; else the values.
     """
-    if settings["problem_type"] == "multi_label_classification":
-        return (logits.sigmoid() >= torch.tensor(settings["thresholds"])).to(torch.uint8).numpy()
-    if settings["problem_type"] == "single_label_classification":
+    if task.kind.is_multi_label:
+        return (logits.sigmoid() >= torch.tensor(task.thresholds)).to(torch.uint8).numpy()
+    if task.kind.has_labels:
         return logits.argmax(dim=-1).numpy()
     return logits.double().numpy()
 
 
-def _most_probable(settings: dict[str, Any], logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _most_probable(task: TaskConfig, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Classes and probabilities `(rows, k)`: of all labels in their order, or of many labels the highest."""
-    is_single = settings["problem_type"] == "single_label_classification"
-    probabilities = logits.softmax(dim=-1) if is_single else logits.sigmoid()
+    probabilities = logits.sigmoid() if task.kind.is_multi_label else logits.softmax(dim=-1)
     if probabilities.shape[1] <= ALL_PROBABILITIES:
         classes = torch.arange(probabilities.shape[1]).expand_as(probabilities)
     else:
@@ -185,7 +184,6 @@ def answer_task(
             more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row.
     """
     settings = model.config.tasks[task]
-    is_classification = PROBLEM_TYPES[settings["problem_type"]].has_labels
     loss, found, probable = 0.0, [], []
     for logits, batch_rows, batch_labels in zip(
         task_logits(model, task, embeddings, rows, batch_size),
@@ -195,12 +193,12 @@ def answer_task(
     ):
         loss += task_loss(settings, logits, batch_labels, embeddings, batch_rows).item()
         found.append(decisions(settings, logits))
-        if with_probabilities and is_classification:
+        if with_probabilities and settings.kind.has_labels:
             probable.append(_most_probable(settings, logits))
     predictions, references = np.concatenate(found), labels.double().numpy()
-    if is_classification:
+    if settings.kind.has_labels:
         references = labels.to(torch.uint8 if labels.dim() == 2 else torch.long).numpy()
-    elif not PROBLEM_TYPES[settings["problem_type"]].has_label_column:
+    elif not settings.kind.has_label_column:
         predictions, references = positive_ranks_of(embeddings, rows), None
     classes, probabilities = map(np.concatenate, zip(*probable, strict=True)) if probable else (None, None)
     return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
@@ -215,10 +213,10 @@ def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[
         cosines of related and unrelated pairs.
     """
     settings, scores = model.config.tasks[task], {"loss": answers.loss}
-    for metric in settings["metrics"]:
+    for metric in settings.metrics:
         scores.update(compute_metric(metric, answers.predictions, answers.references))
-    if "score_range" in settings:
-        low, high = settings["score_range"]
+    if settings.kind.has_score_range:
+        low, high = settings.score_range
         # A split may reach beyond the training scores.
         score_range = (min(low, answers.references.min()), max(high, answers.references.max()))
         scores.update(
@@ -227,9 +225,9 @@ def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[
     return scores
 
 
-def combined_score(tasks: dict[str, dict[str, Any]], scores: dict[str, dict[str, float]]) -> float:
+def combined_score(tasks: dict[str, TaskConfig], scores: dict[str, dict[str, float]]) -> float:
     """Mean of the tasks' primary metrics (the first that each lists); one that is undefined (NaN) counts as 0."""
-    primary = [scores[task][tasks[task]["metrics"][0]] for task in scores]
+    primary = [scores[task][tasks[task].primary_metric] for task in scores]
     return sum(0.0 if math.isnan(score) else score for score in primary) / len(primary)
 
 

@@ -130,9 +130,7 @@ class EvaluationLoop:
             for task, task_metrics in scores.items()
             for metric, value in task_metrics.items()
         }
-        metrics[f"{metric_key_prefix}_loss"] = sum(
-            tasks[task]["loss_weight"] * scores[task]["loss"] for task in scores
-        )
+        metrics[f"{metric_key_prefix}_loss"] = sum(tasks[task].loss_weight * scores[task]["loss"] for task in scores)
         metrics[f"{metric_key_prefix}_score"] = combined_score(tasks, scores)
         metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=len(evaluation.sentences)))
 
@@ -154,7 +152,7 @@ class EvaluationLoop:
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
         """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
-        multi_label = [task for task, settings in self.trained_tasks.items() if "thresholds" in settings]
+        multi_label = [task for task, settings in self.trained_tasks.items() if settings.kind.is_multi_label]
         if not multi_label:
             return {}
         evaluation, embeddings = self._embed_split(split)
@@ -163,5 +161,6 @@ class EvaluationLoop:
             logits = task_logits(self.model, task, embeddings, evaluation.rows[task], batch_size=8192)
             probabilities = torch.cat(list(logits)).sigmoid().numpy()
             chosen[task] = choose_thresholds(probabilities, evaluation.labels[task].numpy())
-            self.model.config.tasks[task]["thresholds"] = chosen[task]
+            changed = self.model.config.change_task(task, thresholds=chosen[task])
+            self.tasks[task] = self.trained_tasks[task] = changed
         return chosen

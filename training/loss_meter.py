@@ -1,11 +1,10 @@
 """The tasks' losses while a model trains: looked at before every optimizer step, and averaged for the log."""
 
-from typing import Any
-
 import torch
 from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainingArguments
 
+from ..tasks_multitask import TaskConfig
 from .balancing.balancers import Balancer
 from .balancing.making import check_finite
 from .loss_scale import LossWatch
@@ -24,7 +23,7 @@ class LossMeter(TrainerCallback):
         args: of the run; the losses are kept on its device.
     """
 
-    def __init__(self, tasks: dict[str, dict[str, Any]], balancer: Balancer, args: TrainingArguments):
+    def __init__(self, tasks: dict[str, TaskConfig], balancer: Balancer, args: TrainingArguments):
         self.tasks, self.balancer = tasks, balancer
         self.watch: LossWatch | None = None
         # Each (tasks,): this process's share since the last step, and since the last log.
@@ -34,7 +33,7 @@ class LossMeter(TrainerCallback):
     @property
     def loss_weights(self) -> torch.Tensor:
         """The tasks' `loss_weight`, `(tasks,)`, on the CPU."""
-        return torch.tensor([settings["loss_weight"] for settings in self.tasks.values()])
+        return torch.tensor([settings.loss_weight for settings in self.tasks.values()])
 
     def add(self, losses: torch.Tensor, weighted: torch.Tensor) -> None:
         """Count a micro-batch's losses `(tasks,)`, as they are and as they went into the sum."""
@@ -48,7 +47,7 @@ class LossMeter(TrainerCallback):
         self.logged_at = state.global_step
         # Not with balancing, which changes the weights by itself, nor in a run that was warned before it stopped.
         is_watched = self.balancer.method == "sum" and state.global_step == 0
-        weights = {task: settings["loss_weight"] for task, settings in self.tasks.items()}
+        weights = {task: settings.loss_weight for task, settings in self.tasks.items()}
         self.watch = LossWatch(weights, state.max_steps) if is_watched else None
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):

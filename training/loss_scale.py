@@ -5,13 +5,13 @@ LossWatch        a warning where one task's weighted loss is many times that of 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers.utils import logging
 
+from ..tasks_multitask import TaskConfig
 from .drawing import given_labels
 
 logger = logging.get_logger(__name__)
@@ -21,7 +21,7 @@ DWARFING_FACTOR = 20  # between losses of such different kinds as CoSENT and BCE
 
 
 def measure_targets(
-    tasks: dict[str, dict[str, Any]], training_rows: Mapping[str, Dataset]
+    tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """
     Mean and deviation of the training targets of each regression task that has none yet.
@@ -39,7 +39,7 @@ def measure_targets(
     """
     measured, announcements = {}, []
     for task, rows in training_rows.items():
-        if tasks[task].get("target_mean", 0.0) is not None:
+        if not tasks[task].kind.has_target_scale or tasks[task].target_mean is not None:
             continue
         targets = np.array(given_labels(rows, task), dtype=np.float64)
         is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit

@@ -16,12 +16,10 @@ deviation, so that it is about 1 at the start whether scores go from 0 to 1 or f
 With zero rows every loss is an exact zero that is still connected to the logits, never NaN.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
-from ..tasks_multitask import target_scale
+from ..tasks_multitask import TaskConfig
 from .contrastive import multiple_negatives_ranking
 
 
@@ -97,7 +95,7 @@ def cosine_mse(cosines: torch.Tensor, scores: torch.Tensor, score_range: tuple[f
 
 
 def task_loss(
-    settings: dict[str, Any],
+    task: TaskConfig,
     logits: torch.Tensor,
     labels: torch.Tensor,
     embeddings: torch.Tensor,
@@ -108,7 +106,7 @@ def task_loss(
     One task's loss, summed over its rows, in float32.
 
     Args:
-        settings: the task's entry in `MultiTaskConfig.tasks`; its `loss_options` go to the loss.
+        task: its settings; `loss_options` go to the loss.
         logits: what the model gives for the task: `(rows, num_labels)`, or `(rows,)` values or cosines.
         labels: class numbers, multi-hot, or scores; for contrastive tasks the sentences' ids, which are read only
             where rows are gathered.
@@ -116,15 +114,15 @@ def task_loss(
         rows: where the task's sentences stand in the batch.
         gather: whether a contrastive task takes in the rows of all processes, which must then all come here.
     """
-    logits, options = logits.float(), settings.get("loss_options", {})
-    if settings["loss"] == "cross_entropy":
+    logits, options = logits.float(), task.loss_options
+    if task.loss == "cross_entropy":
         return cross_entropy(logits, labels, **options)
-    if settings["loss"] == "binary_cross_entropy":
+    if task.loss == "binary_cross_entropy":
         return binary_cross_entropy(logits, labels, **options)
-    if settings["loss"] == "mse":
-        return mse(logits, labels, target_scale(settings)[1])
-    if settings["loss"] == "cosent":
+    if task.loss == "mse":
+        return mse(logits, labels, task.target_scale[1])
+    if task.loss == "cosent":
         return cosent(logits, labels, **options)
-    if settings["loss"] == "cosine_mse":
-        return cosine_mse(logits, labels, settings["score_range"])
+    if task.loss == "cosine_mse":
+        return cosine_mse(logits, labels, task.score_range)
     return multiple_negatives_ranking(embeddings.float(), rows, sentence_ids=labels if gather else None, **options)

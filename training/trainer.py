@@ -87,7 +87,7 @@ def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -
     for measure in (resolve_balanced, measure_targets):
         measured, found = measure(model.config.tasks, training_rows)
         for task, settings in measured.items():
-            model.config.tasks[task] = {**model.config.tasks[task], **settings}
+            model.config.change_task(task, **settings)
         announcements += found
     return announcements
 

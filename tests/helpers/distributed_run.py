@@ -25,6 +25,7 @@ from helpers.trainer import (
     make_trainer,
     without_learning,
 )
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines, cosines_of_history
 from multitask_sentence.training.comparison.single_runs import compare_single
@@ -131,9 +132,9 @@ def stop_at_nan(backbone: Path, folder: Path) -> str:
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     task_loss = trainer_module.task_loss
 
-    def failing(settings: dict[str, Any], *rest: Any, **options: Any):
-        is_bad = is_last and trainer.state.global_step == 1 and settings["problem_type"] == "regression"
-        return task_loss(settings, *rest, **options) * (float("nan") if is_bad else 1.0)
+    def failing(task: TaskConfig, *rest: Any, **options: Any):
+        is_bad = is_last and trainer.state.global_step == 1 and task.problem_type == "regression"
+        return task_loss(task, *rest, **options) * (float("nan") if is_bad else 1.0)
 
     sets = [make_set(list(MEAN_LOSS_TASKS), train=16)]
     trainer = make_trainer(make_model(backbone, MEAN_LOSS_TASKS), sets, folder, per_device_train_batch_size=2)

@@ -17,7 +17,6 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from helpers.trainer import (
-    TASKS,
     GradientRecorder,
     make_model,
     make_sentences,
@@ -26,7 +25,6 @@ from helpers.trainer import (
     without_learning,
 )
 from multitask_sentence.data.loading import LabelledSet
-from multitask_sentence.tasks_multitask import complete_task
 
 SYMMETRIC = {"temperature": 0.1, "symmetric": True}
 WEIGHTED = {
@@ -89,7 +87,7 @@ def train_step(name: str, backbone: Path, folder: Path, in_one_batch: bool = Fal
     run, recorder = RUNS[name], GradientRecorder()
     model = make_model(backbone, tuple(run["options"])).double()
     for task, options in run["options"].items():
-        model.config.tasks[task] = complete_task(task, {**TASKS[task], "loss_options": options})
+        model.config.change_task(task, loss_options=options)
     trainer = make_trainer(
         model,
         make_sets(name),

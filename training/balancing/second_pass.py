@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import reduce
 from transformers import TrainerCallback
 
+from ...tasks_multitask import TaskConfig
 from .balancers import Balancer
 from .making import check_finite
 
@@ -24,7 +25,7 @@ class SecondPass(TrainerCallback):
     def __init__(
         self,
         balancer: Balancer,
-        tasks: dict[str, dict[str, Any]],
+        tasks: dict[str, TaskConfig],
         weighted_losses: Callable[[dict[str, Any], dict[str, int]], torch.Tensor],
     ):
         self.balancer, self.tasks, self.weighted_losses = balancer, tasks, weighted_losses

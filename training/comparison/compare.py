@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from ...data.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
+from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
 from ..recipe.recipe import Recipe
@@ -87,7 +88,7 @@ def give_up(trainer: MultiTaskTrainer) -> None:
 
 
 def curve_correlations(
-    history: list[dict[str, Any]], tasks: dict[str, dict[str, Any]]
+    history: list[dict[str, Any]], tasks: dict[str, TaskConfig]
 ) -> tuple[int, list[list[float | None]]]:
     """
     Pearson correlations between the tasks' primary metrics over the evaluations of a run.
@@ -185,7 +186,7 @@ def compare_single(
             continue
         single = json.loads((folder / task / RESULT_FILE).read_text(encoding="utf-8"))
         arrays = load_file(folder / task / PREDICTIONS_FILE)
-        split, metric = splits[task], tasks[task]["metrics"][0]
+        split, metric = splits[task], tasks[task].primary_metric
         own, found = scores[split][task], single["scores"][split]
         compared[task] = compare_task(
             metric,
@@ -195,7 +196,7 @@ def compare_single(
             joint.args.seed,
         )
         compared[task] |= {"split": split, **{key: single[key] for key in ("steps", "best_step", "seconds")}}
-        if tasks[task]["problem_type"] == "similarity":
+        if tasks[task].kind.has_score_range:
             compared[task]["mean_cosines"] = {
                 kind.removeprefix("mean_cosine_"): {
                     "start": single["start"].get(kind),

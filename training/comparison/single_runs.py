@@ -30,6 +30,7 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
+from ...tasks_multitask import settings_of
 from ..arguments import MultiTaskTrainingArguments
 from ..distillation.settings import UNLABELED
 from ..drawing import draw_sets, make_sampler, steps_of_epoch
@@ -143,8 +144,8 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         strategy=joint.strategy,
     )
     scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer.sampler, args)), joint_steps(joint))
-    is_similarity = trainer.tasks[task]["problem_type"] == "similarity"
-    before = trainer.measure(split, [task])[task] if is_similarity else {}
+    has_cosines = trainer.tasks[task].kind.has_score_range
+    before = trainer.measure(split, [task])[task] if has_cosines else {}
     trainer.train()
     trainer.choose_thresholds()
     splits = {"validation": "eval", "test": "test"}
@@ -221,12 +222,13 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
         by_task.pop(UNLABELED, None)
     settings = {
         # Thresholds are what a run finds, not what it follows from.
-        "task": {key: value for key, value in joint.tasks[task].items() if key != "thresholds"},
+        "task": {key: value for key, value in joint.tasks[task].to_dict().items() if key != "thresholds"},
         "rows": {split: len(rows) for split, rows in labelled_set.splits.items()},
         "rows_hash": {split: rows_hash(rows) for split, rows in labelled_set.splits.items()},
         "start": weights_hash(initial),
         "embedding": {
-            name: getattr(initial.config, name) for name in ("pooling", "projection", "normalize", "max_length")
+            name: settings_of(getattr(initial.config, name))
+            for name in ("pooling", "projection", "normalize", "max_length")
         },
         "passes": passes,
         "mixture": mixture,

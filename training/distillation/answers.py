@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from ...data.collation import LABEL_PREFIX, TEACHER_PREFIX
 from ...data.texts import row_key, text_key
-from ...problem_types_multitask import PROBLEM_TYPES
+from ...tasks_multitask import TaskConfig
 from ..features.cache import FeatureCache, fill_cache, text_hashes
 from .settings import Distillation
 from .teachers import Teacher
@@ -100,7 +100,7 @@ class SoftTargets:
     What a task learns from its teachers, averaged over them.
 
     Args:
-        settings: the task's entry in `MultiTaskConfig.tasks`.
+        task: its settings.
         temperature: what logits are divided by.
         caches: each teacher's answers.
         widths: of each teacher, how many places a row has in its answers.
@@ -108,7 +108,7 @@ class SoftTargets:
         lines: of each teacher, slope and intercept that bring cosines to the values of a regression task; else `None`.
     """
 
-    settings: Any
+    task: TaskConfig
     temperature: float
     caches: list[FeatureCache] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
@@ -117,9 +117,9 @@ class SoftTargets:
 
     def empty(self) -> torch.Tensor:
         """The targets of no row."""
-        if "labels" in self.settings:
-            return torch.empty(0, len(self.settings["labels"]))
-        return torch.empty(0) if PROBLEM_TYPES[self.settings["problem_type"]].has_head else torch.empty(0, 2, 1)
+        if self.task.labels:
+            return torch.empty(0, len(self.task.labels))
+        return torch.empty(0) if self.task.kind.has_head else torch.empty(0, 2, 1)
 
     def __call__(self, places: Sequence[Sequence[int]]) -> torch.Tensor:
         """
@@ -137,21 +137,20 @@ class SoftTargets:
             cache.gather(found.ravel()).view(len(places), -1, cache.hidden_size)  # (rows, width, size)
             for cache, found in zip(self.caches, by_teacher, strict=True)
         ]
-        if not PROBLEM_TYPES[self.settings["problem_type"]].has_head:
+        if not self.task.kind.has_head:
             return torch.cat(answers, dim=-1) / len(answers) ** 0.5
         found = [self._of_head(number, answer) for number, answer in enumerate(answers)]
         return torch.stack(found).mean(dim=0)
 
     def _of_head(self, number: int, answers: torch.Tensor) -> torch.Tensor:
         """One teacher's probabilities `(rows, num_labels)` or values `(rows,)`."""
-        if self.settings["problem_type"] == "regression":
+        if not self.task.kind.has_labels:
             if self.lines[number] is None:
                 return answers[:, 0, 0]
             slope, intercept = self.lines[number]
             return slope * (answers[:, 0] * answers[:, 1]).sum(dim=-1) + intercept
         logits = answers[:, 0, self.orders[number]] / self.temperature
-        is_single = self.settings["problem_type"] == "single_label_classification"
-        return logits.softmax(dim=-1) if is_single else logits.sigmoid()
+        return logits.sigmoid() if self.task.kind.is_multi_label else logits.softmax(dim=-1)
 
 
 def fit_line(cosines: np.ndarray, values: np.ndarray) -> tuple[float, float]:
@@ -276,7 +275,7 @@ def answer_rows(
                 ]
             )
             teacher.model.cpu()
-            is_line = teacher.compares and tasks[task]["problem_type"] == "regression"
+            is_line = teacher.compares and tasks[task].kind.has_target_scale
             found.caches.append(cache)
             found.widths.append(width if teacher.compares else 1)
             found.orders.append(teacher.order)

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...problem_types_multitask import PROBLEM_TYPES
-from ...tasks_multitask import target_scale
+from ...tasks_multitask import TaskConfig
 from ..losses import cosent, mse
 
 DIVERGENCE_TEMPERATURE = 0.05  # what cosines are divided by, as in multiple negatives ranking
@@ -121,7 +120,7 @@ def similarity_divergence(
 
 
 def teacher_loss(
-    settings: Any,
+    task: TaskConfig,
     distillation: Any,
     logits: torch.Tensor,
     targets: torch.Tensor,
@@ -132,20 +131,20 @@ def teacher_loss(
     What one task learns from its teachers, summed over its answered rows, in float32.
 
     Args:
-        settings: the task's entry in `MultiTaskConfig.tasks`.
+        task: its settings.
         distillation: the `Distillation` in force.
         logits: what the model gives for the task: `(rows, num_labels)`, or `(rows,)` values or cosines.
         targets: what `SoftTargets` gives for the rows.
         embeddings: `(sentences, embedding_dim)` of the batch.
         rows: where the task's sentences stand in the batch.
     """
-    logits, problem_type = logits.float(), settings["problem_type"]
-    if problem_type == "single_label_classification":
-        return soft_cross_entropy(logits, targets, distillation.temperature)
-    if problem_type == "multi_label_classification":
+    logits = logits.float()
+    if task.kind.is_multi_label:
         return soft_binary_cross_entropy(logits, targets, distillation.temperature)
-    if PROBLEM_TYPES[problem_type].has_head:
-        return mse(logits, targets, target_scale(settings)[1])
+    if task.kind.has_labels:
+        return soft_cross_entropy(logits, targets, distillation.temperature)
+    if task.kind.has_head:
+        return mse(logits, targets, task.target_scale[1])
     vectors = F.normalize(embeddings.float(), dim=-1)[rows]  # (rows, sentences of a row, embedding_dim)
     if distillation.similarity_loss == "cosent":
         return cosent_distillation(vectors, targets)

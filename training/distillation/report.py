@@ -72,7 +72,7 @@ def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[s
             embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False, show_progress=False))
             for task in [task for task in splits if splits[task] == split]:
                 answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
-                metric = trainer.tasks[task]["metrics"][0]
+                metric = trainer.tasks[task].primary_metric
                 found[task] = task_scores(model, task, answers)[metric], answers.predictions
     return found
 
@@ -102,7 +102,7 @@ def compare_distilled(
     joint_answers = _joint_answers(joint, trainer, splits) if joint is not None else {}
     compared = {}
     for task, split in splits.items():
-        metric, found = trainer.tasks[task]["metrics"][0], answers[split][task]
+        metric, found = trainer.tasks[task].primary_metric, answers[split][task]
         score = scores[split][task][metric]
         own = math.nan if score is None else score, found.predictions
         entry = {"metric": metric, "split": split, "rows": len(found.rows), "distilled": own[0]}

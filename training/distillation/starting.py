@@ -38,7 +38,7 @@ def check_distillation(
 
     Args:
         distillation: the recipe's block.
-        tasks: the recipe's task settings, which may lack labels.
+        tasks: the tasks as the recipe has them; labels may be stand-ins.
         plan: what trains when.
         args: training arguments.
         joint: the folder of a run without teachers to compare with.

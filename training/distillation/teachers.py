@@ -30,7 +30,7 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.texts import text_key
 from ...encoding_multitask import length_sorted_batches
 from ...modeling_multitask import MultiTaskModel
-from ...problem_types_multitask import PROBLEM_TYPES
+from ...tasks_multitask import TaskConfig
 from ..evaluation import task_logits
 from ..features.cache import add_weights, features_key, tokenizer_state
 from .settings import TeacherName
@@ -127,7 +127,7 @@ def match_labels(where: str, name: str, own: Sequence[str], labels: Sequence[str
     )
 
 
-def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str, settings: Any) -> str:
+def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str, settings: TaskConfig) -> str:
     """Which of its tasks answers; it reads the same kind of input and answers the same kind of question."""
     own = found.task or task
     if own not in config.tasks:
@@ -137,8 +137,9 @@ def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str
         )
     theirs = config.tasks[own]
     for key, said in (("problem_type", "is {}"), ("pair", "reads {}")):
-        if theirs[key] != settings[key]:
-            both = [value if key == "problem_type" else _READS[value] for value in (theirs[key], settings[key])]
+        pair = getattr(theirs, key), getattr(settings, key)
+        if pair[0] != pair[1]:
+            both = [value if key == "problem_type" else _READS[value] for value in pair]
             raise ValueError(
                 f"{where}: task {own!r} of {found.model} {said.format(both[0])}, but task {task!r} "
                 f"{said.format(both[1])}. Name a teacher of the same kind."
@@ -146,7 +147,7 @@ def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str
     return own
 
 
-def check_teacher(task: str, found: TeacherName, settings: Any) -> tuple[str, str]:
+def check_teacher(task: str, found: TeacherName, settings: TaskConfig) -> tuple[str, str]:
     """
     Refuse a teacher that cannot answer a task, as far as that shows without its weights.
 
@@ -163,9 +164,7 @@ def check_teacher(task: str, found: TeacherName, settings: Any) -> tuple[str, st
     """
     where, name = f"distillation.teachers.{task}", found.model
     path, kind = find_teacher(where, name)
-    problem_type = settings["problem_type"]
-    has_head = PROBLEM_TYPES[problem_type].has_head
-    is_pair = settings["pair"] if has_head else True
+    problem_type, is_pair, has_head = settings.problem_type, settings.pair, settings.kind.has_head
     if found.task is not None and kind != OURS:
         raise ValueError(f"{where}: {name} was not trained here, so it has no task {found.task!r}. Leave it out.")
     if kind == OURS and has_head:
@@ -175,7 +174,7 @@ def check_teacher(task: str, found: TeacherName, settings: Any) -> tuple[str, st
             f"{where}: {name} is a text classifier, but a {problem_type} task learns from cosines. Give a "
             "SentenceTransformer, or a model that was trained here."
         )
-    if kind == SENTENCE_TRANSFORMER and has_head and not (problem_type == "regression" and is_pair):
+    if kind == SENTENCE_TRANSFORMER and has_head and not (settings.kind.has_target_scale and is_pair):
         raise ValueError(
             f"{where}: {name} is a SentenceTransformer, which compares two sentences, but the task is "
             f"{problem_type} on {_READS[is_pair]}. It teaches similarity and contrastive "
@@ -191,13 +190,13 @@ def _digest(parts: Any) -> Any:
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
-def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: Any) -> Teacher:
-    own = (found.task or task) if PROBLEM_TYPES[settings["problem_type"]].has_head else None
+def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: TaskConfig) -> Teacher:
+    own = (found.task or task) if settings.kind.has_head else None
     try:
         model = MultiTaskModel.from_pretrained(path, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"{where}: {found.model} cannot be opened as a model. {_reason(error)}") from error
-    hashed = _digest(["ours", features_key(model), own and dict(model.config.tasks[own])])
+    hashed = _digest(["ours", features_key(model), own and model.config.tasks[own].to_dict()])
     if model.projection is not None:
         add_weights(hashed, model.projection.state_dict())
     if own is None:
@@ -205,8 +204,8 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: A
     else:
         add_weights(hashed, model.heads[own].state_dict())
         size, order = 1, None
-        if labels := model.config.tasks[own].get("labels"):
-            size, order = len(labels), match_labels(where, found.model, labels, settings["labels"])
+        if labels := model.config.tasks[own].labels:
+            size, order = len(labels), match_labels(where, found.model, labels, settings.labels)
 
     def embeddings(sentences: list[str], bar: tqdm) -> torch.Tensor:
         return torch.from_numpy(model.encode(sentences, show_progress=False, normalize=own is None))
@@ -215,7 +214,7 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: A
         if own is None:
             answers = embeddings(list(rows), bar)
         else:
-            width = 1 + settings["pair"]
+            width = 1 + settings.pair
             flat = [sentence for row in rows for sentence in row]
             places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
             index = torch.tensor([places[sentence] for sentence in flat]).view(-1, width)
@@ -230,7 +229,7 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: A
 # ---- any text classifier ----
 
 
-def _open_classifier(where: str, found: TeacherName, path: str, settings: Any) -> Teacher:
+def _open_classifier(where: str, found: TeacherName, path: str, settings: TaskConfig) -> Teacher:
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -240,11 +239,11 @@ def _open_classifier(where: str, found: TeacherName, path: str, settings: Any) -
         raise ValueError(
             f"{where}: {found.model} cannot be opened as a text classifier with safetensors. {_reason(error)}"
         ) from error
-    config, is_regression = model.config, settings["problem_type"] == "regression"
-    if config.problem_type not in (None, settings["problem_type"]):
+    config, is_regression = model.config, settings.kind.has_target_scale
+    if config.problem_type not in (None, settings.problem_type):
         raise ValueError(
             f"{where}: {found.model} was trained for {config.problem_type}, but the task is "
-            f"{settings['problem_type']}. Give a teacher of the same kind."
+            f"{settings.problem_type}. Give a teacher of the same kind."
         )
     own = [config.id2label[place] for place in range(config.num_labels)]
     if is_regression and len(own) > 1:
@@ -252,7 +251,7 @@ def _open_classifier(where: str, found: TeacherName, path: str, settings: Any) -
             f"{where}: {found.model} has {len(own)} outputs ({', '.join(map(repr, own))}), but the task is "
             "regression, which a model with one output teaches."
         )
-    order = None if is_regression else match_labels(where, found.model, own, settings["labels"])
+    order = None if is_regression else match_labels(where, found.model, own, settings.labels)
     longest = min(tokenizer.model_max_length, longest_input(config) or UNLIMITED)
     max_length = int(longest) if longest < UNLIMITED else 512
     described = {key: value for key, value in config.to_dict().items() if key not in _NOISE}
@@ -322,7 +321,7 @@ def _open_sentence_transformer(where: str, found: TeacherName, path: str) -> Tea
     return Teacher(found.model, hashed.hexdigest(), True, size, None, ask, model)
 
 
-def open_teacher(task: str, found: TeacherName, settings: Any) -> Teacher:
+def open_teacher(task: str, found: TeacherName, settings: TaskConfig) -> Teacher:
     """
     A teacher of a task, checked, on the CPU.
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ...data.collation import LABEL_PREFIX, label_tensor, sentence_ids
-from ...problem_types_multitask import PROBLEM_TYPES
+from ...tasks_multitask import TaskConfig
 from .cache import FeatureCache, text_hashes
 
 ROWS_PER_WINDOW = 16384
@@ -51,7 +51,7 @@ class FeatureDataset(Dataset):
     def __init__(
         self,
         sets: Sequence[datasets.Dataset],
-        tasks: dict[str, dict[str, Any]],
+        tasks: dict[str, TaskConfig],
         cache: FeatureCache,
         places: np.ndarray,
     ):
@@ -60,7 +60,7 @@ class FeatureDataset(Dataset):
         self.num_rows = sum(map(len, sets))
         # By task: for each row where its label stands (-1: not labelled), and for each label its sentences' places.
         self.number = {task: np.full(self.num_rows + 1, -1) for task in tasks}  # the last one is that of row -1
-        self.places = {task: np.empty((0, 2 if settings["pair"] else 1), np.int64) for task, settings in tasks.items()}
+        self.places = {task: np.empty((0, 2 if settings.pair else 1), np.int64) for task, settings in tasks.items()}
         self.labels = {task: self._labels(settings, []) for task, settings in tasks.items()}
         first_row = first_sentence = 0
         for dataset in sets:
@@ -72,9 +72,9 @@ class FeatureDataset(Dataset):
                 labels = dataset.with_format(None)[LABEL_PREFIX + task][:]
                 labelled = np.flatnonzero([label is not None for label in labels])
                 self.number[task][first_row + labelled] = len(self.labels[task]) + np.arange(len(labelled))
-                found = set_places[labelled] if settings["pair"] else set_places[labelled, :1]
+                found = set_places[labelled] if settings.pair else set_places[labelled, :1]
                 self.places[task] = np.concatenate([self.places[task], found]) if len(self.labels[task]) else found
-                has_labels = PROBLEM_TYPES[settings["problem_type"]].has_label_column
+                has_labels = settings.kind.has_label_column
                 values = [labels[i] for i in labelled] if has_labels else dataset.select(labelled)["sentences"][:]
                 values = self._labels(settings, values)
                 self.labels[task] = torch.cat([self.labels[task], values]) if len(self.labels[task]) else values
@@ -82,8 +82,8 @@ class FeatureDataset(Dataset):
             first_sentence += len(dataset) * width
 
     @staticmethod
-    def _labels(settings: dict[str, Any], values: list[Any]) -> torch.Tensor:
-        has_labels = PROBLEM_TYPES[settings["problem_type"]].has_label_column
+    def _labels(settings: TaskConfig, values: list[Any]) -> torch.Tensor:
+        has_labels = settings.kind.has_label_column
         return label_tensor(settings, values) if has_labels else sentence_ids(values)
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class FeatureDataset(Dataset):
         for task, settings in self.tasks.items():
             stop = start + places[task].size
             task_rows = torch.from_numpy(inverse[start:stop])
-            batch["task_rows"][task] = task_rows.view(places[task].shape) if settings["pair"] else task_rows
+            batch["task_rows"][task] = task_rows.view(places[task].shape) if settings.pair else task_rows
             batch["labels"][task] = self.labels[task][numbers[task]]
             start = stop
         return batch

@@ -75,7 +75,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     check_packages(arguments)
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
-    check_best_metric(arguments, recipe.settings)
+    check_best_metric(arguments, recipe.tasks)
     check_early_stopping(arguments, tuple(recipe.settings))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
     needs_plan = recipe.strategy or options.compare_single or recipe.distillation
@@ -90,7 +90,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     if options.joint is not None and recipe.distillation is None:
         raise ValueError("--joint goes with a distillation block in the recipe, which is not there. Leave it out.")
     if recipe.distillation is not None:
-        check_distillation(recipe.distillation, recipe.settings, plan, arguments, options.joint)
+        check_distillation(recipe.distillation, recipe.tasks, plan, arguments, options.joint)
     if checkpoint:
         check_files(checkpoint, arguments.world_size)
     augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []

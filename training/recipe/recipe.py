@@ -15,8 +15,8 @@ from ...data.loading import group_sources
 from ...data.problems import with_short_values
 from ...data.sources import TaskSource
 from ...data.splitting import check_split_settings
-from ...problem_types_multitask import PROBLEM_TYPES, find_problem_type
-from ...tasks_multitask import complete_task
+from ...problem_types_multitask import find_problem_type
+from ...tasks_multitask import TaskConfig, complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
 from ..distillation.settings import UNLABELED, Distillation, read_distillation
@@ -53,6 +53,7 @@ class Recipe:
         path: the file.
         sources: where each task's rows come from.
         settings: each task's settings for the model, as far as the recipe gives them (labels may still be missing).
+        tasks: the same as records, with stand-ins for labels that only the data can say.
         strategy: what is frozen, what joins when, learning rates by part; checked against the model in `make_plan`.
         training: training arguments by name.
         card: `language` and `license` of the model card.
@@ -69,6 +70,7 @@ class Recipe:
     path: Path
     sources: list[TaskSource]
     settings: dict[str, dict[str, Any]]
+    tasks: dict[str, TaskConfig]
     text: str
     backbone: str = DEFAULT_BACKBONE
     pooling: str | None = None
@@ -140,7 +142,7 @@ def _check_no_token(where: str, content: Any) -> None:
         _check_no_token(f"{where}.{key}", value)
 
 
-def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any]]:
+def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource, dict[str, Any], TaskConfig]:
     task = _mapping(where, task, _TASK_KEYS)
     settings = {key: task[key] for key in _SETTING_KEYS if task.get(key) is not None}
     columns = _mapping(f"{where}.columns", task.get("columns"))
@@ -151,7 +153,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     stand_in = dict(settings)
     if kind.has_labels:
         stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options")))
-    complete_task(name, stand_in)
+    planned = complete_task(name, stand_in, is_new=True)
     if "labels" in settings:
         settings["labels"] = _label_names(where, settings["labels"])
     if not task.get("dataset"):
@@ -177,7 +179,7 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     )
     check_split_settings(source)
     reading_rules(source)
-    return source, settings
+    return source, settings, planned
 
 
 def _read_mixture(mixture: Any, sources: list[TaskSource], has_unlabeled: bool) -> MixtureConfig:
@@ -208,11 +210,11 @@ def _read_card(card: Any) -> dict[str, Any]:
     return card
 
 
-def check_metric_keys(tasks: dict[str, dict[str, Any]]) -> None:
+def check_metric_keys(tasks: dict[str, TaskConfig]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
-    for name, settings in tasks.items():
-        for metric in (*PROBLEM_TYPES[settings["problem_type"]].metrics, "loss"):
+    for name, task in tasks.items():
+        for metric in (*task.kind.metrics, "loss"):
             owner = owners.setdefault(f"{name}_{metric}", name)
             if owner != name:
                 raise ValueError(
@@ -247,8 +249,8 @@ def load_recipe(path: str | Path) -> Recipe:
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
         _check_no_token("training", training)
-        settings = {name: settings for name, (_, settings) in read.items()}
-        check_metric_keys(settings)
+        planned = {name: planned for name, (_, _, planned) in read.items()}
+        check_metric_keys(planned)
         continue_from = content.get("continue_from")
         if continue_from and content.get("backbone"):
             raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
@@ -256,10 +258,11 @@ def load_recipe(path: str | Path) -> Recipe:
         has_unlabeled = distillation is not None and distillation.unlabeled is not None
         return Recipe(
             path=path,
-            sources=[source for source, _ in read.values()],
-            settings=settings,
+            sources=[source for source, *_ in read.values()],
+            settings={name: settings for name, (_, settings, _) in read.items()},
+            tasks=planned,
             text=text,
-            mixture=_read_mixture(content.get("mixture"), [source for source, _ in read.values()], has_unlabeled),
+            mixture=_read_mixture(content.get("mixture"), [source for source, *_ in read.values()], has_unlabeled),
             distillation=distillation,
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,

@@ -8,7 +8,7 @@ describe_origin  what of the recipe makes the run the one it is
 scores_before    what a trained model's tasks score before training goes on
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, read_row_hashes
 from ...data.sources import TaskSource
 from ...modeling_multitask import MultiTaskModel
-from ...problem_types_multitask import PROBLEM_TYPES
-from ...tasks_multitask import complete_task, extend_labels
+from ...tasks_multitask import TaskConfig, complete_task, extend_labels, settings_of
 from ..arguments import MultiTaskTrainingArguments
 from ..strategy import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
@@ -49,7 +48,7 @@ class Start:
 
     path: str
     sources: list[TaskSource]
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     new_labels: dict[str, list[str]] = field(default_factory=dict)
     earlier: RowHashes | None = None
 
@@ -80,14 +79,15 @@ def _check_same_embedding(recipe: Recipe, config: MultiTaskConfig) -> None:
             wanted = complete_projection(wanted)
         if wanted is not None and wanted != found:
             raise ValueError(
-                f"{recipe.path}: {key} is {wanted!r}, but {recipe.continue_from} was trained with {found!r}. "
+                f"{recipe.path}: {key} is {settings_of(wanted)!r}, but {recipe.continue_from} was trained with "
+                f"{settings_of(found)!r}. "
                 "Remove it: a model that is continued keeps its own."
             )
 
 
-def _with_new_labels(recipe: Recipe, name: str, saved: dict[str, Any], labels: list[str]) -> dict[str, Any]:
-    """Saved settings with the labels that the recipe lists after the saved ones."""
-    own = saved["labels"]
+def _with_new_labels(recipe: Recipe, name: str, saved: TaskConfig, labels: list[str]) -> TaskConfig:
+    """A saved task with the labels that the recipe lists after the saved ones."""
+    own = saved.labels
     if labels[: len(own)] != own:
         raise ValueError(
             f"{recipe.path}: tasks.{name}.labels is {labels!r}, but the task of that name in {recipe.continue_from} "
@@ -97,22 +97,21 @@ def _with_new_labels(recipe: Recipe, name: str, saved: dict[str, Any], labels: l
     return extend_labels(name, saved, labels[len(own) :])
 
 
-def _continued_settings(recipe: Recipe, name: str, saved: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a task that the model has already: its own, but for what the recipe says of loss and metrics."""
-    given = recipe.settings[name]
+def _continued_task(recipe: Recipe, name: str, saved: TaskConfig) -> TaskConfig:
+    """A task that the model has already: its own settings, but for what the recipe says of loss and metrics."""
+    given, planned = recipe.settings[name], recipe.tasks[name]
     for key in FIXED_SETTINGS:
-        wanted = given.get(key)
-        if key == "head" and key in given:  # with the defaults of what it leaves out
-            wanted = complete_task(name, {**saved, "head": given["head"]})["head"]
-        if key == "labels" and key in given and wanted != saved["labels"]:
+        wanted = settings_of(planned.head) if key == "head" else given.get(key)
+        found = settings_of(getattr(saved, key))
+        if key == "labels" and key in given and wanted != found:
             saved = _with_new_labels(recipe, name, saved, wanted)
-        elif key in given and wanted != saved.get(key):
+        elif key in given and wanted != found:
             raise ValueError(
                 f"{recipe.path}: tasks.{name}.{key} is {wanted!r}, but the task of that name in "
-                f"{recipe.continue_from} has {saved.get(key)!r}. Keep to that, or give the new task another name."
+                f"{recipe.continue_from} has {found!r}. Keep to that, or give the new task another name."
             )
     changed = {key: value for key, value in given.items() if key not in FIXED_SETTINGS}
-    return complete_task(name, {**saved, **changed})
+    return replace(saved, **changed, where=f"tasks.{name}")
 
 
 def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
@@ -123,16 +122,14 @@ def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
             "--output_dir."
         )
     _check_same_embedding(recipe, config)
-    tasks = {name: dict(settings) for name, settings in config.tasks.items()}
-    tasks |= {name: _continued_settings(recipe, name, tasks[name]) for name in recipe.settings if name in tasks}
-    check_metric_keys({**recipe.settings, **tasks})
+    tasks = dict(config.tasks)
+    tasks |= {name: _continued_task(recipe, name, tasks[name]) for name in recipe.tasks if name in tasks}
+    check_metric_keys({**recipe.tasks, **tasks})
     sources = [
-        replace(source, labels=tasks[source.name].get("labels")) if source.name in tasks else source
+        replace(source, labels=tasks[source.name].labels or None) if source.name in tasks else source
         for source in recipe.sources
     ]
-    new_labels = {
-        name: task["labels"][len(config.tasks[name]["labels"]) :] for name, task in tasks.items() if "labels" in task
-    }
+    new_labels = {name: task.labels[len(config.tasks[name].labels) :] for name, task in tasks.items()}
     new_labels = {name: new for name, new in new_labels.items() if new}
     return Start(recipe.continue_from, sources, tasks, new_labels, read_row_hashes(recipe.continue_from))
 
@@ -173,11 +170,7 @@ def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start
 
 def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
     """The configuration of the model to train, as far as it is known without data: labels may be stand-ins."""
-    new = {
-        name: {"labels": ["first", "second"], **task} if PROBLEM_TYPES[task["problem_type"]].has_labels else task
-        for name, task in recipe.settings.items()
-        if name not in start.tasks
-    }
+    new = {name: task for name, task in recipe.tasks.items() if name not in start.tasks}
     if recipe.continue_from is not None:
         config = MultiTaskConfig.from_pretrained(start.path)
         backbone_config, projection = config.backbone_config, config.projection
@@ -205,15 +198,17 @@ def plan_before_data(start: Start, recipe: Recipe, args: MultiTaskTrainingArgume
         raise ValueError(f"{recipe.path}: {error}") from error
 
 
-def task_settings(recipe: Recipe, loaded: LoadedTasks) -> dict[str, dict[str, Any]]:
-    """The recipe's task settings with the labels and score ranges that the data gave."""
-    settings = {name: dict(task) for name, task in recipe.settings.items()}
-    for name, task in settings.items():
-        if name in loaded.labels:
-            task["labels"] = loaded.labels[name]
-        if "score_range" in PROBLEM_TYPES[task["problem_type"]].settings and "score_range" not in task:
-            task["score_range"] = list(loaded.score_ranges[name])
-    return settings
+def new_tasks(recipe: Recipe, loaded: LoadedTasks, known: Collection[str] = ()) -> dict[str, TaskConfig]:
+    """The recipe's tasks that are not known yet, with the labels and score ranges that the data gave."""
+    tasks = {}
+    for name, given in recipe.settings.items():
+        if name in known:
+            continue
+        found = {"labels": loaded.labels[name]} if name in loaded.labels else {}
+        if recipe.tasks[name].kind.has_score_range and "score_range" not in given:
+            found["score_range"] = list(loaded.score_ranges[name])
+        tasks[name] = complete_task(name, {**given, **found}, is_new=True)
+    return tasks
 
 
 def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskModel:
@@ -222,11 +217,11 @@ def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskM
 
     Heads of tasks that the recipe does not name are frozen: no data says what they should learn.
     """
-    settings = task_settings(recipe, loaded)
+    tasks = new_tasks(recipe, loaded, start.tasks)
     if recipe.continue_from is None:
         model = MultiTaskModel.from_backbone(
             start.path,
-            tasks=settings,
+            tasks=tasks,
             pooling=recipe.pooling,
             projection=recipe.projection,
             normalize=recipe.normalize,
@@ -239,11 +234,10 @@ def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskM
             model.merge_adapter()
         for name, labels in start.new_labels.items():
             model.add_labels(name, labels)
-        model.config.tasks = {name: dict(task) for name, task in start.tasks.items()}
-        for name in settings:
-            if name not in start.tasks:
-                model.add_task(name, settings[name])
-        for name in model.heads.keys() - settings.keys():
+        model.config.tasks = start.tasks
+        for name, task in tasks.items():
+            model.add_task(name, task)
+        for name in model.heads.keys() - recipe.settings.keys():
             model.heads[name].requires_grad_(False)
     if recipe.peft is not None:
         model.add_adapter(adapter_config(recipe.peft))

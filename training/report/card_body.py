@@ -16,7 +16,6 @@ from transformers import TrainingArguments
 
 from ... import __version__
 from ...checks_multitask import is_number
-from ...problem_types_multitask import PROBLEM_TYPES
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
@@ -79,21 +78,20 @@ def _task_rows(content: CardContent) -> tuple[list[list[str]], list[tuple[str, s
     rows, long_lists = [], []
     for task, settings in content.tasks.items():
         counts = content.results["rows"].get(task, {})
-        names = settings.get("labels", [])
+        names = settings.labels
         shown = ", ".join(map(code_span, names[:LABELS_IN_LIST])) or "-"
         if len(names) > LABELS_IN_LIST:
             shown += f" and {len(names) - LABELS_IN_LIST:,} more, all of them in config.json"
         if len(names) > LABELS_IN_TABLE or len(shown) > CHARACTERS_IN_TABLE:
             long_lists.append((task, f"{len(names):,}", shown))
             shown = f"{len(names):,}, listed below"
-        kind = settings["problem_type"] + (" (pair)" if settings["pair"] else "")
+        kind = settings.problem_type + (" (pair)" if settings.pair else "")
         splits = [str(counts.get(split, "-")) for split in SPLITS]
         options = [
-            key if isinstance(value, list) else f"{key} {value}"
-            for key, value in settings.get("loss_options", {}).items()
+            key if isinstance(value, list) else f"{key} {value}" for key, value in settings.loss_options.items()
         ]
-        loss = settings["loss"] + (f" ({', '.join(options)})" if options else "")
-        rows.append([code_span(task), kind, shown, loss, f"{settings['loss_weight']:g}", *splits])
+        loss = settings.loss + (f" ({', '.join(options)})" if options else "")
+        rows.append([code_span(task), kind, shown, loss, f"{settings.loss_weight:g}", *splits])
     return rows, long_lists
 
 
@@ -102,7 +100,7 @@ def _score_rows(content: CardContent) -> list[list[str]]:
     rows = []
     for task, settings in content.tasks.items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
-        metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
+        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), "loss"]
         for place, metric in enumerate(metrics):
             values = [split.get(task, {}) for split in scores.values()]
             cells = [_number(value[metric]) if metric in value else "-" for value in values]
@@ -163,10 +161,10 @@ def _task_facts(content: CardContent) -> dict[str, Any]:
     results, tasks = content.results, content.tasks
     idle, tested = results.get("only_evaluated", []), results["scores"].get("test", {})
     test_rows = {task: results["rows"].get(task, {}).get("test", 0) for task in tasks}
-    multi_label = [task for task in tasks if "thresholds" in PROBLEM_TYPES[tasks[task]["problem_type"]].settings]
+    multi_label = [task for task in tasks if tasks[task].kind.is_multi_label]
     return {
-        "single_tasks": [task for task in tasks if not tasks[task]["pair"]],
-        "pair_tasks": [task for task in tasks if tasks[task]["pair"]],
+        "single_tasks": [task for task in tasks if not tasks[task].pair],
+        "pair_tasks": [task for task in tasks if tasks[task].pair],
         "trained": [task for task in tasks if task in results["rows"] and task not in idle],
         "idle": idle,
         "few": [(task, count) for task, count in test_rows.items() if 0 < count < FEW_ROWS],

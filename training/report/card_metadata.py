@@ -20,7 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 from ...checks_multitask import is_number
 from ...configuration_multitask import MultiTaskConfig
 from ...data.files.formats import FORMATS
-from ...problem_types_multitask import METRICS, PROBLEM_TYPES
+from ...problem_types_multitask import METRICS
+from ...tasks_multitask import TaskConfig
 from .markdown import code_span, link_target, plain_text
 
 
@@ -51,7 +52,7 @@ class CardContent:
     name: str
     config: MultiTaskConfig
     results: dict[str, Any]
-    tasks: dict[str, dict[str, Any]]
+    tasks: dict[str, TaskConfig]
     sources: dict[str, DataSource]
     pictures: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
@@ -131,8 +132,8 @@ def eval_results(content: CardContent) -> list[EvalResult]:
         if task not in content.tasks:
             continue
         source = content.sources.get(task) or DataSource("")
-        task_type, task_name = PROBLEM_TYPES[content.tasks[task]["problem_type"]].hub_task
-        for metric in content.tasks[task]["metrics"]:
+        task_type, task_name = content.tasks[task].kind.hub_task
+        for metric in content.tasks[task].metrics:
             if not is_number(scores.get(metric)):
                 continue
             found.append(
@@ -157,7 +158,7 @@ def card_metadata(content: CardContent) -> ModelCardData:
     backbone = content.results["backbone"]
     results = eval_results(content)
     hub_ids = [source.hub_id for source in content.sources.values() if source.hub_id]
-    kinds = dict.fromkeys(PROBLEM_TYPES[settings["problem_type"]].hub_task[0] for settings in content.tasks.values())
+    kinds = dict.fromkeys(settings.kind.hub_task[0] for settings in content.tasks.values())
     return ModelCardData(
         language=content.language,
         license=content.license,

@@ -14,7 +14,6 @@ from typing import Any
 from transformers.utils import logging
 
 from ...configuration_multitask import MultiTaskConfig
-from ...problem_types_multitask import PROBLEM_TYPES
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
 from ..recipe.yaml_file import read_yaml
@@ -38,7 +37,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
     counted = {
         task: read_confusion(found)
         for task, found in results.get("confusion", {}).items()
-        if task in tasks and PROBLEM_TYPES[tasks[task]["problem_type"]].has_labels
+        if task in tasks and tasks[task].kind.has_labels
     }
     for task in most_wrong(counted, MOST_PICTURES):
         file = f"{CONFUSION_PICTURES}{task}.png"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...checks_multitask import is_number
+from ...tasks_multitask import TaskConfig
 from .confusion import matrix_of, most_confused
 
 # Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.
@@ -30,15 +31,13 @@ def _series(entries: dict[int, dict[str, Any]], key: str) -> tuple[list[int], li
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _plot_losses(
-    axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, dict[str, Any]], colours: Any
-) -> None:
+def _plot_losses(axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, TaskConfig], colours: Any) -> None:
     axes.plot(*_series(entries, "loss"), color="black", linewidth=2, label="loss (sum)")
     for number, (task, settings) in enumerate(tasks.items()):
         steps, values = _series(entries, f"loss_{task}")
         if not steps:  # only evaluated
             continue
-        weight, key = settings["loss_weight"], f"weight_{task}"  # the latter only where weights change in training
+        weight, key = settings.loss_weight, f"weight_{task}"  # the latter only where weights change in training
         weighted = [entries[step].get(key, weight) * value for step, value in zip(steps, values, strict=True)]
         is_balanced = any(key in entry for entry in entries.values())
         label = task if weight == 1 or is_balanced else f"{weight:g} x {task}"
@@ -62,11 +61,9 @@ def _shade_stages(axes: Any, losses: dict[int, dict[str, Any]]) -> None:
         left = right
 
 
-def _plot_scores(
-    axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, dict[str, Any]], colours: Any
-) -> None:
+def _plot_scores(axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, TaskConfig], colours: Any) -> None:
     for number, (task, settings) in enumerate(tasks.items()):
-        metric = settings["metrics"][0]
+        metric = settings.primary_metric
         steps, values = _series(entries, f"eval_{task}_{metric}")
         label = f"{task}: {metric.replace('_', ' ')}" if len(tasks) <= MOST_TASKS else None
         axes.plot(steps, values, color=colours(number), marker="o", markersize=4, linewidth=1.4, label=label)
@@ -77,7 +74,7 @@ def _plot_scores(
 
 
 def draw_training(
-    path: Path, history: Sequence[dict[str, Any]], tasks: dict[str, dict[str, Any]], best_step: int | None = None
+    path: Path, history: Sequence[dict[str, Any]], tasks: dict[str, TaskConfig], best_step: int | None = None
 ) -> bool:
     """
     Draw the training loss with each task's weighted part of it, and each task's primary validation metric. Where

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...tasks_multitask import TaskConfig
 from ..evaluation import Evaluation, TaskAnswers
 
 PREDICTIONS_FOLDER = "predictions"
@@ -29,12 +30,12 @@ def _names_of(multi_hot: np.ndarray, names: pa.Array) -> pa.Array:
     return _lists(names.take(pa.array(classes)), np.count_nonzero(multi_hot, axis=1))
 
 
-def task_table(settings: dict[str, Any], split: str, sentences: list[str], answers: TaskAnswers) -> pa.Table:
+def task_table(task: TaskConfig, split: str, sentences: list[str], answers: TaskAnswers) -> pa.Table:
     """
     One task's labelled rows of one split.
 
     Args:
-        settings: the task's entry in `MultiTaskConfig.tasks`.
+        task: its settings.
         split: the split's name.
         sentences: all sentences of the split.
         answers: what `answer_task` gave, with probabilities.
@@ -53,10 +54,10 @@ def task_table(settings: dict[str, Any], split: str, sentences: list[str], answe
         columns["rank"] = pa.array(answers.predictions)
         return pa.table(columns)
     sides = {"label": answers.references, "prediction": answers.predictions}
-    if "labels" not in settings:
+    if not task.labels:
         columns |= {name: pa.array(side, pa.float64()) for name, side in sides.items()}
         return pa.table(columns)
-    names = pa.array(settings["labels"])
+    names = pa.array(task.labels)
     for name, side in sides.items():
         columns[name] = _names_of(side, names) if side.ndim == 2 else names.take(pa.array(side))
     sizes = np.full(num_rows, answers.probabilities.shape[1])
@@ -68,7 +69,7 @@ def task_table(settings: dict[str, Any], split: str, sentences: list[str], answe
 
 def write_predictions(
     folder: Path,
-    tasks: dict[str, dict[str, Any]],
+    tasks: dict[str, TaskConfig],
     evaluations: dict[str, Evaluation],
     answers: dict[str, dict[str, TaskAnswers]],
 ) -> None:

@@ -15,6 +15,7 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, write_row_hashes
 from ...modeling_multitask import MultiTaskModel
+from ...tasks_multitask import settings_of
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch
@@ -53,7 +54,7 @@ def format_settings(
         ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
         *notes,
         ("pooling", config.pooling),
-        ("projection", config.projection or "none"),
+        ("projection", settings_of(config.projection) or "none"),
         ("normalize", config.normalize),
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
@@ -75,11 +76,11 @@ def format_settings(
         tasks.append(
             [
                 task,
-                settings["problem_type"] + (" (pair)" if settings["pair"] else ""),
-                "-" if "head" not in settings else " x ".join(map(str, [*settings["head"]["hidden_dims"], "linear"])),
-                settings["loss"],
-                settings["loss_weight"],
-                ", ".join(settings["metrics"]),
+                settings.problem_type + (" (pair)" if settings.pair else ""),
+                "-" if settings.head is None else " x ".join(map(str, [*settings.head.hidden_dims, "linear"])),
+                settings.loss,
+                settings.loss_weight,
+                ", ".join(settings.metrics),
                 rows,
                 least_rows,
             ]
@@ -104,7 +105,7 @@ def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]
     scores = {
         task: {
             name: metrics[f"{prefix}_{task}_{name}"]
-            for name in (*settings["metrics"], *EXTRA_METRICS, "loss")
+            for name in (*settings.metrics, *EXTRA_METRICS, "loss")
             if f"{prefix}_{task}_{name}" in metrics
         }
         for task, settings in tasks.items()
@@ -120,7 +121,7 @@ def format_scores(
     rows = []
     for task, settings in tasks.items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
-        metrics = [*settings["metrics"], *sorted(found - set(settings["metrics"])), "loss"]
+        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), "loss"]
         for place, metric in enumerate(metrics):
             values = [scores[split].get(task, {}).get(metric) for split in scores]
             name = task if task in trained else f"{task} ({ONLY_EVALUATED})"
@@ -169,7 +170,7 @@ def save_result(
         "backbone": public_name(recipe.backbone) if recipe.backbone else None,
         "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
         "peft": recipe.peft,
-        "tasks": model.config.tasks,
+        "tasks": {name: task.to_dict() for name, task in model.config.tasks.items()},
         "augmentation": {
             task: {**noted, "models": [public_name(name) for name in noted["models"]]} if "models" in noted else noted
             for task, noted in loaded.augmentations.items()

@@ -21,6 +21,7 @@ from transformers import Trainer
 
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
+from ...tasks_multitask import settings_of
 from ..arguments import MultiTaskTrainingArguments
 from ..drawing import steps_of_epoch
 from ..features.cache import tokenizer_state
@@ -80,11 +81,11 @@ def describe_model(config: MultiTaskConfig) -> dict[str, Any]:
     return {
         "task_order": list(config.tasks),
         "tasks": {
-            name: {key: value for key, value in task.items() if key not in (*_RESULTS, *_MEASURED)}
+            name: {key: value for key, value in task.to_dict().items() if key not in (*_RESULTS, *_MEASURED)}
             for name, task in config.tasks.items()
         },
-        "measured": {name: {key: task.get(key) for key in _MEASURED} for name, task in config.tasks.items()},
-        **{key: getattr(config, key) for key in ("pooling", "projection", "normalize", "max_length")},
+        "measured": {name: {key: getattr(task, key) for key in _MEASURED} for name, task in config.tasks.items()},
+        **{key: settings_of(getattr(config, key)) for key in ("pooling", "projection", "normalize", "max_length")},
         "backbone_config": {key: value for key, value in backbone if key not in _NOISE and not key.startswith("_")},
     }
 
