@@ -232,7 +232,7 @@ def test_folder_with_a_nasty_name_gives_a_card_that_shows_it(finished: Path):
 
 def test_labels_that_look_like_templates_stay_as_they_are(finished: Path):
     config = MultiTaskConfig.from_pretrained(finished)
-    config.tasks["mood"]["labels"][:2] = ["{{ 7 * 7 }}", "{% raw %}"]
+    config.tasks["mood"].labels[:2] = ["{{ 7 * 7 }}", "{% raw %}"]
     config.save_pretrained(finished)
     text = write_model_card(finished).read_text(encoding="utf-8")
     assert "`{{ 7 * 7 }}`, `{% raw %}`" in text and "49" not in text.split("## Tasks")[1].split("## Scores")[0]
