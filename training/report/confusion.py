@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ...tasks_multitask import TaskConfig
+
 MOST_PAIRS = 10_000  # confused pairs of classes that are listed, the frequent ones first
 DIGITS = 4  # of precision, recall and F1
 
@@ -73,7 +75,7 @@ def count_confusion(predictions: np.ndarray, references: np.ndarray, num_labels:
 
 
 def count_confusions(
-    tasks: Mapping[str, dict[str, Any]], answers: Mapping[str, Mapping[str, Any]]
+    tasks: Mapping[str, TaskConfig], answers: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """
     What every classification task confuses, for results.json, counted on the last split that has rows of it.
@@ -86,7 +88,7 @@ def count_confusions(
         task: {"split": split, **count_confusion(found.predictions, found.references, len(labels))}
         for split, by_task in answers.items()
         for task, found in by_task.items()
-        if (labels := tasks[task].get("labels"))
+        if (labels := tasks[task].labels)
     }
 
 
