@@ -11,6 +11,8 @@ RUNTIME_FILE = "runtime_multitask.py"
 # Each stands after those that it imports.
 MODULES = (
     "checks_multitask.py",
+    "problem_types_multitask.py",
+    "tasks_multitask.py",
     "rows_multitask.py",
     "answers_multitask.py",
     "runtime/record.py",

@@ -51,7 +51,7 @@ def differences(model: MultiTaskModel, runtime: MultiTaskRuntime) -> dict[str, f
     rows = torch.stack([rows, rows.roll(1)], dim=1)  # (pairs, 2)
     expected, given = {}, {}
     for is_pair in (False, True):
-        names = [name for name, settings in tasks.items() if settings["pair"] == is_pair]
+        names = [name for name, task in tasks.items() if task.pair == is_pair]
         logits = task_logits(model, embeddings, names, dict.fromkeys(names, rows if is_pair else None))
         expected |= {f"logits.{name}": values for name, values in logits.items()}
         outputs = [f"logits.{name}" for name in names]

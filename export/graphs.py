@@ -49,7 +49,7 @@ class SentenceGraph(nn.Module):
             found = {"sentence_embedding": F.normalize(embedding, dim=-1), "unnormalized_embedding": embedding}
         else:
             found = {"sentence_embedding": embedding}
-        names = [name for name, settings in self.model.config.tasks.items() if not settings["pair"]]
+        names = [name for name, task in self.model.config.tasks.items() if not task.pair]
         logits = task_logits(self.model, embedding, names)
         return found | {f"logits.{name}": logits[name] for name in names}
 
@@ -68,7 +68,7 @@ class PairGraph(nn.Module):
         self.model = model
 
     def forward(self, embedding1: torch.Tensor, embedding2: torch.Tensor) -> dict[str, torch.Tensor]:
-        names = [name for name, settings in self.model.config.tasks.items() if settings["pair"]]
+        names = [name for name, task in self.model.config.tasks.items() if task.pair]
         pairs = torch.arange(2 * embedding1.shape[0]).reshape(2, -1).T  # (pairs, 2): places in both, one after another
         logits = task_logits(self.model, torch.cat([embedding1, embedding2]), names, dict.fromkeys(names, pairs))
         return {f"logits.{name}": logits[name] for name in names}
@@ -79,7 +79,7 @@ Graph = SentenceGraph | PairGraph
 
 def graphs_of(model: MultiTaskModel) -> dict[str, Graph]:
     """The graphs that a model needs by their names: `sentences`, and `pairs` where a task compares two."""
-    has_pairs = any(settings["pair"] for settings in model.config.tasks.values())
+    has_pairs = any(task.pair for task in model.config.tasks.values())
     graphs: dict[str, Graph] = {"sentences": SentenceGraph(model)}
     return graphs | {"pairs": PairGraph(model)} if has_pairs else graphs
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ..tasks_multitask import TaskConfig
+
 
 def scaled(vectors: np.ndarray) -> np.ndarray:
     """Vectors `(..., size)` with length 1."""
@@ -19,19 +21,17 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def answer(settings: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
+def answer(task: TaskConfig, logits: np.ndarray) -> dict[str, Any]:
     """One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`."""
-    if settings["problem_type"] == "regression":
-        return {"values": logits}
-    if "labels" not in settings:
-        return {"scores": logits}
-    labels = settings["labels"]
-    if settings["problem_type"] == "single_label_classification":
+    if task.labels is None:
+        return {"values" if task.kind.has_head else "scores": logits}
+    labels = task.labels
+    if not task.kind.is_multi_label:
         probabilities = _softmax(logits)
         return {"labels": [labels[best] for best in probabilities.argmax(axis=-1)], "probabilities": probabilities}
     probabilities = _sigmoid(logits)
     names: list[list[str]] = [[] for _ in range(len(logits))]
-    chosen = probabilities >= np.array(settings["thresholds"], dtype=np.float32)
+    chosen = probabilities >= np.array(task.thresholds, dtype=np.float32)
     for row, label in zip(*chosen.nonzero(), strict=True):  # of thousands of labels a row has a few
         names[row].append(labels[label])
     return {"labels": names, "probabilities": probabilities}

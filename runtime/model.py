@@ -25,6 +25,7 @@ from ..rows_multitask import (
     windows_of,
     without_lone_surrogates,
 )
+from ..tasks_multitask import TaskConfig
 from .graphs import GRAPHS
 from .hub import download
 from .logits import answer, scaled
@@ -64,7 +65,9 @@ class MultiTaskRuntime:
         self.config["embedding_dim"] = record["embedding_dim"]
         saved = self.config.get("tasks") or {}
         order = [name for name in self.config.get("task_order") or () if name in saved]
-        self.tasks = {name: saved[name] for name in dict.fromkeys([*order, *saved])}
+        self.tasks = {
+            name: TaskConfig(**saved[name], where=f"tasks.{name}") for name in dict.fromkeys([*order, *saved])
+        }
         graph = record["graphs"].get("int8" if precision == "int8" else "float32")
         if graph is None:
             raise ValueError(
@@ -182,7 +185,7 @@ class MultiTaskRuntime:
 
     def _no_output(self, name: str, rows: int) -> np.ndarray:
         """Room for an output of so many rows."""
-        labels = self.tasks[name.removeprefix("logits.")].get("labels") if name.startswith("logits.") else None
+        labels = self.tasks[name.removeprefix("logits.")].labels if name.startswith("logits.") else None
         size = [len(labels)] if labels else [] if name.startswith("logits.") else [self.config["embedding_dim"]]
         return np.empty((rows, *size), dtype=np.float32)
 
