@@ -23,7 +23,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def answer(task: TaskConfig, logits: np.ndarray) -> dict[str, Any]:
     """One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`."""
-    if task.labels is None:
+    if not task.kind.has_labels:
         return {"values" if task.kind.has_head else "scores": logits}
     labels = task.labels
     if not task.kind.is_multi_label:
