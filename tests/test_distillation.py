@@ -87,7 +87,7 @@ def test_loss_is_the_weighted_sum_of_the_tasks_losses_and_the_share_grows(balanc
     entries = logged(trainer)
     for entry in entries:
         weights = {
-            task: entry.get(f"weight_{task}", settings["loss_weight"]) for task, settings in trainer.tasks.items()
+            task: entry.get(f"weight_{task}", settings.loss_weight) for task, settings in trainer.tasks.items()
         }
         expected = sum(weight * entry[f"loss_{task}"] for task, weight in weights.items())
         assert entry["loss"] == pytest.approx(expected, rel=1e-4)
@@ -108,8 +108,8 @@ def test_gradients_are_those_of_the_mixed_target(backbone, teacher, tmp_path):
         0.25 * label + 0.75 * float(value) for label, value in zip(mixed["label_rating"], answers, strict=True)
     ]
     model = helpers.make_model(backbone, ("rating",))
-    scale = {key: trainer.tasks["rating"][key] for key in ("target_mean", "target_deviation")}
-    model.config.tasks["rating"] = {**model.config.tasks["rating"], **scale}
+    scale = {key: getattr(trainer.tasks["rating"], key) for key in ("target_mean", "target_deviation")}
+    model.config.change_task("rating", **scale)
     expected = helpers.train_gradients(
         model,
         [LabelledSet(["rating"], {"train": datasets.Dataset.from_dict(mixed)})],
@@ -128,7 +128,7 @@ def test_student_that_equals_its_teacher_starts_with_a_gradient_of_zero(task, te
     if task == "rating":  # values in the units of the labels, as the student's
         values = np.array(sets[0].splits["train"]["label_rating"])
         scale = {"target_mean": float(values.mean()), "target_deviation": float(values.std())}
-        same.config.tasks["rating"] = {**same.config.tasks["rating"], **scale}
+        same.config.change_task("rating", **scale)
     same.save_pretrained(tmp_path / "same")
     settings = {"schedule": 0.0, "temperature": temperature}
     arguments = {"num_train_epochs": 1, **helpers.without_learning()}
