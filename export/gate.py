@@ -88,7 +88,7 @@ def load_rows(
     recipe = load_recipe(recipe_path)
     tasks = model.config.tasks
     sources = [
-        replace(source, labels=tasks[source.name].get("labels"), augmentation=None)
+        replace(source, labels=tasks[source.name].labels or None, augmentation=None)
         for source in recipe.sources
         if source.name in tasks
     ]
@@ -115,7 +115,7 @@ def answers_of(model: MultiTaskModel, runtime: MultiTaskRuntime, evaluation: Eva
     scores, predictions = {}, {}
     for task, rows in evaluation.rows.items():
         found = answer_task(model, task, torch.from_numpy(embeddings), rows, evaluation.labels[task])
-        scores[task] = 100 * task_scores(model, task, found)[model.config.tasks[task]["metrics"][0]]
+        scores[task] = 100 * task_scores(model, task, found)[model.config.tasks[task].primary_metric]
         predictions[task] = found.predictions
     return Answers(embeddings, scores, predictions, len(evaluation.sentences) / max(seconds, 1e-9))
 
@@ -131,7 +131,7 @@ def compare(model: MultiTaskModel, before: Answers, after: Answers) -> dict[str,
     tasks = {}
     for task, score in before.scores.items():
         tasks[task] = {"before": score, "after": after.scores[task]}
-        if "labels" in model.config.tasks[task]:
+        if model.config.tasks[task].kind.has_labels:
             tasks[task]["agreement"] = float(np.mean(before.predictions[task] == after.predictions[task]))
     norms = np.linalg.norm(before.embeddings, axis=1) * np.linalg.norm(after.embeddings, axis=1)
     cosines = (before.embeddings * after.embeddings).sum(axis=1) / np.maximum(norms, 1e-12)

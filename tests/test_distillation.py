@@ -86,9 +86,7 @@ def test_loss_is_the_weighted_sum_of_the_tasks_losses_and_the_share_grows(balanc
     _, trainer = run(backbone, tmp_path, all_sets(train=16), teacher, options=options, num_train_epochs=2)
     entries = logged(trainer)
     for entry in entries:
-        weights = {
-            task: entry.get(f"weight_{task}", settings.loss_weight) for task, settings in trainer.tasks.items()
-        }
+        weights = {task: entry.get(f"weight_{task}", settings.loss_weight) for task, settings in trainer.tasks.items()}
         expected = sum(weight * entry[f"loss_{task}"] for task, weight in weights.items())
         assert entry["loss"] == pytest.approx(expected, rel=1e-4)
     last = len(entries) - 1

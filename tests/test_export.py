@@ -259,6 +259,6 @@ def test_bundle_defines_every_name_once_and_imports_no_sibling(exported: Path) -
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     third_party = packages - sys.stdlib_module_names
-    # torch to refuse tensors that somebody hands over, transformers to name activations: both only where they are there.
+    # torch refuses tensors that are handed over, transformers names activations: only where they are installed.
     optional = {"torch", "transformers"}
     assert third_party - optional == {"numpy", "tokenizers", "onnxruntime", "openvino", "huggingface_hub", "tqdm"}
