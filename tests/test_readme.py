@@ -5,6 +5,7 @@ The blocks of docs/training.md are parts of recipes: each is put into a whole on
 
 import re
 import shlex
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import TrainingArguments
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import COMMANDS
+from multitask_sentence.export.folder import export_folder
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
@@ -70,6 +72,10 @@ PYTHON = [
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_block_runs_and_gives_the_shapes_it_shows(workplace: Path, monkeypatch, block: str) -> None:
     monkeypatch.chdir(workplace)
+    if "runtime_multitask" in block:
+        pytest.importorskip("onnxruntime")
+        export_folder(Path("runs/quickstart"))
+        monkeypatch.setattr(sys, "path", list(sys.path))
     names: dict = {}
     exec(block, names)
     for line in block.splitlines():
