@@ -6,6 +6,7 @@ MultiTaskHead      sentence embedding, or a pair of them, to a task's logits
 choose_head        the one that answers as a plain classifier
 TaskHeads          the model's part: adding and removing tasks
 task_logits        logits by task
+calibrated         logits as probabilities are made of them
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -255,11 +256,19 @@ def _in_units(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
     return mean + deviation * logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def calibrated(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
+    """Logits `(rows, num_labels)` divided by the task's temperatures, where it has any."""
+    if not task.temperatures:
+        return logits
+    return logits / torch.tensor(task.temperatures, dtype=logits.dtype, device=logits.device)
+
+
 __all__ = [
     "POOLING_FUNCTIONS",
     "MultiTaskHead",
     "Projection",
     "TaskHeads",
+    "calibrated",
     "choose_head",
     "cls_pool",
     "labels_to_show",

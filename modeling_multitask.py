@@ -36,7 +36,15 @@ from .backbone_multitask import (
 from .configuration_multitask import MultiTaskConfig, ProjectionConfig, check_encoder
 from .encoding_multitask import SentenceEncoding
 from .freezing_multitask import Freezing
-from .heads_multitask import MultiTaskHead, Projection, TaskHeads, choose_head, labels_to_show, task_logits
+from .heads_multitask import (
+    MultiTaskHead,
+    Projection,
+    TaskHeads,
+    calibrated,
+    choose_head,
+    labels_to_show,
+    task_logits,
+)
 from .passes_multitask import BackbonePass
 from .prediction_multitask import TaskPrediction
 from .saving_multitask import MultiTaskPreTrainedModel
@@ -362,7 +370,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         output_hidden_states: bool | list[int] | None = None,
     ) -> SequenceClassifierOutput | tuple:
         """
-        Logits of the one task.
+        Logits of the one task, divided by its temperatures where it has any; the loss is of those before that.
 
         Args:
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `MultiTaskModel.forward`.
@@ -391,6 +399,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
             loss = self.loss_function(labels, logits, self.config)
             # Of standardised values, as in training: the units of the labels do not set the length of the gradient.
             loss = loss / self.config.tasks[self.task].target_scale[1] ** 2
+        logits = calibrated(self.config.tasks[self.task], logits)
         result = SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
         )

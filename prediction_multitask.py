@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .answers_multitask import nobody_reads, one_word, plain_answers, tasks_for
 from .checks_multitask import check_choice
 from .encoding_multitask import CONVERSIONS
-from .heads_multitask import task_logits
+from .heads_multitask import calibrated, task_logits
 from .rows_multitask import (
     check_batch_size,
     check_container,
@@ -56,9 +56,10 @@ class TaskPrediction:
             tasks: the same as `head`, as older code spells it.
 
         Returns:
-            By task: `labels` and `probabilities (rows, num_labels)` for classification (`labels` is a list per row for
-            multi-label tasks, by the thresholds of the configuration), `values (rows,)` for regression, and `scores
-            (rows,)`, cosines, for similarity and contrastive tasks. With `embeddings`, first of all `embedding (rows,
+            By task: `labels` and `probabilities (rows, num_labels)` for classification (calibrated, where the
+            configuration has temperatures; `labels` is a list per row for multi-label tasks, by the thresholds of the
+            configuration), `values (rows,)` for regression, and `scores (rows,)`, cosines, for similarity and
+            contrastive tasks. With `embeddings`, first of all `embedding (rows,
             embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs. One string or pair gives single values.
 
             With `as_list`, a list of dictionaries as `pipeline("multitask")` gives them (see `plain_answers`), or one
@@ -155,7 +156,7 @@ class TaskPrediction:
         if not task.kind.has_labels:
             return {"values": logits}
         if task.kind.is_multi_label:
-            probabilities = logits.sigmoid()
+            probabilities = calibrated(task, logits).sigmoid()
             chosen = probabilities >= torch.tensor(task.thresholds, dtype=torch.float32, device="cpu")
             names = [[] for _ in range(len(chosen))]
             for row, label in chosen.nonzero().tolist():  # of thousands of labels a row has a few
@@ -163,6 +164,8 @@ class TaskPrediction:
         else:
             probabilities = logits.softmax(dim=-1)
             names = [task.labels[best] for best in probabilities.argmax(dim=-1).tolist()]
+            if task.temperatures:  # only now: two that differ in their last bits may become equal
+                probabilities = calibrated(task, logits).softmax(dim=-1)
         return {"labels": names, "probabilities": probabilities}
 
 

@@ -24,6 +24,10 @@ LARGEST_SIZE = 1_000_000
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
 
+_ONLY_IF_GIVEN = ("loss_options", "temperatures")
+# What is chosen on validation data once training has ended.
+CHOSEN_SETTINGS = ("thresholds", "temperatures")
+
 
 class Record:
     """
@@ -229,6 +233,17 @@ def _complete_thresholds(where: str, thresholds: Any, num_labels: int) -> list[f
     return [float(threshold) for threshold in thresholds]
 
 
+def _complete_temperatures(where: str, temperatures: Any, size: int) -> list[float]:
+    """One number above 0 for each label of a multi-label task, one alone for a single-label task, or none at all."""
+    is_list = isinstance(temperatures, (list, tuple)) and len(temperatures) in (0, size)
+    if not is_list or not all(is_number(temperature) and temperature > 0 for temperature in temperatures):
+        raise ValueError(
+            f"{where} is {temperatures!r}, but should hold {size} number{'s' * (size > 1)} above 0, which logits are "
+            "divided by, or nothing."
+        )
+    return [float(temperature) for temperature in temperatures]
+
+
 def _complete_score_range(where: str, score_range: Any) -> list[float]:
     score_range = score_range or [0.0, 1.0]
     is_pair = isinstance(score_range, (list, tuple)) and len(score_range) == 2
@@ -254,6 +269,8 @@ class TaskConfig(Record):
         loss_weight: what the loss is multiplied with in the sum.
         metrics: the first is the primary metric; empty for the problem type's first.
         thresholds: multi-label: the probability from which each label counts, 0.5 where nothing is said.
+        temperatures: classification: what logits are divided by before they become probabilities: one number, of a
+            multi-label task one for each label. Empty until training has fitted them: see training/calibration/.
         target_mean, target_deviation: regression: see `target_scale`; `None` for both until training measures them.
         score_range: similarity: the scores that mean cosine 0 and cosine 1, 0 and 1 where nothing is said.
         where: what an error says it is about.
@@ -278,6 +295,7 @@ class TaskConfig(Record):
     loss_weight: float = 1.0
     metrics: list[str] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
     target_mean: float | None = None
     target_deviation: float | None = None
     score_range: list[float] | None = None
@@ -313,6 +331,9 @@ class TaskConfig(Record):
             thresholds=_complete_thresholds(f"{where}.thresholds", self.thresholds, len(labels))
             if kind.is_multi_label
             else [],
+            temperatures=_complete_temperatures(
+                f"{where}.temperatures", self.temperatures, len(labels) if kind.is_multi_label else 1
+            ),
             score_range=_complete_score_range(f"{where}.score_range", self.score_range)
             if kind.has_score_range
             else None,
@@ -343,10 +364,10 @@ class TaskConfig(Record):
         return self.target_mean, self.target_deviation
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings that the problem type knows, as JSON holds them; `loss_options` only where there are any."""
-        unknown = {key for key in _OWN_SETTINGS if key not in self.kind.settings}
-        unknown |= set() if self.loss_options else {"loss_options"}
-        return {key: value for key, value in asdict(self).items() if key not in unknown}
+        """The settings that the problem type knows, as JSON holds them; some only where there are any."""
+        left_out = {key for key in _OWN_SETTINGS if key not in self.kind.settings}
+        left_out |= {key for key in _ONLY_IF_GIVEN if not getattr(self, key)}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 def complete_task(name: str, task: Any, is_new: bool = False) -> TaskConfig:
@@ -386,7 +407,8 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
     """
     A classification task with further labels after its own.
 
-    What stands there for each label follows: a new label has the threshold 0.5, and counts 1 in the loss.
+    What stands there for each label follows: a new label has the threshold 0.5 and the temperature 1, and counts 1 in
+    the loss.
 
     Raises:
         ValueError: the task has no labels, or one of them already, or none is given.
@@ -403,6 +425,9 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
         where=where,
         labels=[*task.labels, *labels],
         thresholds=[*task.thresholds, *[0.5] * len(labels)] if task.kind.is_multi_label else [],
+        temperatures=[*task.temperatures, *[1.0] * len(labels)]
+        if task.kind.is_multi_label and task.temperatures
+        else task.temperatures,
         loss_options={
             key: [*value, *[1.0] * len(labels)] if isinstance(value, list) else value
             for key, value in task.loss_options.items()

@@ -45,6 +45,7 @@ from multitask_sentence.training.recipe.before_data import Checked, check_before
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import Recipe
 from multitask_sentence.training.recipe.starting import describe_origin, describe_start, scores_before, start_model
+from multitask_sentence.training.report.calibration import describe_calibration, format_calibration
 from multitask_sentence.training.report.model_card import CARD_FILE, edited_card, write_model_card
 from multitask_sentence.training.report.predictions import write_predictions
 from multitask_sentence.training.report.publish import check_can_push, push_folder
@@ -265,17 +266,20 @@ def run(argv: Sequence[str] | None = None) -> None:
     history = list(trainer.state.log_history)
     if recipe.peft is not None and recipe.peft.get("save") != "adapter":
         model.merge_adapter()
-    trainer.choose_thresholds()
+    left_out = trainer.calibrate(calibration=recipe.calibration)
     scores, answers = evaluate(trainer, before)
+    calibration = describe_calibration(trainer.tasks, answers, left_out)
 
     write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
     if is_main:
-        save_result(recipe, model, trainer, loaded, scores, answers, time.time() - started, row_hashes)
+        save_result(recipe, model, trainer, loaded, scores, answers, calibration, time.time() - started, row_hashes)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if card is not None:
             (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
         write_card()
         show_scores(trainer, scores)
+        if calibration:
+            say("\n" + format_calibration(calibration))
     if is_main and trainer.lessons is not None:
         joint = options.joint or joint_run_of(singles, output_dir)
         report_distillation(compare_distilled(trainer, answers, scores, singles, joint), output_dir, write_card)

@@ -21,6 +21,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+def _calibrated(task: TaskConfig, logits: np.ndarray) -> np.ndarray:
+    """Logits `(rows, num_labels)` divided by the task's temperatures, where it has any."""
+    return logits / np.array(task.temperatures, dtype=np.float32) if task.temperatures else logits
+
+
 def answer(task: TaskConfig, logits: np.ndarray) -> dict[str, Any]:
     """One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`."""
     if not task.kind.has_labels:
@@ -28,8 +33,11 @@ def answer(task: TaskConfig, logits: np.ndarray) -> dict[str, Any]:
     labels = task.labels
     if not task.kind.is_multi_label:
         probabilities = _softmax(logits)
-        return {"labels": [labels[best] for best in probabilities.argmax(axis=-1)], "probabilities": probabilities}
-    probabilities = _sigmoid(logits)
+        best = probabilities.argmax(axis=-1)
+        if task.temperatures:  # only now: two that differ in their last bits may become equal
+            probabilities = _softmax(_calibrated(task, logits))
+        return {"labels": [labels[number] for number in best], "probabilities": probabilities}
+    probabilities = _sigmoid(_calibrated(task, logits))
     names: list[list[str]] = [[] for _ in range(len(logits))]
     chosen = probabilities >= np.array(task.thresholds, dtype=np.float32)
     for row, label in zip(*chosen.nonzero(), strict=True):  # of thousands of labels a row has a few

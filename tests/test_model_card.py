@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import card
+from multitask_sentence.training.calibration.reliability import count_forecasts, describe_forecasts
 from multitask_sentence.training.report.card_body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.report.card_metadata import read_source
 from multitask_sentence.training.report.confusion import count_confusion, read_confusion
@@ -396,3 +397,24 @@ def test_rows_set_aside_for_test_are_measured_in_the_train_split_of_the_hub(tmp_
     dataset = {"path": "user/moods", "splits": {"train": "full", "test": "held"}}
     assert read_source({"dataset": dataset}, tmp_path).test_split == "held"
     assert read_source({"dataset": dataset, "test_split": 0.1}, tmp_path).test_split == "full"
+
+
+def test_card_shows_calibration_before_and_after(finished: Path):
+    bins = count_forecasts(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]))
+    milder = count_forecasts(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+    entry = {"split": "test", "temperatures": [], "before": describe_forecasts(bins), "after": None, "left_out": "why"}
+    after = {"temperatures": [2.25], "after": describe_forecasts(milder), "left_out": None}
+    results = read_results(finished)
+    results["calibration"] = {"mood": {**entry, **after}, "tags": entry}
+    write_results(finished, results)
+    text = write_model_card(finished).read_text(encoding="utf-8")
+    section = text[text.index("## Calibration") : text.index("## Training")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "test" in line]
+    # Gaps of 0.1 and 0.8, each of half the rows; then of 0.3 and 0.6. Two classes double the squares.
+    assert rows[-2:] == [
+        ["`mood`", "test", "2.25", "0.4500", "0.4500", "0.6500", "0.4500"],
+        ["`tags`", "test", "none", "0.4500", "-", "0.6500", "-"],
+    ]
+    assert "`tags` is not calibrated: why." in section
+    assert "![How often probabilities come true](reliability.png)" in section
+    assert (finished / "reliability.png").stat().st_size > 10_000

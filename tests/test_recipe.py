@@ -113,6 +113,8 @@ def test_task_named_twice_is_refused_and_not_lost(tmp_path: Path):
         ({"trainig": {}}, r"mine\.yaml: recipe: unknown key 'trainig'\. Did you mean 'training'\?.*Known keys: back"),
         ({"tasks": {}}, r"mine\.yaml: tasks is missing or empty\. Name at least one task"),
         ({"tasks": None}, "tasks is missing or empty"),
+        ({"calibration": "temprature"}, r"calibration is 'temprature', .* one of temperature, none\. Did you mean"),
+        ({"calibration": None}, r"calibration is None, but should be one of temperature, none"),
         ({"tasks": ["topic"]}, r"tasks is \['topic'\], but should be a mapping"),
         ({"tasks": {"my topic": TASK}}, r"mine\.yaml: tasks: the name 'my topic' is not an identifier"),
         ({"tasks": {7: TASK}}, "tasks: the name 7 is not an identifier"),

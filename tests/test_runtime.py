@@ -54,7 +54,8 @@ def folder(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: pyte
     """A model with every kind of task, normalised, exported. Read only."""
     torch.manual_seed(1)
     tasks = {**all_tasks, "year": {"problem_type": "regression", "target_mean": 1950.0, "target_deviation": 30.0}}
-    tasks["tags"] = {**tasks["tags"], "thresholds": [0.4, 0.5, 0.6, 0.55]}
+    tasks["tags"] = {**tasks["tags"], "thresholds": [0.4, 0.5, 0.6, 0.55], "temperatures": [2.0, 0.5, 1.0, 1.5]}
+    tasks["mood"] = {**tasks["mood"], "temperatures": [1.7]}
     folder = tmp_path_factory.mktemp("runtime") / "model"
     options = {"projection": {"out_features": 24}, "max_length": 20, "normalize": True}
     MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, **options).save_pretrained(folder)

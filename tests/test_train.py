@@ -531,6 +531,19 @@ def test_thresholds_of_the_multi_label_task_are_chosen_and_stored(finished: Simp
     assert finished.results["tasks"]["tags"]["thresholds"] == thresholds
 
 
+def test_run_says_which_tasks_are_too_small_to_calibrate(finished: SimpleNamespace):
+    calibration = finished.results["calibration"]
+    assert list(calibration) == ["mood", "tags", "entails"]
+    for task in ("mood", "entails"):
+        found = calibration[task]
+        reason = f"it has {finished.results['rows'][task]['validation']} validation rows, and 100 are needed"
+        assert (found["split"], found["temperatures"], found["left_out"]) == ("test", [], reason)
+        assert sum(found["before"]["forecasts"]) == finished.results["rows"][task]["test"]
+        assert f"{task} is not calibrated: {reason}." in finished.printed
+        assert f"`{task}` is not calibrated: {reason}." in (finished.folder / "README.md").read_text()
+    assert (finished.folder / "reliability.png").is_file()
+
+
 def test_rows_of_validation_and_test_are_left_with_truth_and_prediction(finished: SimpleNamespace):
     folder = finished.folder / "predictions"
     assert {path.name for path in folder.iterdir()} == {f"{task}.parquet" for task in TASKS}

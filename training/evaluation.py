@@ -19,10 +19,12 @@ from sklearn.metrics import precision_recall_curve
 
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
+from ..heads_multitask import calibrated
 from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
 from ..passes_multitask import evaluating
 from ..tasks_multitask import TaskConfig
+from .calibration.reliability import count_forecasts
 from .losses import task_loss
 
 # Of a task with more labels, only the highest probabilities of a row are kept.
@@ -88,6 +90,7 @@ class TaskAnswers:
         loss: the mean over rows.
         classes: of a classification task, `(rows, k)`: the classes whose probabilities are given.
         probabilities: `(rows, k)`, of these classes.
+        forecasts: of a classification task, `(2, bins, 4)`: what `count_forecasts` gives before and after calibration.
     """
 
     rows: torch.Tensor
@@ -96,6 +99,7 @@ class TaskAnswers:
     loss: float
     classes: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    forecasts: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -113,6 +117,11 @@ def task_logits(
             yield head_logits(model, chosen, [task], {task: places})[task].float().cpu()
 
 
+def probabilities_of(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
+    """The probabilities that logits `(rows, num_labels)` of a classification task stand for."""
+    return logits.sigmoid() if task.kind.is_multi_label else logits.softmax(dim=-1)
+
+
 def decisions(task: TaskConfig, logits: torch.Tensor) -> np.ndarray:
     """
     What the metrics take as predictions, from `logits (rows, num_labels)` or `(rows,)`.
@@ -120,7 +129,7 @@ def decisions(task: TaskConfig, logits: torch.Tensor) -> np.ndarray:
     Class numbers `(rows,)`; for a multi-label task 0 and 1 `(rows, num_labels)` by its thresholds; else the values.
     """
     if task.kind.is_multi_label:
-        return (logits.sigmoid() >= torch.tensor(task.thresholds)).to(torch.uint8).numpy()
+        return (calibrated(task, logits).sigmoid() >= torch.tensor(task.thresholds)).to(torch.uint8).numpy()
     if task.kind.has_labels:
         return logits.argmax(dim=-1).numpy()
     return logits.double().numpy()
@@ -128,7 +137,7 @@ def decisions(task: TaskConfig, logits: torch.Tensor) -> np.ndarray:
 
 def _most_probable(task: TaskConfig, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Classes and probabilities `(rows, k)`: of all labels in their order, or of many labels the highest."""
-    probabilities = logits.sigmoid() if task.kind.is_multi_label else logits.softmax(dim=-1)
+    probabilities = probabilities_of(task, calibrated(task, logits))
     if probabilities.shape[1] <= ALL_PROBABILITIES:
         classes = torch.arange(probabilities.shape[1]).expand_as(probabilities)
     else:
@@ -181,10 +190,10 @@ def answer_task(
         labels: `(rows,)` or `(rows, num_labels)`.
         batch_size: rows that losses over pairs compare with each other.
         with_probabilities: whether a classification task's probabilities are kept: of all labels, or of a task with
-            more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row.
+            more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row; and counted as forecasts.
     """
     settings = model.config.tasks[task]
-    loss, found, probable = 0.0, [], []
+    loss, found, probable, forecasts = 0.0, [], [], []
     for logits, batch_rows, batch_labels in zip(
         task_logits(model, task, embeddings, rows, batch_size),
         rows.split(batch_size),
@@ -195,13 +204,16 @@ def answer_task(
         found.append(decisions(settings, logits))
         if with_probabilities and settings.kind.has_labels:
             probable.append(_most_probable(settings, logits))
+            both = (probabilities_of(settings, values).numpy() for values in (logits, calibrated(settings, logits)))
+            forecasts.append(np.stack([count_forecasts(values, batch_labels.numpy()) for values in both]))
     predictions, references = np.concatenate(found), labels.double().numpy()
     if settings.kind.has_labels:
         references = labels.to(torch.uint8 if labels.dim() == 2 else torch.long).numpy()
     elif not settings.kind.has_label_column:
         predictions, references = positive_ranks_of(embeddings, rows), None
     classes, probabilities = map(np.concatenate, zip(*probable, strict=True)) if probable else (None, None)
-    return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
+    counted = np.sum(forecasts, axis=0) if forecasts else None
+    return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities, counted)
 
 
 def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[str, float]:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers.trainer_utils import speed_metrics
 
-from ..checks_multitask import suggest
+from ..checks_multitask import check_choice, suggest
 from ..data.in_memory import TaskDatasets, label_datasets
+from .calibration.settling import CALIBRATIONS, settle_task
 from .evaluation import (
     Evaluation,
     TaskAnswers,
     answer_task,
-    choose_thresholds,
     combined_score,
     task_logits,
     task_scores,
@@ -152,15 +152,36 @@ class EvaluationLoop:
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
         """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
-        multi_label = [task for task, settings in self.trained_tasks.items() if settings.kind.is_multi_label]
-        if not multi_label:
+        multi_label = [name for name, task in self.trained_tasks.items() if task.kind.is_multi_label]
+        self._settle(split, multi_label, "none")
+        return {name: self.tasks[name].thresholds for name in multi_label}
+
+    def calibrate(self, split: str = "validation", calibration: str = "temperature") -> dict[str, str]:
+        """
+        Choose the trained multi-label tasks' thresholds as `choose_thresholds` does, then fit temperatures for all
+        trained classification tasks, and set both in the configuration (see `settle_task`).
+
+        Args:
+            split: the name of a split that the trainer has.
+            calibration: `temperature`, or `none` for thresholds alone.
+
+        Returns by task why it was not calibrated.
+
+        Raises:
+            ValueError: there is no such split or calibration.
+        """
+        check_choice("calibration", calibration, CALIBRATIONS)
+        return self._settle(split, [name for name, task in self.trained_tasks.items() if task.labels], calibration)
+
+    def _settle(self, split: str, names: Sequence[str], calibration: str) -> dict[str, str]:
+        """Settle tasks on a split; by task, why it was not calibrated."""
+        if not names:
             return {}
         evaluation, embeddings = self._embed_split(split)
-        chosen = {}
-        for task in multi_label:
-            logits = task_logits(self.model, task, embeddings, evaluation.rows[task], batch_size=8192)
-            probabilities = torch.cat(list(logits)).sigmoid().numpy()
-            chosen[task] = choose_thresholds(probabilities, evaluation.labels[task].numpy())
-            changed = self.model.config.change_task(task, thresholds=chosen[task])
-            self.tasks[task] = self.trained_tasks[task] = changed
-        return chosen
+        notes = {}
+        for name in names:
+            logits = task_logits(self.model, name, embeddings, evaluation.rows[name], batch_size=8192)
+            found = torch.cat(list(logits)), evaluation.labels[name]
+            changes, notes[name] = settle_task(self.tasks[name], *found, calibration)
+            self.tasks[name] = self.trained_tasks[name] = self.model.config.change_task(name, **changes)
+        return {name: note for name, note in notes.items() if note is not None}

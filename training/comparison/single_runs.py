@@ -30,7 +30,7 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
-from ...tasks_multitask import settings_of
+from ...tasks_multitask import CHOSEN_SETTINGS, settings_of
 from ..arguments import MultiTaskTrainingArguments
 from ..distillation.settings import UNLABELED
 from ..drawing import draw_sets, make_sampler, steps_of_epoch
@@ -221,8 +221,8 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
     for by_task in filter(lambda value: isinstance(value, dict), mixture.values()):
         by_task.pop(UNLABELED, None)
     settings = {
-        # Thresholds are what a run finds, not what it follows from.
-        "task": {key: value for key, value in joint.tasks[task].to_dict().items() if key != "thresholds"},
+        # Thresholds and the like are what a run finds, not what it follows from.
+        "task": {key: value for key, value in joint.tasks[task].to_dict().items() if key not in CHOSEN_SETTINGS},
         "rows": {split: len(rows) for split, rows in labelled_set.splits.items()},
         "rows_hash": {split: rows_hash(rows) for split, rows in labelled_set.splits.items()},
         "start": weights_hash(initial),

@@ -19,6 +19,7 @@ from ...problem_types_multitask import find_problem_type
 from ...tasks_multitask import TaskConfig, complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
+from ..calibration.settling import CALIBRATIONS
 from ..distillation.settings import UNLABELED, Distillation, read_distillation
 from ..mixture import MixtureConfig
 from ..strategy import STRATEGY_KEYS
@@ -28,7 +29,8 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
 RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft", "training", "card"),
+    *("tasks", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft"),
+    *("calibration", "training", "card"),
 )
 _SETTING_KEYS = (
     *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range"),
@@ -65,6 +67,7 @@ class Recipe:
         continue_from: the trained model to go on from, `None` to start from an encoder.
         drop_held_out: whether training rows that stand in a validation or test split of any task are left out.
         peft: settings of an adapter, `None` for none; see adapters.py.
+        calibration: what makes probabilities of logits mean what they say: `temperature` or `none`.
     """
 
     path: Path
@@ -84,6 +87,7 @@ class Recipe:
     continue_from: str | None = None
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
+    calibration: str = "temperature"
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
     distillation: Distillation | None = None
 
@@ -247,6 +251,8 @@ def load_recipe(path: str | Path) -> Recipe:
         drop_held_out = content.get("drop_held_out", False)
         check_flag("drop_held_out", drop_held_out)
         read = {name: _read_task(f"tasks.{name}", name, task) for name, task in tasks.items()}
+        calibration = content.get("calibration", "temperature")
+        check_choice("calibration", calibration, CALIBRATIONS)
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
         _check_no_token("training", training)
         planned = {name: planned for name, (_, _, planned) in read.items()}
@@ -271,6 +277,7 @@ def load_recipe(path: str | Path) -> Recipe:
             backbone=str(continue_from or content.get("backbone") or DEFAULT_BACKBONE),
             continue_from=str(continue_from) if continue_from else None,
             drop_held_out=drop_held_out,
+            calibration=calibration,
             peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )

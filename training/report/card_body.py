@@ -20,12 +20,14 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
 from ..distillation.report import distilled_section
+from .calibration import calibration_rows
 from .card_metadata import CardContent, card_metadata, is_hub_id, read_augmented
 from .confusion import read_confusion, worst_classes
 from .markdown import code_span, link_target, plain_text, table
 
 FOLDER_PLACEHOLDER = "path/to/this/folder"
 TRAINING_PICTURE = "training.png"
+RELIABILITY_PICTURE = "reliability.png"
 CONFUSION_PICTURES = "confusion_"  # what their names begin with
 SPLITS = ("train", "validation", "test")
 # Scores on fewer rows are said to be rough.
@@ -129,6 +131,19 @@ def _class_rows(content: CardContent) -> tuple[list[list[str]], list[str]]:
             note += f", {measured:,} of {size:,} classes have a row there"
         notes.append(note)
     return rows, notes
+
+
+def _calibration_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [code_span(task), split, temperature, *(_number(score) if score is not None else "-" for score in scores)]
+        for task, split, temperature, *scores in calibration_rows(results.get("calibration", {}))
+    ]
+
+
+def _left_out(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Tasks without a temperature, and why."""
+    found = results.get("calibration", {}).items()
+    return [(task, entry["left_out"]) for task, entry in found if entry["left_out"]]
 
 
 def kept_step(results: dict[str, Any]) -> int | None:
@@ -243,6 +258,9 @@ def render_card(content: CardContent) -> str:
             class_notes=class_notes,
             confusion_pictures=_pictures(content, CONFUSION_PICTURES),
             training_pictures=_pictures(content, TRAINING_PICTURE),
+            calibration_rows=_calibration_rows(results),
+            calibration_left_out=_left_out(results),
+            reliability_pictures=_pictures(content, RELIABILITY_PICTURE),
             comparison=comparison_section(compared, content.pictures) if compared else None,
             distillation=distilled_section(distilled, content.pictures) if distilled else None,
             **_task_facts(content),
@@ -251,4 +269,11 @@ def render_card(content: CardContent) -> str:
     )
 
 
-__all__ = ["CONFUSION_PICTURES", "FOLDER_PLACEHOLDER", "TRAINING_PICTURE", "kept_step", "render_card"]
+__all__ = [
+    "CONFUSION_PICTURES",
+    "FOLDER_PLACEHOLDER",
+    "RELIABILITY_PICTURE",
+    "TRAINING_PICTURE",
+    "kept_step",
+    "render_card",
+]

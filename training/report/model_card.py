@@ -17,15 +17,16 @@ from ...configuration_multitask import MultiTaskConfig
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
 from ..recipe.yaml_file import read_yaml
-from .card_body import CONFUSION_PICTURES, TRAINING_PICTURE, kept_step, render_card
+from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, TRAINING_PICTURE, kept_step, render_card
 from .card_metadata import CardContent, read_source
 from .confusion import most_wrong, read_confusion
-from .plots import draw_confusion, draw_training
+from .plots import draw_confusion, draw_reliability, draw_training
 from .publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
 from .results import RECIPE_FILE, RESULTS_FILE
 
 logger = logging.get_logger(__name__)
 
+MOST_PANELS = 12  # of the picture of how often probabilities come true
 MOST_PICTURES = 10  # of what tasks confuse; each takes a third of a second, and nobody looks at a hundred
 
 
@@ -43,6 +44,9 @@ def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[s
         file = f"{CONFUSION_PICTURES}{task}.png"
         draw_confusion(folder / file, task, results["tasks"][task]["labels"], counted[task])
         pictures[f"What {task} confuses"] = file
+    if calibration := {task: found for task, found in results.get("calibration", {}).items() if task in tasks}:
+        draw_reliability(folder / RELIABILITY_PICTURE, dict(list(calibration.items())[:MOST_PANELS]))
+        pictures["How often probabilities come true"] = RELIABILITY_PICTURE
     if compared := results.get("compare_single"):
         pictures |= draw_comparison(folder, compared)
     if compared := results.get("distillation"):

@@ -2,6 +2,7 @@
 
     draw_training   loss and validation scores over the steps, from the Trainer's log history
     draw_confusion  a confusion matrix, or for a multi-label task what was hit and missed by label
+    draw_reliability  how often probabilities come true, before and after calibration
 
 matplotlib is needed for drawing only, and imported there.
 """
@@ -22,6 +23,7 @@ MOST_LABELS = 30
 LABELS_OF_MANY = 25
 MOST_TASKS = 20  # of more, curves stay without a name
 LONGEST_LABEL = 24
+PANELS_IN_A_ROW = 3
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
 
 
@@ -218,3 +220,41 @@ def _hits_by_label(names: Sequence[str], counted: dict[str, Any], classes: list[
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def draw_reliability(path: Path, calibration: dict[str, dict[str, Any]]) -> None:
+    """
+    Draw the share that came true over the mean forecast of each bin, a panel for each task, before and after its
+    temperature; the larger the dot, the more forecasts.
+
+    Args:
+        path: the PNG file to write.
+        calibration: what `describe_calibration` gave, of up to 12 tasks.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(len(calibration), PANELS_IN_A_ROW)
+    rows = -(-len(calibration) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.4 * columns, 5), 3.9 * rows), layout="constrained")
+        all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (task, found) in zip(all_axes, calibration.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+            for side, colour in (("before", "#d9884f"), ("after", "#2f6db3")):
+                if found[side] is None:
+                    continue
+                counts = np.array(found[side]["forecasts"])
+                curve = [np.array(found[side][key], dtype=float)[counts > 0] for key in ("mean_forecast", "came_true")]
+                sizes = 12 + 140 * counts[counts > 0] / counts.sum()
+                axes.plot(*curve, color=colour, linewidth=1.4)
+                error = found[side]["expected_calibration_error"]
+                axes.scatter(*curve, s=sizes, color=colour, label=f"{side}: error {error:.3f}")
+            axes.set_title(f"{task}, {found['split']}", parse_math=False)
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+            axes.set(xlabel="probability", ylabel="share that came true")
+            axes.grid(alpha=0.3)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize=10)
+        for axes in all_axes[len(calibration) :]:
+            axes.remove()
+        figure.savefig(path)

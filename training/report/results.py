@@ -136,6 +136,7 @@ def save_result(
     loaded: LoadedTasks,
     scores: dict[str, dict[str, dict[str, float]]],
     answers: dict[str, dict[str, TaskAnswers]],
+    calibration: dict[str, dict[str, Any]],
     seconds: float,
     row_hashes: RowHashes | None = None,
 ) -> Path:
@@ -159,6 +160,7 @@ def save_result(
     results = {
         "scores": scores,
         "confusion": count_confusions(trainer.tasks, answers),
+        "calibration": calibration,
         "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,

@@ -21,7 +21,7 @@ from transformers import Trainer
 
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
-from ...tasks_multitask import settings_of
+from ...tasks_multitask import CHOSEN_SETTINGS, settings_of
 from ..arguments import MultiTaskTrainingArguments
 from ..drawing import steps_of_epoch
 from ..features.cache import tokenizer_state
@@ -54,7 +54,6 @@ MAY_CHANGE: dict[str, str | None] = {
     "device": "results may differ in their last digits",
     **dict.fromkeys(f"training.{name}" for name in _WITHOUT_A_WORD.split()),
 }
-_RESULTS = ("thresholds",)  # known only once training has ended
 _MEASURED = ("target_mean", "target_deviation")  # of the training rows
 _NOISE = ("transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id", "problem_type")
 _GROWING = ("training.", "backbone_config.")
@@ -81,7 +80,7 @@ def describe_model(config: MultiTaskConfig) -> dict[str, Any]:
     return {
         "task_order": list(config.tasks),
         "tasks": {
-            name: {key: value for key, value in task.to_dict().items() if key not in (*_RESULTS, *_MEASURED)}
+            name: {key: value for key, value in task.to_dict().items() if key not in (*CHOSEN_SETTINGS, *_MEASURED)}
             for name, task in config.tasks.items()
         },
         "measured": {name: {key: getattr(task, key) for key in _MEASURED} for name, task in config.tasks.items()},

@@ -1,0 +1,60 @@
+"""What is chosen on validation data once a task is trained: thresholds, then temperatures.
+
+settle_task   both for one classification task
+"""
+
+from typing import Any
+
+import torch
+
+from ...tasks_multitask import TaskConfig
+from ..evaluation import choose_thresholds
+from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds
+
+CALIBRATIONS = ("temperature", "none")
+
+
+def _why_not(task: TaskConfig, rows: int) -> str:
+    """Why a task has no temperature."""
+    if rows < LEAST_ROWS:
+        return f"it has {rows} validation rows, and {LEAST_ROWS} are needed"
+    if task.kind.is_multi_label:
+        return f"no label has {LEAST_OF_BOTH} validation rows with it, {LEAST_OF_BOTH} without, and more than chance"
+    return "on validation data it does no better than chance"
+
+
+def settle_task(
+    task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor, calibration: str = "temperature"
+) -> tuple[dict[str, Any], str | None]:
+    """
+    Thresholds and temperatures of a classification task, chosen on validation data.
+
+    Thresholds are chosen first. They move along with the temperatures, so that labels stay what they were.
+
+    Args:
+        task: its settings.
+        logits: `(rows, num_labels)`, before any temperature.
+        labels: class numbers `(rows,)`, or 0 and 1 `(rows, num_labels)`.
+        calibration: `temperature` or `none`.
+
+    Returns the settings that change, and why the task was not calibrated, or `None`.
+    """
+    changes: dict[str, Any] = {"temperatures": []}
+    values, found = logits.numpy(), labels.numpy()
+    if task.kind.is_multi_label:
+        changes["thresholds"] = choose_thresholds(logits.sigmoid().numpy(), found)
+    if calibration == "none":
+        return changes, "the recipe says calibration: none"
+    if not task.kind.is_multi_label:
+        temperature = fit_temperature(values, found)
+        temperatures = None if temperature is None else [temperature]
+    else:
+        temperatures = fit_temperatures(values, found, changes["thresholds"])
+    if temperatures is None:
+        return changes, _why_not(task, len(found))
+    if task.kind.is_multi_label:
+        changes["thresholds"] = moved_thresholds(changes["thresholds"], temperatures)
+    return {**changes, "temperatures": temperatures}, None
+
+
+__all__ = ["CALIBRATIONS", "settle_task"]
