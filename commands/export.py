@@ -4,11 +4,13 @@
     multitask-sentence export runs/quickstart --engines onnx openvino
     multitask-sentence export runs/quickstart --int8 --recipe recipes/quickstart.yaml
     multitask-sentence export runs/quickstart --plain
+    multitask-sentence export runs/quickstart --space demo
 
 The folder gets onnx/ (openvino/) and runtime_multitask.py, which opens them without torch. Every output is compared
 with the model's own before anything is kept. With --int8, the smallest int8 graph is added that keeps every task's
 validation score within 0.3 points. With --plain, FOLDER/plain/ gets ordinary folders without custom code instead: the
 embedding for sentence-transformers, and each head that a sequence classifier of transformers has with equal numbers.
+With --space, a new folder gets a Gradio app with the model beside it: push it as a Space of the Hub.
 """
 
 import argparse
@@ -31,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     parser.add_argument("--accept_loss", nargs="+", default=[], metavar="TASK", help="Tasks that int8 may cost more.")
     parser.add_argument("--plain", action="store_true", help="Write ordinary folders without custom code instead.")
+    parser.add_argument("--space", type=Path, metavar="DIR", help="Write a demo into this new folder instead.")
     options = parser.parse_args(argv)
-    if options.plain and options.int8:
-        parser.error("--plain writes float32 folders, and --int8 graphs. Give one at a time.")
+    if options.plain + options.int8 + (options.space is not None) > 1:
+        parser.error("--plain writes float32 folders, --int8 graphs, and --space a demo. Give one at a time.")
     if not options.int8 and (options.accept_loss or options.recipe or options.data_root):
         parser.error("--recipe, --data_root and --accept_loss belong to --int8.")
     # torch takes a while, and --help needs none of it
@@ -46,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     started = time.time()
     try:
+        if options.space:
+            from ..export.space import write_space
+
+            write_space(options.folder, options.space)
+            say(f"{options.space} is a Space. Try it: pip install gradio, then python {options.space}/app.py.")
+            return
         if options.plain:
             from ..export.plain import export_plain
 

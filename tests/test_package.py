@@ -18,7 +18,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"].values()
 REQUIREMENTS = [Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *chain(*EXTRAS)]]
 BOUNDED = [requirement for requirement in REQUIREMENTS if requirement.name != PYPROJECT["project"]["name"]]
-TOOLS = ("pytest", "pytest-xdist", "ruff", "ty")  # what looks at the package: the newest will do
+TOOLS = (
+    "gradio",
+    "playwright",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "ty",
+)  # what looks at the package: the newest will do
 EXPORTS = {
     *PYPROJECT["project"]["optional-dependencies"]["onnx"],
     *PYPROJECT["project"]["optional-dependencies"]["openvino"],

@@ -1,0 +1,65 @@
+"""A folder as a Hugging Face Space: a Gradio app with the model beside it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+
+APP = Path(__file__).with_name("space_app.py")
+SDK_VERSION = "6.31.0"  # the one that the app is tested with
+# What a run leaves beside the model, and nobody needs to try it.
+LEFT_OUT = (
+    *("checkpoint-*", "best", "predictions", "optimizer.pt", "training_args.bin", "trainer_state.json", ".*"),
+    *("onnx", "openvino", "plain"),
+)
+
+
+def write_space(folder: Path, space: Path, title: str | None = None) -> None:
+    """
+    Write app.py, requirements.txt, README.md with the Space's header, and the model into a new folder.
+
+    Args:
+        folder: a trained model.
+        space: what is pushed as a Space; must not exist, or be empty.
+        title: of the Space; the folder's name where nothing is said.
+
+    Raises:
+        ValueError: `folder` holds no model of ours, or `space` holds something.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or '"model_type": "multitask"' not in config.read_text(encoding="utf-8"):
+        raise ValueError(f"{folder} holds no multi-task model. Give the folder of a finished run.")
+    if space.exists() and any(space.iterdir()):
+        raise ValueError(f"{space} is not empty. Give a new folder for the Space.")
+    title = title or folder.resolve().name
+    unfinished = space.with_name(f".{space.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folder, unfinished / "model", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    app = APP.read_text(encoding="utf-8")
+    app = re.sub(r"^TITLE = .*$", lambda found: f"TITLE = {title!r}", app, flags=re.MULTILINE)
+    (unfinished / "app.py").write_text(app, encoding="utf-8")
+    torch_version = torch.__version__.split("+")[0]
+    requirements = [f"torch=={torch_version}", f"transformers=={transformers.__version__}", "safetensors", "numpy"]
+    (unfinished / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    header = {
+        "title": title,
+        "emoji": "\N{LEFT-POINTING MAGNIFYING GLASS}",
+        "colorFrom": "blue",
+        "colorTo": "green",
+        "sdk": "gradio",
+        "sdk_version": SDK_VERSION,
+        "app_file": "app.py",
+    }
+    text = (
+        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\nA demo of the model in `model/`.\n"
+    )
+    (unfinished / "README.md").write_text(text, encoding="utf-8")
+    if space.exists():
+        space.rmdir()
+    unfinished.rename(space)
+
+
+__all__ = ["write_space"]
