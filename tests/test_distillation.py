@@ -266,3 +266,24 @@ def test_run_goes_on_with_the_same_lessons_alone(changed, message, backbone, tea
             checkpoint=checkpoint,
             **arguments,
         )
+
+
+def test_trainer_that_trains_again_asks_nothing_again_and_lessons_serve_one_trainer(backbone, teacher, tmp_path):
+    sets = [helpers.make_set(["sentiment"], train=8)]
+    model = helpers.make_model(backbone, ("sentiment",))
+    lessons = make_lessons(teacher, model)
+    trainer = helpers.make_trainer(model, sets, tmp_path, {"lessons": lessons})
+    trainer.train()
+    targets = trainer.data_collator.targets
+    trainer.train()
+    assert trainer.data_collator.targets is targets and targets
+    with pytest.raises(ValueError, match=r"no teachers to ask\. Lessons are for one trainer"):
+        helpers.make_trainer(model, sets, tmp_path, {"lessons": lessons}).train()
+
+
+def test_worker_processes_read_the_answers(backbone, teacher, tmp_path):
+    sets, losses = [helpers.make_set(["sentiment", "rating"], train=16)], []
+    for workers in (0, 2):
+        _, trainer = run(backbone, tmp_path, sets, teacher, dataloader_num_workers=workers)
+        losses.append([entry["loss"] for entry in logged(trainer)])
+    assert losses[0] == losses[1]

@@ -277,6 +277,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     def _ask_teachers(self) -> None:
         """Put the places of the teachers' answers into the rows, and what reads them into the collator."""
+        if self.data_collator.targets:  # asked before: training goes on
+            return
         with self.accelerator.autocast():
             rows = self.lessons.answer(
                 self.trained_tasks,

@@ -258,7 +258,10 @@ def answer_rows(
     Returns:
         The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
     """
-    kept_back = [np.array([row in held_out for row in rows["sentences"][:]], bool) for rows in train_sets]
+    kept_back = [
+        np.array([row in held_out for window in _windows(rows, np.arange(len(rows))) for row in window], bool)
+        for rows in train_sets
+    ]
     targets = {}
     columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
     for task, of_task in teachers.items():

@@ -87,7 +87,15 @@ class Lessons:
             train_sets: their training rows.
             sets: labelled sets, whose validation and test rows no teacher is asked about.
             device, precision, show_progress: as for `answer_rows`.
+
+        Raises:
+            ValueError: there are no teachers, because they are still to come, or have answered another trainer.
         """
+        if not self.teachers:
+            raise ValueError(
+                "distillation: there are no teachers to ask. Lessons are for one trainer; those of teachers: single "
+                "take them from take_single_teachers before training."
+            )
         teachers = {task: self.teachers[task] for task in tasks if task in self.teachers}
         answered, self.targets = answer_rows(
             self.settings, teachers, tasks, train_sets, HeldOut(sets), device, precision, show_progress
