@@ -56,7 +56,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _write_embedding(model: MultiTaskModel, folder: Path) -> None:
     """Transformer, Pooling, and where the model has them Dense and Normalize, as sentence-transformers saves them."""
     config = model.config
-    activation = (config.projection or {}).get("activation")
+    activation = config.projection.activation if config.projection else None
     if activation is not None and activation not in DENSE_ACTIVATIONS:
         raise ValueError(
             f"The projection's activation {activation!r} has no class of torch's that sentence-transformers could "
@@ -107,18 +107,18 @@ def layers_of(model: MultiTaskModel, task: str) -> list[tuple[nn.Linear, str]]:
     """The linear layers from the pooled vector to a head's logits, each with the activation after it."""
     head: Any = model.heads[task].layers
     linears = [layer for layer in head if isinstance(layer, nn.Linear)]
-    activation = model.config.tasks[task]["head"]["activation"]
+    activation = model.config.tasks[task].head.activation
     layers = [(linear, activation) for linear in linears[:-1]] + [(linears[-1], "linear")]
     if model.projection is not None:
-        layers.insert(0, (model.projection.linear, model.config.projection["activation"]))
+        layers.insert(0, (model.projection.linear, model.config.projection.activation))
     return layers
 
 
 def why_no_classifier(model: MultiTaskModel, task: str) -> str | None:
     """Why no sequence classifier of transformers gives a head's numbers; `None` where one does."""
-    settings, config = model.config.tasks[task], model.config
+    config = model.config
     kind, hidden_size = config.backbone_config.model_type, config.backbone_config.hidden_size
-    if "labels" not in settings or settings["pair"]:
+    if not config.tasks[task].kind.has_labels or config.tasks[task].pair:
         return "it does not classify single sentences"
     if kind not in CLASSIFIERS:
         return f"a sequence classifier of {kind} has other layers"
@@ -144,11 +144,11 @@ def _copy_linear(source: nn.Linear, target: nn.Linear) -> None:
 @torch.no_grad()
 def make_classifier(model: MultiTaskModel, task: str) -> nn.Module:
     """The sequence classifier of transformers that gives a head's logits."""
-    labels = model.config.tasks[task]["labels"]
+    labels = model.config.tasks[task].labels
     config = copy.deepcopy(model.config.backbone_config)
     config._attn_implementation = None  # not the one that reads batches without padding
     config.id2label, config.label2id = dict(enumerate(labels)), {label: place for place, label in enumerate(labels)}
-    config.problem_type = model.config.tasks[task]["problem_type"]
+    config.problem_type = model.config.tasks[task].problem_type
     _, dense, last = CLASSIFIERS[config.model_type]
     layers = layers_of(model, task)
     if len(layers) == 1:
