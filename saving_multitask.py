@@ -235,7 +235,8 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             paths = {name: os.path.join(folder, name) for name in weights}
             if all(os.path.isfile(path) and _sha256(path) == weights[name] for name, path in paths.items()):
                 shutil.copytree(os.path.join(source, engine), os.path.join(folder, engine), dirs_exist_ok=True)
-                shutil.copy(os.path.join(source, "runtime_multitask.py"), folder)
+                for name in ("runtime_multitask.py", "handler.py", "requirements.txt"):
+                    self._copy_from_source(name, folder)
 
 
 __all__ = ["MultiTaskPreTrainedModel"]

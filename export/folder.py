@@ -232,6 +232,10 @@ def export_folder(
         for engine in engines:
             put_in_place(staging / engine, folder / engine, staging / f"old-{engine}")
         (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name("handler.py"), folder / "handler.py")
+        if not (folder / "requirements.txt").exists():  # what an Inference Endpoint installs
+            packages = ["numpy", "tokenizers", *(GRAPHS[engine].package for engine in engines)]
+            (folder / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
     if refused:
         raise LossError(" ".join(refused))
     return model

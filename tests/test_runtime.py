@@ -222,6 +222,48 @@ def test_package_opens_an_export_without_torch(folder: Path, tmp_path: Path) -> 
     assert done.stdout == "False\n", done.stderr
 
 
+HANDLE = """
+import json
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from handler import EndpointHandler
+
+handler, found = EndpointHandler(sys.argv[1]), []
+for request in json.loads(sys.argv[2]):
+    try:
+        found.append(handler(request))
+    except (TypeError, ValueError) as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def test_handler_of_inference_endpoints_answers_as_the_model_does(
+    folder: Path, model: MultiTaskModel, block_packages: str, tmp_path: Path
+) -> None:
+    assert (folder / "requirements.txt").read_text().split() == ["numpy", "tokenizers", "onnxruntime"]
+    requests: list[Any] = [
+        {"inputs": "good film"},
+        {"inputs": SENTENCES[:3], "parameters": {"head": "mood", "embeddings": True}},
+        {"inputs": [list(pair) for pair in PAIRS]},
+        {"text": "good film"},
+        {"inputs": ["good"], "parameters": {"top_k": 1}},
+        {"inputs": ["good", 3]},
+        {"inputs": ["good"], "parameters": {"head": "moood"}},
+    ]
+    script = f"{block_packages}\nBLOCKED |= {{'torch', 'transformers'}}\n{HANDLE}"
+    command = [sys.executable, "-c", script, str(folder), json.dumps(requests)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, several, pairs, *errors = json.loads(done.stdout)
+    assert_same(one, [model.predict("good film", as_list=True)])
+    assert_same(several, model.predict(SENTENCES[:3], "mood", embeddings=True, as_list=True))
+    assert_same(pairs, model.predict(PAIRS, as_list=True))
+    for error, message in zip(errors, ("no inputs", "unknown key 'top_k'", "Sentence 1 is 3", "'mood'"), strict=True):
+        assert message in error
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
@@ -273,8 +315,8 @@ model.push_to_hub("team/other")
     environment = {**os.environ, **hub.environment(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True, capture_output=True)
     same, other = (set(hub.repositories[name].branches["main"][-1].files) for name in ("team/same", "team/other"))
-    exported = {"onnx/export.json", "onnx/model.onnx", "onnx/pairs.onnx", "runtime_multitask.py"}
-    assert same - other == exported
+    graphs = {"onnx/export.json", "onnx/model.onnx", "onnx/pairs.onnx"}
+    assert same - other == graphs | {"runtime_multitask.py", "handler.py", "requirements.txt"}
 
 
 def test_weights_of_openvino_are_pushed_and_pickles_are_not() -> None:
