@@ -282,3 +282,14 @@ def test_joint_run_that_is_none_is_refused(compared, tmp_path, tiny_backbone):
     assert f"--joint {tmp_path} is no finished run" in refusal(job, "--joint", str(tmp_path))
     job = make_job(tmp_path, tiny_backbone)
     assert "--joint goes with a distillation block" in refusal(job, "--joint", str(compared / "result"))
+
+
+def test_distilled_recipe_is_the_main_one_with_a_block_more():
+    folder = Path(__file__).parent.parent / "recipes"
+    main_job, distilled_job = (
+        yaml.safe_load((folder / f"tweets_news_similarity{name}.yaml").read_text()) for name in ("", "_distilled")
+    )
+    assert distilled_job.pop("distillation")["teachers"] == "single"
+    outputs = [Path(job["training"].pop("output_dir")) for job in (main_job, distilled_job)]
+    assert outputs[0].parent == outputs[1].parent, "single runs are looked for in folders beside the output folder"
+    assert main_job == distilled_job
