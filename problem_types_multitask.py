@@ -112,6 +112,7 @@ LOSSES = {
 METRICS = {
     "accuracy": Metric(),
     "macro_f1": Metric(hub_name="f1", hub_arguments={"average": "macro"}),
+    "f1": Metric(hub_arguments={"average": "macro"}),  # of the classes that a task lists under f1_labels
     "micro_f1": Metric(hub_name="f1", hub_arguments={"average": "micro"}),
     "macro_recall": Metric(hub_name="recall", hub_arguments={"average": "macro"}),
     "mcc": Metric(hub_name="matthews_correlation"),
@@ -132,16 +133,16 @@ PROBLEM_TYPES = {
     "single_label_classification": ProblemType(
         columns=_ONE_OR_TWO,
         losses=("cross_entropy",),
-        metrics=("accuracy", "macro_f1", "macro_recall", "micro_f1", "mcc"),
-        settings=("labels", "head", "temperatures"),
+        metrics=("accuracy", "macro_f1", "macro_recall", "micro_f1", "f1", "mcc"),
+        settings=("labels", "head", "f1_labels", "temperatures"),
         hub_task=_CLASSIFICATION,
         least_labels=2,
     ),
     "multi_label_classification": ProblemType(
         columns=_ONE_OR_TWO,
         losses=("binary_cross_entropy",),
-        metrics=("macro_f1", "micro_f1", "accuracy"),
-        settings=("labels", "head", "thresholds", "temperatures"),
+        metrics=("macro_f1", "micro_f1", "f1", "accuracy"),
+        settings=("labels", "head", "f1_labels", "thresholds", "temperatures"),
         hub_task=_CLASSIFICATION,
         least_labels=1,
     ),

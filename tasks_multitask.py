@@ -24,7 +24,7 @@ LARGEST_SIZE = 1_000_000
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
 
-_ONLY_IF_GIVEN = ("loss_options", "temperatures")
+_ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures")
 # What is chosen on validation data once training has ended.
 CHOSEN_SETTINGS = ("thresholds", "temperatures")
 
@@ -223,6 +223,26 @@ def _complete_metrics(where: str, metrics: Any, problem_type: str) -> list[str]:
     return list(metrics)
 
 
+def _complete_f1_labels(where: str, f1_labels: Any, labels: list[str], metrics: list[str]) -> list[str]:
+    """The classes whose F1 counts; none without the metric."""
+    if "f1" not in metrics:
+        if f1_labels:
+            raise ValueError(
+                f"{where} is {f1_labels!r}, but metrics lists no f1, which alone reads it. List f1, or remove it."
+            )
+        return []
+    if not f1_labels:
+        raise ValueError(
+            f"{where} is missing: the metric f1 is the mean F1 of some of the classes. List their names, such as "
+            f"[{labels[-1]}]; macro_f1 takes all of them."
+        )
+    chosen = _complete_labels(where, f1_labels, least=1)
+    for label in chosen:
+        if label not in labels:
+            check_choice(f"{where}: a label", label, tuple(labels))
+    return chosen
+
+
 def _complete_thresholds(where: str, thresholds: Any, num_labels: int) -> list[float]:
     thresholds = thresholds or [0.5] * num_labels
     is_list = isinstance(thresholds, (list, tuple)) and len(thresholds) == num_labels
@@ -268,6 +288,7 @@ class TaskConfig(Record):
             multiple_negatives_ranking, `symmetric` for the latter.
         loss_weight: what the loss is multiplied with in the sum.
         metrics: the first is the primary metric; empty for the problem type's first.
+        f1_labels: the classes that the metric `f1` is the mean of, by name; empty without that metric.
         thresholds: multi-label: the probability from which each label counts, 0.5 where nothing is said.
         temperatures: classification: what logits are divided by before they become probabilities: one number, of a
             multi-label task one for each label. Empty until training has fitted them: see training/calibration/.
@@ -294,6 +315,7 @@ class TaskConfig(Record):
     loss_options: dict[str, Any] = field(default_factory=dict)
     loss_weight: float = 1.0
     metrics: list[str] = field(default_factory=list)
+    f1_labels: list[str] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     target_mean: float | None = None
@@ -318,6 +340,7 @@ class TaskConfig(Record):
         labels = _complete_labels(f"{where}.labels", self.labels, kind.least_labels) if kind.has_labels else []
         loss = self.loss or kind.losses[0]
         check_choice(f"{where}.loss ({self.problem_type})", loss, kind.losses)
+        metrics = _complete_metrics(f"{where}.metrics", self.metrics, self.problem_type)
         if not is_number(self.loss_weight) or self.loss_weight < 0:
             raise ValueError(f"{where}.loss_weight is {self.loss_weight!r}, but should be a number of at least 0.")
         self._settle(
@@ -327,7 +350,8 @@ class TaskConfig(Record):
             loss=loss,
             loss_options=_complete_loss_options(f"{where}.loss_options", self.loss_options, loss, labels),
             loss_weight=float(self.loss_weight),
-            metrics=_complete_metrics(f"{where}.metrics", self.metrics, self.problem_type),
+            metrics=metrics,
+            f1_labels=_complete_f1_labels(f"{where}.f1_labels", self.f1_labels, labels, metrics),
             thresholds=_complete_thresholds(f"{where}.thresholds", self.thresholds, len(labels))
             if kind.is_multi_label
             else [],

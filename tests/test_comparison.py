@@ -408,6 +408,15 @@ def test_tasks_measured_on_other_rows_are_refused():
         compare_task("accuracy", (rows, rows), (rows, rows[::-1].copy()), (1.0, 1.0), seed=1)
 
 
+def test_interval_of_f1_is_that_of_the_chosen_classes():
+    right, joint, single = np.array([0, 1, 2] * 20), np.array([0, 1, 1] * 20), np.array([1, 1, 2] * 20)
+    found = [
+        compare_task("f1", (joint, right), (single, right), (0.5, 0.5), seed=1, labels=labels)["interval"]
+        for labels in ([0], [2])
+    ]
+    assert found == [(1.0, 1.0), (-1.0, -1.0)]  # each model never says one class, and is always right on the other
+
+
 def test_undefined_score_gives_no_interval():
     constant, values = np.zeros(4), np.arange(4.0)
     found = compare_task("spearman", (constant, values), (values, values), (None, 1.0), seed=1)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, BertConfig, GPT2Config, T5Config
 
 from multitask_sentence.configuration_multitask import MultiTaskConfig, ProjectionConfig, complete_projection
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
-from multitask_sentence.tasks_multitask import HeadConfig, TaskConfig, complete_task
+from multitask_sentence.tasks_multitask import HeadConfig, TaskConfig, complete_task, extend_labels
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 LINEAR = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}
@@ -131,11 +131,24 @@ def test_every_documented_loss_and_metric_is_accepted(problem_type: str) -> None
     for loss in PROBLEM_TYPES[problem_type].losses:
         assert complete_task("name", shortest(problem_type, loss=loss)).loss == loss
     metrics = list(PROBLEM_TYPES[problem_type].metrics)
-    assert complete_task("name", shortest(problem_type, metrics=metrics)).metrics == metrics
+    chosen = {"f1_labels": ["b"]} if "f1" in metrics else {}
+    assert complete_task("name", shortest(problem_type, metrics=metrics, **chosen)).metrics == metrics
 
 
 def test_numeric_labels_become_names() -> None:
-    assert complete_task("name", {"problem_type": SINGLE, "labels": [0, 1]}).labels == ["0", "1"]
+    task = complete_task("name", {"problem_type": SINGLE, "labels": [0, 1], "metrics": ["f1"], "f1_labels": [1]})
+    assert (task.labels, task.f1_labels) == (["0", "1"], ["1"])
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_classes_of_f1_are_saved_and_nothing_is_where_there_are_none(problem_type: str) -> None:
+    task = shortest(problem_type, metrics=["accuracy", "f1"], f1_labels=["b", "a"])
+    config = MultiTaskConfig(backbone_config=tiny_bert(), tasks={"t": task, "other": shortest(problem_type)})
+    saved = json.loads(config.to_json_string())["tasks"]
+    assert saved["t"]["f1_labels"] == ["b", "a"]
+    assert saved["other"] == COMPLETED[problem_type]
+    assert complete_task("t", saved["t"]) == config.tasks["t"]
+    assert extend_labels("t", config.tasks["t"], ["c"]).f1_labels == ["b", "a"]
 
 
 def test_multi_label_may_have_one_label() -> None:
@@ -403,6 +416,20 @@ def test_a_configuration_prints_and_compares_its_records() -> None:
         ("t", shortest("similarity", score_range=[1, 1]), r"tasks\.t\.score_range is \[1, 1\]"),
         ("t", shortest("similarity", score_range=[0, 1, 2]), r"tasks\.t\.score_range"),
         ("t", shortest("similarity", score_range=5), r"tasks\.t\.score_range is 5"),
+        (
+            "t",
+            shortest(SINGLE, metrics=["f1"]),
+            r"tasks\.t\.f1_labels is missing: .* such as \[b\]; macro_f1",
+        ),
+        ("t", shortest(MULTI, f1_labels=["a"]), r"tasks\.t\.f1_labels is \['a'\], but metrics lists no f1"),
+        (
+            "t",
+            shortest(SINGLE, metrics=["f1"], f1_labels=["a", "bb"]),
+            r"tasks\.t\.f1_labels: a label is 'bb', but should be one of a, b\. Did you mean 'b'\?",
+        ),
+        ("t", shortest(SINGLE, metrics=["f1"], f1_labels=["a", "a"]), r"tasks\.t\.f1_labels lists 'a' more than once"),
+        ("t", shortest(SINGLE, metrics=["f1"], f1_labels="a"), r"tasks\.t\.f1_labels is 'a', but should list"),
+        ("t", shortest("similarity", f1_labels=["a"]), r"tasks\.t\.f1_labels has no meaning for .*similarity"),
         ("t", shortest("regression", metrics=["mae"]), r"tasks\.t\.metrics: mae cannot stand first"),
         ("t", shortest("regression", score_range=[0, 5]), r"tasks\.t\.score_range has no meaning"),
         ("t", shortest("similarity", target_mean=1.0), r"tasks\.t\.target_mean has no meaning for .*similarity"),

@@ -20,6 +20,7 @@ from transformers import AutoModel, BertConfig
 from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
+from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.recipe.starting import check_start, scores_before, start_model
@@ -190,6 +191,25 @@ def test_heads_without_data_are_frozen_and_a_new_one_is_not(first: SimpleNamespa
     model = start_model(start, recipe, SimpleNamespace(labels={}, score_ranges={}))
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"heads.tags.layers.1.weight", "heads.tags.layers.1.bias"}
+
+
+def test_metrics_of_a_continued_task_bring_their_own_classes_of_f1(first: SimpleNamespace, tmp_path: Path):
+    model = MultiTaskModel.from_pretrained(first.folder)
+    model.config.change_task("mood", metrics=["f1", "accuracy"], f1_labels=["negative"])
+    model.save_pretrained(tmp_path / "trained")
+    job = write_job(tmp_path / "job", ["mood"], continue_from=str(tmp_path / "trained"))
+
+    def start_with(**changes: Any) -> TaskConfig:
+        for key, value in changes.items():
+            change(job, "tasks", "mood", key, value=value)
+        return check_start(load_recipe(job), tmp_path / "result").tasks["mood"]
+
+    task = start_with(metrics=None)
+    assert (task.metrics, task.f1_labels) == (["f1", "accuracy"], ["negative"])
+    task = start_with(metrics=["accuracy"])
+    assert (task.metrics, task.f1_labels) == (["accuracy"], [])
+    task = start_with(metrics=["f1"], f1_labels=["positive"])
+    assert (task.metrics, task.f1_labels) == (["f1"], ["positive"])
 
 
 def test_labels_of_the_trained_model_are_those_the_data_must_have(first: SimpleNamespace, tmp_path: Path):

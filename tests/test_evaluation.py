@@ -1,5 +1,6 @@
 """Evaluation against predictions made by hand through `model.forward` in one batch, and scikit-learn and scipy."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 from helpers import trainer as helpers
 from multitask_sentence.training.evaluation import (
     Evaluation,
+    TaskAnswers,
     answer_task,
     choose_thresholds,
     combined_score,
@@ -46,7 +48,9 @@ def scores(model, sets):
     evaluation = Evaluation(sets, model.config.tasks, "validation")
     embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False))
     return {
-        task: task_scores(model, task, answer_task(model, task, embeddings, rows, evaluation.labels[task], 10))
+        task: task_scores(
+            model.config.tasks[task], answer_task(model, task, embeddings, rows, evaluation.labels[task], 10)
+        )
         for task, rows in evaluation.rows.items()
     }
 
@@ -89,6 +93,26 @@ def test_multi_label_scores_use_the_thresholds_of_the_config(model, sets, scores
     assert expected != f1_score(labels, (logits > 0).int(), average="macro", zero_division=0), "premise"
     loss = F.binary_cross_entropy_with_logits(logits, labels).item()
     assert scores["tags"] == pytest.approx({"loss": loss, "macro_f1": expected}, rel=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [["positive"], ["positive", "negative"]])
+def test_f1_of_chosen_classes_is_that_of_scikit_learn(model, sets, chosen):
+    _, labels = by_hand(model, sets, "sentiment")
+    predictions, references = (labels.numpy() + (np.arange(len(labels)) % 3 == 0)) % 3, labels.numpy()
+    settings = dataclasses.replace(model.config.tasks["sentiment"], metrics=["f1"], f1_labels=chosen)
+    found = task_scores(settings, TaskAnswers(torch.zeros(0), predictions, references, 0.5))
+    numbers = [["negative", "neutral", "positive"].index(label) for label in chosen]
+    expected = f1_score(references, predictions, labels=numbers, average="macro")
+    assert expected not in (0, 1, f1_score(references, predictions, average="macro")), "premise"
+    assert found == pytest.approx({"loss": 0.5, "f1": expected})
+
+
+def test_f1_of_chosen_labels_counts_the_columns_of_these_labels(model):
+    references = np.array([[1, 0], [1, 1], [0, 1], [0, 1]])
+    predictions = np.array([[1, 1], [0, 1], [1, 0], [0, 1]])
+    settings = dataclasses.replace(model.config.tasks["tags"], metrics=["f1"], f1_labels=["b"])
+    found = task_scores(settings, TaskAnswers(torch.zeros(0), predictions, references, 0.5))
+    assert found["f1"] == pytest.approx(2 / 3)  # of b: two hits, one false, one missed; of a it is 1 / 2
 
 
 def test_regression_scores_are_those_of_scipy(model, sets, scores):
@@ -161,7 +185,7 @@ def test_losses_of_single_rows_do_not_depend_on_the_batch_size(model, sets, scor
     for task in helpers.MEAN_LOSS_TASKS:
         rows, labels = evaluation.rows[task], evaluation.labels[task]
         answers = answer_task(model, task, embeddings, rows, labels, 1000)
-        assert task_scores(model, task, answers) == pytest.approx(scores[task], rel=1e-5)
+        assert task_scores(model.config.tasks[task], answers) == pytest.approx(scores[task], rel=1e-5)
 
 
 def test_evaluation_holds_every_distinct_sentence_once_and_only_labelled_rows(model):

@@ -106,7 +106,7 @@ def test_2_000_rows_of_5_000_classes_are_measured_without_lists(tiny_backbone, m
     lists: list[Any] = []
     monkeypatch.setattr(evaluation, "compute_metric", lambda *given: lists.append(given) or compute_metric(*given))
     answers = answer_task(model, "topic", embeddings, rows, labels, batch_size=64, with_probabilities=True)
-    found = task_scores(model, "topic", answers)
+    found = task_scores(model.config.tasks["topic"], answers)
     assert all(isinstance(given, np.ndarray) for _, *arrays in lists for given in arrays)
     assert answers.probabilities.shape == answers.classes.shape == (2_000, evaluation.MOST_PROBABLE)
     with torch.no_grad():

@@ -152,6 +152,20 @@ def test_model_index_holds_every_test_score_of_every_task(finished: Path):
     assert sorted(map(str, parsed)) == sorted(map(str, found))
 
 
+def test_f1_of_chosen_classes_says_which(finished: Path):
+    config, results = json.loads((finished / "config.json").read_text(encoding="utf-8")), read_results(finished)
+    for tasks in (config["tasks"], results["tasks"]):
+        tasks["mood"] |= {"metrics": ["f1"], "f1_labels": ["positive", "negative"]}
+    (finished / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for scores in results["scores"].values():
+        scores["mood"]["f1"] = 0.25
+    write_results(finished, results)
+    path = write_model_card(finished)
+    assert re.search(r"\| `mood` +\| f1 of `positive`, `negative` +\|", path.read_text(encoding="utf-8"))
+    (found,) = [result for result in ModelCard.load(path).data.eval_results if result.metric_name == "mood f1"]
+    assert (found.metric_type, found.metric_args) == ("f1", {"average": "macro", "labels": [2, 0]})
+
+
 @pytest.mark.parametrize("undefined", [float("nan"), None], ids=["NaN", "null"])
 def test_undefined_score_is_no_number(finished: Path, undefined: float | None):
     results = read_results(finished)

@@ -163,6 +163,16 @@ def test_wrong_setting_is_named_with_its_mend(tmp_path: Path, changes: dict[str,
         ({"columns": "text"}, r"tasks\.topic\.columns is 'text', but should be a mapping"),
         ({"metrics": ["spearman"]}, r"tasks\.topic\.metrics \(single_label_classification\): a metric is 'spearman'"),
         ({"metrics": "accuracy"}, r"tasks\.topic\.metrics is 'accuracy', but should be a list"),
+        ({"metrics": ["f1"]}, r"mine\.yaml: tasks\.topic\.f1_labels is missing"),
+        (
+            {"metrics": ["f1"], "labels": ["a", "b"], "f1_labels": ["c"]},
+            r"tasks\.topic\.f1_labels: a label is 'c', but should be one of a, b",
+        ),
+        (
+            {"metrics": ["f1"], "f1_labels": ["c"], "loss_options": {"class_weights": {"a": 1, "b": 2}}},
+            r"tasks\.topic\.f1_labels: a label is 'c', but should be one of a, b",
+        ),
+        ({"metrics": ["f1"], "f1_labels": [["a"]]}, r"tasks\.topic\.f1_labels holds \['a'\], but should hold names"),
         ({"loss": "mse"}, r"tasks\.topic\.loss \(single_label_classification\) is 'mse', .* one of cross_entropy"),
         ({"loss_weight": -1}, r"tasks\.topic\.loss_weight is -1, but should be a number of at least 0"),
         (
@@ -213,6 +223,20 @@ def test_labels_are_the_names_that_were_written(tmp_path: Path, written: str, la
     assert recipe.sources[0].labels == recipe.settings["topic"]["labels"] == labels
 
 
+@pytest.mark.parametrize(
+    ("lines", "chosen"),
+    [
+        (["labels: [no, yes]", "f1_labels: [no]"], ["no"]),
+        (["labels: [false, true]", "f1_labels: [true]"], ["true"]),
+        (["f1_labels: [1, 0]"], ["1", "0"]),  # the labels are in the data
+        (["f1_labels: [a, b]", "loss_options: {class_weights: [1, 2, 3]}"], ["a", "b"]),
+    ],
+)
+def test_classes_of_f1_are_the_names_that_were_written(tmp_path: Path, lines: list[str], chosen: list[str]):
+    recipe = load_text(tmp_path, task="\n    ".join(["metrics: [f1]", *lines]))
+    assert recipe.settings["topic"]["f1_labels"] == recipe.tasks["topic"].f1_labels == chosen
+
+
 def test_strategy_no_is_the_word(tmp_path: Path):
     assert load_text(tmp_path, training="eval_strategy: no, bf16: true").training == {
         "eval_strategy": "no",
@@ -252,6 +276,14 @@ def test_task_names_whose_scores_would_share_a_name_are_refused(tmp_path: Path) 
         ValueError, match="'pairs' and 'pairs_cosine' would both report a score called pairs_cosine_spearman"
     ):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_task_names_clash_only_in_scores_that_are_measured(tmp_path: Path) -> None:
+    both = {"a": {**TASK, "metrics": ["accuracy"]}, "a_macro": {**TASK, "metrics": ["f1"], "f1_labels": ["x"]}}
+    assert list(load(tmp_path, {"tasks": both}).tasks) == ["a", "a_macro"]
+    both["a"]["metrics"].append("macro_f1")
+    with pytest.raises(ValueError, match="'a' and 'a_macro' would both report a score called a_macro_f1"):
+        load(tmp_path, {"tasks": both})
 
 
 RECIPE_WITH_TOKEN = """

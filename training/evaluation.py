@@ -216,7 +216,12 @@ def answer_task(
     return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities, counted)
 
 
-def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[str, float]:
+def metric_options(task: TaskConfig, metric: str) -> dict[str, Any]:
+    """What a metric of a task needs beside its rows: for `f1` the numbers of the classes that count."""
+    return {"labels": [task.labels.index(label) for label in task.f1_labels]} if metric == "f1" else {}
+
+
+def task_scores(task: TaskConfig, answers: TaskAnswers) -> dict[str, float]:
     """
     Loss and metrics of one task, from what `answer_task` gave.
 
@@ -224,11 +229,11 @@ def task_scores(model: MultiTaskModel, task: str, answers: TaskAnswers) -> dict[
         `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean
         cosines of related and unrelated pairs.
     """
-    settings, scores = model.config.tasks[task], {"loss": answers.loss}
-    for metric in settings.metrics:
-        scores.update(compute_metric(metric, answers.predictions, answers.references))
-    if settings.kind.has_score_range:
-        low, high = settings.score_range
+    scores = {"loss": answers.loss}
+    for metric in task.metrics:
+        scores.update(compute_metric(metric, answers.predictions, answers.references, **metric_options(task, metric)))
+    if task.kind.has_score_range:
+        low, high = task.score_range
         # A split may reach beyond the training scores.
         score_range = (min(low, answers.references.min()), max(high, answers.references.max()))
         scores.update(

@@ -81,7 +81,7 @@ class EvaluationLoop:
         """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
         evaluation, embeddings = self._embed_split(split)
         return {
-            task: task_scores(self.model, task, self._answer(evaluation, embeddings, task))
+            task: task_scores(self.model.config.tasks[task], self._answer(evaluation, embeddings, task))
             for task in evaluation.rows
             if task in tasks
         }
@@ -124,7 +124,7 @@ class EvaluationLoop:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
         answers = {task: self._answer(evaluation, embeddings, task, with_probabilities) for task in evaluation.rows}
-        scores = {task: task_scores(self.model, task, found) for task, found in answers.items()}
+        scores = {task: task_scores(self.model.config.tasks[task], found) for task, found in answers.items()}
         metrics = {
             f"{metric_key_prefix}_{task}_{metric}": value
             for task, task_metrics in scores.items()

@@ -22,6 +22,7 @@ from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
+from ..evaluation import metric_options
 from ..recipe.recipe import Recipe
 from ..strategy import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
@@ -123,9 +124,10 @@ def compare_task(
     single: Predictions,
     scores: tuple[float | None, float | None],
     seed: int,
+    **options: Any,
 ) -> dict[str, Any]:
     """
-    One task's joint and single score with the interval of their difference.
+    One task's joint and single score with the interval of their difference; `options` are those of the metric.
 
     Raises:
         ValueError: the two models were not measured on the same rows.
@@ -134,7 +136,7 @@ def compare_task(
     if references is not None and not np.array_equal(references, own_references):
         raise ValueError("The single run was measured on other rows. Remove its folder, and run again.")
     joint_score, single_score = (math.nan if score is None else score for score in scores)
-    interval = paired_interval(metric, joint_predictions, single_predictions, references, RESAMPLES, seed)
+    interval = paired_interval(metric, joint_predictions, single_predictions, references, RESAMPLES, seed, **options)
     return {
         "metric": metric,
         "rows": len(joint_predictions),
@@ -194,6 +196,7 @@ def compare_single(
             (arrays["predictions"], arrays.get("references")),
             (own[metric], found[metric]),
             joint.args.seed,
+            **metric_options(tasks[task], metric),
         )
         compared[task] |= {"split": split, **{key: single[key] for key in ("steps", "best_step", "seconds")}}
         if tasks[task].kind.has_score_range:

@@ -33,7 +33,7 @@ RECIPE_KEYS = (
     *("calibration", "training", "card"),
 )
 _SETTING_KEYS = (
-    *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "score_range"),
+    *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "f1_labels", "score_range"),
     *("target_mean", "target_deviation"),
 )
 # How a task's rows are read and set aside: handed to its TaskSource as they are, and checked in data/.
@@ -119,19 +119,22 @@ def _label_names(where: str, labels: list[Any]) -> list[str]:
     """Labels as the text that stands in the data; YAML has already made numbers and booleans of some."""
     for label in labels:
         if not isinstance(label, (str, int, float)):
-            raise ValueError(f"{where}.labels holds {label!r}, but should hold names. Put the name into quotes.")
+            raise ValueError(f"{where} holds {label!r}, but should hold names. Put the name into quotes.")
     return [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
 
 
-def _stand_in_labels(options: Any) -> list[str]:
-    """Labels that fit the weights of a task whose labels only the data can say, so that the rest is checked before."""
+def _stand_in_labels(options: Any, f1_labels: Any) -> list[str]:
+    """Labels that fit what is said of those of a task whose labels only the data can say, so that the rest is checked
+    before."""
+    count = 2
     for key in ("class_weights", "pos_weight"):
         weights = options.get(key) if isinstance(options, dict) else None
-        if isinstance(weights, (dict, list)) and len(weights) > 1:
-            return (
-                _label_names("", list(weights)) if isinstance(weights, dict) else list(map(str, range(len(weights))))
-            )
-    return ["first", "second"]
+        if isinstance(weights, dict) and len(weights) > 1:
+            return _label_names("", list(weights))
+        if isinstance(weights, list) and len(weights) > 1:
+            count = len(weights)
+    named = list(dict.fromkeys(f1_labels)) if isinstance(f1_labels, list) else []
+    return [*named, *map(str, range(count - len(named)))]
 
 
 def _check_no_token(where: str, content: Any) -> None:
@@ -153,13 +156,14 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     kind = find_problem_type(f"{where}.problem_type", settings.get("problem_type"))
     if kind.has_head:
         settings["pair"] = "sentence1" in columns
+    for key in ("labels", "f1_labels"):
+        if isinstance(settings.get(key), list):
+            settings[key] = _label_names(f"{where}.{key}", settings[key])
     # What only the data can say stands in for itself here, so that the rest is checked before any data is loaded.
     stand_in = dict(settings)
     if kind.has_labels:
-        stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options")))
+        stand_in.setdefault("labels", _stand_in_labels(settings.get("loss_options"), settings.get("f1_labels")))
     planned = complete_task(name, stand_in, is_new=True)
-    if "labels" in settings:
-        settings["labels"] = _label_names(where, settings["labels"])
     if not task.get("dataset"):
         raise ValueError(
             f"{where}: dataset is missing. Give the arguments of datasets.load_dataset, such as path: csv."
@@ -218,7 +222,7 @@ def check_metric_keys(tasks: dict[str, TaskConfig]) -> None:
     """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
     owners: dict[str, str] = {}
     for name, task in tasks.items():
-        for metric in (*task.kind.metrics, "loss"):
+        for metric in (*task.metrics, "loss"):
             owner = owners.setdefault(f"{name}_{metric}", name)
             if owner != name:
                 raise ValueError(

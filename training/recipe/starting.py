@@ -111,6 +111,8 @@ def _continued_task(recipe: Recipe, name: str, saved: TaskConfig) -> TaskConfig:
                 f"{recipe.continue_from} has {found!r}. Keep to that, or give the new task another name."
             )
     changed = {key: value for key, value in given.items() if key not in FIXED_SETTINGS}
+    if "metrics" in changed:
+        changed.setdefault("f1_labels", [])  # which only say what the metrics before meant
     return replace(saved, **changed, where=f"tasks.{name}")
 
 

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from ... import __version__
 from ...checks_multitask import is_number
+from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
@@ -97,6 +98,12 @@ def _task_rows(content: CardContent) -> tuple[list[list[str]], list[tuple[str, s
     return rows, long_lists
 
 
+def _metric_words(task: TaskConfig, metric: str) -> str:
+    """A metric as the card names it; that of chosen classes with their names."""
+    words = metric.replace("_", " ")
+    return f"{words} of {', '.join(map(code_span, task.f1_labels))}" if metric == "f1" else words
+
+
 def _score_rows(content: CardContent) -> list[list[str]]:
     scores = content.results["scores"]
     rows = []
@@ -106,7 +113,7 @@ def _score_rows(content: CardContent) -> list[list[str]]:
         for place, metric in enumerate(metrics):
             values = [split.get(task, {}) for split in scores.values()]
             cells = [_number(value[metric]) if metric in value else "-" for value in values]
-            rows.append([code_span(task) if place == 0 else "", metric.replace("_", " "), *cells])
+            rows.append([code_span(task) if place == 0 else "", _metric_words(settings, metric), *cells])
     return rows
 
 

@@ -22,6 +22,7 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.files.formats import FORMATS
 from ...problem_types_multitask import METRICS
 from ...tasks_multitask import TaskConfig
+from ..evaluation import metric_options
 from .markdown import code_span, link_target, plain_text
 
 
@@ -136,6 +137,7 @@ def eval_results(content: CardContent) -> list[EvalResult]:
         for metric in content.tasks[task].metrics:
             if not is_number(scores.get(metric)):
                 continue
+            arguments = (METRICS[metric].hub_arguments or {}) | metric_options(content.tasks[task], metric)
             found.append(
                 EvalResult(
                     task_type=task_type,
@@ -147,7 +149,7 @@ def eval_results(content: CardContent) -> list[EvalResult]:
                     metric_type=METRICS[metric].hub_name or metric,
                     metric_name=f"{task} {metric.replace('_', ' ')}",
                     metric_value=scores[metric],
-                    metric_args=METRICS[metric].hub_arguments,
+                    metric_args=arguments or None,
                 )
             )
     return found

@@ -15,7 +15,7 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, write_row_hashes
 from ...modeling_multitask import MultiTaskModel
-from ...tasks_multitask import settings_of
+from ...tasks_multitask import TaskConfig, settings_of
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch
@@ -42,6 +42,12 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
             changed[argument.name] = getattr(value, "value", value) if not isinstance(value, dict) else value
     shown = (str, int, float, bool, list, dict)
     return {key: value for key, value in changed.items() if isinstance(value, shown) and value not in ([], {})}
+
+
+def _metrics(task: TaskConfig) -> str:
+    """`f1 (irony), accuracy`: what a task lists."""
+    classes = f" ({', '.join(task.f1_labels)})"
+    return ", ".join(metric + classes * (metric == "f1") for metric in task.metrics)
 
 
 def format_settings(
@@ -80,7 +86,7 @@ def format_settings(
                 "-" if settings.head is None else " x ".join(map(str, [*settings.head.hidden_dims, "linear"])),
                 settings.loss,
                 settings.loss_weight,
-                ", ".join(settings.metrics),
+                _metrics(settings),
                 rows,
                 least_rows,
             ]
