@@ -125,6 +125,7 @@ def make_trainer(
             balancing=recipe.balancing,
             origin=describe_origin(recipe),
             lessons=lessons,
+            groups=recipe.groups,
         )
         args.output_dir = output_dir
     is_known = lessons is None or not lessons.settings.has_single_teachers  # else teachers follow, and then the check
@@ -187,7 +188,7 @@ def evaluate(trainer: MultiTaskTrainer, before: dict[str, Any]) -> tuple[dict[st
             scores[f"{split} before"] = before[f"{split} before"]
         prefix = "eval" if split == "validation" else split
         metrics, answers[split] = trainer.evaluate_and_answer(split, prefix)
-        scores[split] = scores_by_task(metrics, prefix, trainer.tasks)
+        scores[split] = scores_by_task(metrics, prefix, trainer.scored)
     return scores, answers
 
 
@@ -197,7 +198,7 @@ def splits_to_measure(trainer: MultiTaskTrainer) -> list[str]:
 
 def show_scores(trainer: MultiTaskTrainer, scores: dict[str, Any]) -> None:
     """Print every task's scores, and where each task was best."""
-    say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks))
+    say("\n" + format_scores(trainer.tasks, scores, trainer.trained_tasks, trainer.groups))
     if best := trainer.best_of_tasks.summary:
         say("\n" + format_best(best, trainer.best_of_tasks.chosen_step))
 

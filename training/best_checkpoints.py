@@ -9,7 +9,7 @@ check_best_metric  refuses a `metric_for_best_model` that evaluations do not giv
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from ..checks_multitask import suggest
 from ..tasks_multitask import TaskConfig
+from .groups import TaskGroup, with_groups
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder: which step it is, and its score
@@ -88,14 +89,15 @@ def is_best_folder(folder: Path) -> bool:
 
 class BestOfTasks(TrainerCallback):
     """
-    Tracks the best step of each task while a Trainer trains, and keeps the model of that step.
+    Tracks the best step of each task and group while a Trainer trains, and keeps the model of that step.
 
     `output_dir/best/<task>` is a finished model folder, without optimizer. Nothing is kept where
     `keep_best_of_tasks` is off or `save_strategy` is `no`.
 
     Attributes:
-        summary: after training, by task: `metric`, `step`, `score`, `chosen_score` (the same metric at `chosen_step`,
-            when the model that the run ends with was evaluated; `None` where it was not), `folder` (or `None`).
+        summary: after training, by task or group: `metric`, `step`, `score`, `chosen_score` (the same metric at
+            `chosen_step`, when the model that the run ends with was evaluated; `None` where it was not), `folder` (or
+            `None`).
         chosen_step: the step of the model that the run ends with.
     """
 
@@ -104,11 +106,17 @@ class BestOfTasks(TrainerCallback):
         self.summary: dict[str, dict[str, Any]] = {}
         self.chosen_step = 0
 
+    def _trained(self) -> dict[str, TaskConfig]:
+        """Settings of the tasks that train, and of groups of which one does."""
+        tasks, groups = self.trainer.trained_tasks, self.trainer.groups
+        idle = [name for name, group in groups.items() if tasks.keys().isdisjoint(group.tasks)]
+        return with_groups(tasks, {name: group for name, group in groups.items() if name not in idle})
+
     def on_evaluate(self, args, state, control, **kwargs):
         keeps = args.should_save and args.keep_best_of_tasks and args.save_strategy != "no"
         if not keeps or not self.trainer.is_in_train:
             return
-        best = best_of_history(state.log_history, self.trainer.trained_tasks)
+        best = best_of_history(state.log_history, self._trained())
         improved = {task: found for task, found in best.items() if found["step"] == state.global_step}
         self.trainer.accelerator.unwrap_model(self.trainer.model).adopt_heads()
         keep_models(self.trainer.model, Path(args.output_dir) / BEST_FOLDER, improved)
@@ -117,7 +125,7 @@ class BestOfTasks(TrainerCallback):
         is_best_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         self.chosen_step = state.best_global_step if is_best_loaded else state.global_step
         chosen = [entry for entry in state.log_history if entry["step"] == self.chosen_step]
-        tasks, folder = self.trainer.trained_tasks, Path(args.output_dir) / BEST_FOLDER
+        tasks, folder = self._trained(), Path(args.output_dir) / BEST_FOLDER
         self.summary = best_of_history(state.log_history, tasks)
         for task, found in self.summary.items():
             key, file = score_key(task, tasks[task]), folder / task / STEP_FILE
@@ -137,7 +145,9 @@ def format_best(summary: dict[str, dict[str, Any]], chosen_step: int) -> str:
     return "Best of every task, on validation data\n" + tabulate(rows, header, floatfmt=".4f", missingval="-")
 
 
-def check_best_metric(args: TrainingArguments, tasks: dict[str, TaskConfig]) -> None:
+def check_best_metric(
+    args: TrainingArguments, tasks: dict[str, TaskConfig], groups: Mapping[str, TaskGroup] | None = None
+) -> None:
     """
     Check that evaluations give `metric_for_best_model`.
 
@@ -150,6 +160,8 @@ def check_best_metric(args: TrainingArguments, tasks: dict[str, TaskConfig]) -> 
     known = ["score", "loss"]
     for task, settings in tasks.items():
         known += [f"{task}_{name}" for name in (*settings.metrics, "loss")]
+    for group, found in (groups or {}).items():
+        known += [f"{group}_{name}" for name in found.scoring.metrics]
     if (name := metric.removeprefix("eval_")) not in known:
         raise ValueError(
             f"metric_for_best_model: evaluations give no {metric!r}.{suggest(name, known)} Known: "

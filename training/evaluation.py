@@ -4,6 +4,7 @@ Evaluation          a split's sentences, and for each task its rows and labels
 TaskAnswers         what a model answers for one task's rows, beside what is right
 answer_task         the same from embeddings, batch by batch
 task_scores         loss and metrics of one task from its answers
+metric_scores       its metrics, from predictions and what is right
 choose_thresholds   multi-label thresholds by F1, on validation data
 """
 
@@ -221,6 +222,14 @@ def metric_options(task: TaskConfig, metric: str) -> dict[str, Any]:
     return {"labels": [task.labels.index(label) for label in task.f1_labels]} if metric == "f1" else {}
 
 
+def metric_scores(task: TaskConfig, predictions: np.ndarray, references: np.ndarray | None) -> dict[str, float]:
+    """The metrics that a task lists, by name."""
+    scores = {}
+    for metric in task.metrics:
+        scores.update(compute_metric(metric, predictions, references, **metric_options(task, metric)))
+    return scores
+
+
 def task_scores(task: TaskConfig, answers: TaskAnswers) -> dict[str, float]:
     """
     Loss and metrics of one task, from what `answer_task` gave.
@@ -229,9 +238,7 @@ def task_scores(task: TaskConfig, answers: TaskAnswers) -> dict[str, float]:
         `loss` (the mean over rows), the metrics that the task's settings list, and for similarity also the mean
         cosines of related and unrelated pairs.
     """
-    scores = {"loss": answers.loss}
-    for metric in task.metrics:
-        scores.update(compute_metric(metric, answers.predictions, answers.references, **metric_options(task, metric)))
+    scores = {"loss": answers.loss, **metric_scores(task, answers.predictions, answers.references)}
     if task.kind.has_score_range:
         low, high = task.score_range
         # A split may reach beyond the training scores.
@@ -243,7 +250,7 @@ def task_scores(task: TaskConfig, answers: TaskAnswers) -> dict[str, float]:
 
 
 def combined_score(tasks: dict[str, TaskConfig], scores: dict[str, dict[str, float]]) -> float:
-    """Mean of the tasks' primary metrics (the first that each lists); one that is undefined (NaN) counts as 0."""
+    """Mean of the primary metrics (the first that each lists); one that is undefined (NaN) counts as 0."""
     primary = [scores[task][tasks[task].primary_metric] for task in scores]
     return sum(0.0 if math.isnan(score) else score for score in primary) / len(primary)
 

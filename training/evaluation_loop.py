@@ -23,6 +23,7 @@ from .evaluation import (
     task_scores,
 )
 from .features.cache import embed_cached
+from .groups import counted_once, group_scores, with_groups
 
 
 class EvaluationLoop:
@@ -78,13 +79,11 @@ class EvaluationLoop:
         return answer_task(self.model, task, embeddings, rows, labels, batch_size, with_probabilities)
 
     def measure(self, split: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Loss and metrics by task of those that have rows in a split: as `evaluate`, but nothing is logged."""
-        evaluation, embeddings = self._embed_split(split)
-        return {
-            task: task_scores(self.model.config.tasks[task], self._answer(evaluation, embeddings, task))
-            for task in evaluation.rows
-            if task in tasks
-        }
+        """Loss and metrics of those tasks that have rows in a split, and of groups of them, but nothing is logged."""
+        answers = self.predictions(split, tasks)
+        scores = {task: task_scores(self.model.config.tasks[task], found) for task, found in answers.items()}
+        groups = {name: group for name, group in self.groups.items() if set(group.tasks) <= set(tasks)}
+        return scores | group_scores(groups, answers)
 
     def evaluate(
         self,
@@ -102,7 +101,8 @@ class EvaluationLoop:
             metric_key_prefix: what the keys begin with.
 
         Returns:
-            `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_loss` and `<prefix>_score`.
+            `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_loss` and `<prefix>_score`; of a group
+            `<prefix>_<group>_<metric>`, over the rows of all its tasks that have any.
 
         Raises:
             TypeError: `eval_dataset` is neither a mapping nor a name.
@@ -124,14 +124,17 @@ class EvaluationLoop:
             raise ValueError(f"No task has a labelled row in the split {split!r}.")
         tasks = self.model.config.tasks
         answers = {task: self._answer(evaluation, embeddings, task, with_probabilities) for task in evaluation.rows}
-        scores = {task: task_scores(self.model.config.tasks[task], found) for task, found in answers.items()}
+        scores = {task: task_scores(tasks[task], found) for task, found in answers.items()}
+        loss = sum(tasks[task].loss_weight * found["loss"] for task, found in scores.items())
+        scores |= group_scores(self.groups, answers)
         metrics = {
-            f"{metric_key_prefix}_{task}_{metric}": value
-            for task, task_metrics in scores.items()
-            for metric, value in task_metrics.items()
+            f"{metric_key_prefix}_{name}_{metric}": value
+            for name, found in scores.items()
+            for metric, value in found.items()
         }
-        metrics[f"{metric_key_prefix}_loss"] = sum(tasks[task].loss_weight * scores[task]["loss"] for task in scores)
-        metrics[f"{metric_key_prefix}_score"] = combined_score(tasks, scores)
+        metrics[f"{metric_key_prefix}_loss"] = loss
+        score = combined_score(with_groups(tasks, self.groups), counted_once(scores, self.groups))
+        metrics[f"{metric_key_prefix}_score"] = score
         metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=len(evaluation.sentences)))
 
         self.log(metrics)

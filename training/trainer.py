@@ -31,6 +31,7 @@ from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.loading import LabelledSet
 from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
+from ..tasks_multitask import TaskConfig
 from .arguments import MultiTaskTrainingArguments
 from .balancing.balancers import GradientBalancer
 from .balancing.making import check_shared_parts, make_balancer
@@ -47,6 +48,7 @@ from .evaluation_loop import EvaluationLoop
 from .fast_dropout import use_fast
 from .features.batches import FeatureDataset, as_it_is, sentence_windows
 from .features.run_features import RunFeatures
+from .groups import TaskGroup, read_groups, with_groups
 from .loss_meter import LossMeter
 from .loss_scale import measure_targets
 from .losses import task_loss
@@ -98,7 +100,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     Logs `loss` and `loss_<task>` (means over the same steps, so that `loss` is the weighted sum of the others), and
     at each evaluation `eval_<task>_loss`, `eval_<task>_<metric>`, `eval_loss` (weighted sum) and `eval_score` (mean of
-    the tasks' primary metrics, which chooses the best checkpoint).
+    the tasks' primary metrics, which chooses the best checkpoint; a group counts once, in place of its tasks).
 
     A task without a labelled row in a step contributes an exact zero that touches its parameters: their gradient is
     zero, not absent, so an optimizer's momentum and weight decay still move them.
@@ -115,6 +117,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             `data.in_memory.label_datasets`. Tasks that are given the same object share its rows, which are drawn once.
             Or labelled sets as `load_tasks` gives them for a recipe, which hold every split.
         eval_dataset: by task, its validation rows, an entry for each task that is trained.
+        groups: tasks that are scored together, by the group's name: `{"tasks": [...], "metrics": [...]}`, and
+            `f1_labels` for the metric `f1`. See `groups.read_groups`.
         columns: by task, the names of its columns. By default they are the keys of a recipe's `columns`.
         mixture: how batches are drawn from the sets: a `MixtureConfig`, or what a recipe says. Tasks whose loss
             compares rows with each other get 16 rows in a mixed batch (or the batch size, if smaller) where nothing is
@@ -131,6 +135,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
     Attributes:
         tasks: settings of the tasks that take part.
         plan: what trains when.
+        groups: the tasks that are scored together, by the group's name.
         trained_tasks: settings of the tasks with anything to train. The others are only evaluated: rows that are
             labelled for no other task are not drawn, and their losses are no part of `loss`.
         drawn: what training draws from each set.
@@ -162,6 +167,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         origin: dict[str, Any] | None = None,
         columns: Columns | None = None,
         lessons: Lessons | None = None,
+        groups: Mapping[str, TaskGroup | dict[str, Any]] | None = None,
     ):
         if not isinstance(args, MultiTaskTrainingArguments):
             raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
@@ -185,8 +191,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         if tasks is None and isinstance(train_dataset, Mapping):
             tasks = list(train_dataset)
         names = [name for name in model.config.tasks if tasks is None or name in tasks]
-        check_best_metric(args, {name: model.config.tasks[name] for name in names})
-        check_early_stopping(args, names)
+        participating = {name: model.config.tasks[name] for name in names}
+        self.groups = read_groups(groups, participating)
+        check_best_metric(args, participating, self.groups)
+        check_early_stopping(args, [*names, *self.groups])
 
         self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), names)
         for part in self.plan.frozen:
@@ -223,7 +231,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.best_of_tasks = BestOfTasks(self)
         own_callbacks = [EpochOfSampler(self.sampler), self.loss_meter, self.second_pass, self.best_of_tasks]
         if args.early_stopping_patience is not None:
-            own_callbacks.append(EarlyStopping(self.tasks))
+            own_callbacks.append(EarlyStopping(self.scored))
         super().__init__(
             model=model,
             args=args,
@@ -246,6 +254,11 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         steps, args = steps_of_epoch(self.sampler, self.args), self.args
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         return stage_starts(self.plan, steps, max_steps)
+
+    @property
+    def scored(self) -> dict[str, TaskConfig]:
+        """Settings of all that is scored: of `tasks`, then of `groups`."""
+        return with_groups(self.tasks, self.groups)
 
     # ---- batches ----
 

@@ -22,7 +22,7 @@ from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
-from ..evaluation import metric_options
+from ..evaluation import metric_options, metric_scores
 from ..recipe.recipe import Recipe
 from ..strategy import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
@@ -147,6 +147,30 @@ def compare_task(
     }
 
 
+def compare_groups(
+    joint: MultiTaskTrainer,
+    splits: dict[str, str],
+    scores: dict[str, dict[str, dict[str, float]]],
+    joint_predictions: dict[str, Predictions],
+    single_predictions: dict[str, Predictions],
+) -> dict[str, Any]:
+    """As `compare_task` for each group whose tasks were all trained alone, and are compared on the same split."""
+    compared = {}
+    for name, group in joint.groups.items():
+        split = {splits.get(task) for task in group.tasks}
+        if len(split) > 1 or None in split:
+            continue
+        (split,), metric = split, group.scoring.primary_metric
+        both = [
+            tuple(map(np.concatenate, zip(*(predictions[task] for task in group.tasks), strict=True)))
+            for predictions in (joint_predictions, single_predictions)
+        ]
+        found = scores[split][name][metric], metric_scores(group.scoring, *both[1])[metric]
+        options = metric_options(group.scoring, metric)
+        compared[name] = compare_task(metric, *both, found, joint.args.seed, **options) | {"split": split}
+    return compared
+
+
 def compare_single(
     joint: MultiTaskTrainer,
     make_initial: Callable[[], MultiTaskModel],
@@ -178,6 +202,7 @@ def compare_single(
     initial = make_initial()
 
     compared: dict[str, Any] = {}
+    single_predictions: dict[str, Predictions] = {}
     for number, task in enumerate(tasks, 1):
         is_known = find_finished(joint, [folder / task], single_settings(joint, initial, task)) is not None
         title = f"{task} alone ({number} of {len(tasks)})"
@@ -188,12 +213,13 @@ def compare_single(
             continue
         single = json.loads((folder / task / RESULT_FILE).read_text(encoding="utf-8"))
         arrays = load_file(folder / task / PREDICTIONS_FILE)
+        single_predictions[task] = arrays["predictions"], arrays.get("references")
         split, metric = splits[task], tasks[task].primary_metric
         own, found = scores[split][task], single["scores"][split]
         compared[task] = compare_task(
             metric,
             joint_predictions[task],
-            (arrays["predictions"], arrays.get("references")),
+            single_predictions[task],
             (own[metric], found[metric]),
             joint.args.seed,
             **metric_options(tasks[task], metric),
@@ -213,6 +239,7 @@ def compare_single(
     evaluations, correlations = curve_correlations(history, tasks)
     return {
         "tasks": compared,
+        "groups": compare_groups(joint, splits, scores, joint_predictions, single_predictions),
         "resamples": RESAMPLES,
         "gradient_cosines": cosines_of_history(history),
         "evaluations": evaluations,

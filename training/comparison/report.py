@@ -55,8 +55,13 @@ def _differences(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     header = ["task", "metric", "split", "rows", "joint - single = difference [95 % interval]"]
     return header, [
         [task, found["metric"].replace("_", " "), found["split"], found["rows"], format_difference(found)]
-        for task, found in compared["tasks"].items()
+        for task, found in _all_compared(compared).items()
     ]
+
+
+def _all_compared(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is compared of each task, then of each group; older results know no groups."""
+    return {**compared["tasks"], **compared.get("groups", {})}
 
 
 def _matrix(tasks: Sequence[str], values: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[str]]]:
@@ -128,7 +133,7 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str]) -> st
     """
 
     def show(header: list[str], rows: list[list[Any]]) -> str:
-        tasks = set(compared["tasks"])
+        tasks = set(_all_compared(compared))
         header, *rows = ([code_span(cell) if cell in tasks else cell for cell in line] for line in [header, *rows])
         return table(rows, header)
 
@@ -151,7 +156,7 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str]) -> st
 def draw_comparison(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
     """Draw what there is to draw; returns title and file of each picture."""
     pictures = {}
-    if _draw_differences(folder / DIFFERENCES_PICTURE, compared["tasks"]):
+    if _draw_differences(folder / DIFFERENCES_PICTURE, _all_compared(compared)):
         pictures["Joint minus single score of each task"] = DIFFERENCES_PICTURE
     if compared["gradient_cosines"]:
         _draw_cosines(folder / COSINES_PICTURE, list(compared["tasks"]), compared["gradient_cosines"])

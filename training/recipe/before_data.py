@@ -75,8 +75,8 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     check_packages(arguments)
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
-    check_best_metric(arguments, recipe.tasks)
-    check_early_stopping(arguments, tuple(recipe.settings))
+    check_best_metric(arguments, recipe.tasks, recipe.groups)
+    check_early_stopping(arguments, (*recipe.tasks, *recipe.groups))
     start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
     needs_plan = recipe.strategy or options.compare_single or recipe.distillation
     plan = plan_before_data(start, recipe, arguments) if needs_plan else None

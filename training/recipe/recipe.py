@@ -21,6 +21,7 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
 from ..calibration.settling import CALIBRATIONS
 from ..distillation.settings import UNLABELED, Distillation, read_distillation
+from ..groups import TaskGroup, read_groups
 from ..mixture import MixtureConfig
 from ..strategy import STRATEGY_KEYS
 from .yaml_file import read_yaml
@@ -29,7 +30,7 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
 RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
-    *("tasks", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft"),
+    *("tasks", "groups", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft"),
     *("calibration", "training", "card"),
 )
 _SETTING_KEYS = (
@@ -66,6 +67,7 @@ class Recipe:
         backbone: what the model starts from: an encoder, or the trained model of `continue_from`.
         continue_from: the trained model to go on from, `None` to start from an encoder.
         drop_held_out: whether training rows that stand in a validation or test split of any task are left out.
+        groups: tasks that are scored together, by the group's name.
         peft: settings of an adapter, `None` for none; see adapters.py.
         calibration: what makes probabilities of logits mean what they say: `temperature` or `none`.
     """
@@ -88,6 +90,7 @@ class Recipe:
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
     calibration: str = "temperature"
+    groups: dict[str, TaskGroup] = field(default_factory=dict)
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
     distillation: Distillation | None = None
 
@@ -218,16 +221,15 @@ def _read_card(card: Any) -> dict[str, Any]:
     return card
 
 
-def check_metric_keys(tasks: dict[str, TaskConfig]) -> None:
-    """Refuse task names whose `eval_<task>_<metric>` would be the same key, such as `a` and `a_cosine`."""
-    owners: dict[str, str] = {}
-    for name, task in tasks.items():
-        for metric in (*task.metrics, "loss"):
-            owner = owners.setdefault(f"{name}_{metric}", name)
-            if owner != name:
-                raise ValueError(
-                    f"tasks: {owner!r} and {name!r} would both report a score called {name}_{metric}. Rename one."
-                )
+def _read_groups(groups: Any, tasks: dict[str, TaskConfig], settings: dict[str, Any]) -> dict[str, TaskGroup]:
+    """The groups of tasks, with their classes as the text that stands in the data."""
+    groups = _mapping("groups", groups)
+    for name, group in groups.items():
+        if isinstance(group, dict) and isinstance(group.get("f1_labels"), list):
+            chosen = _label_names(f"groups.{name}.f1_labels", group["f1_labels"])
+            groups = {**groups, name: {**group, "f1_labels": chosen}}
+    without_labels = [name for name, task in tasks.items() if task.kind.has_labels and "labels" not in settings[name]]
+    return read_groups(groups, tasks, without_labels)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -260,7 +262,7 @@ def load_recipe(path: str | Path) -> Recipe:
         training = _mapping("training", content.get("training"), _TRAINING_KEYS)
         _check_no_token("training", training)
         planned = {name: planned for name, (_, _, planned) in read.items()}
-        check_metric_keys(planned)
+        settings = {name: settings for name, (_, settings, _) in read.items()}
         continue_from = content.get("continue_from")
         if continue_from and content.get("backbone"):
             raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
@@ -269,8 +271,9 @@ def load_recipe(path: str | Path) -> Recipe:
         return Recipe(
             path=path,
             sources=[source for source, *_ in read.values()],
-            settings={name: settings for name, (_, settings, _) in read.items()},
+            settings=settings,
             tasks=planned,
+            groups=_read_groups(content.get("groups"), planned, settings),
             text=text,
             mixture=_read_mixture(content.get("mixture"), [source for source, *_ in read.values()], has_unlabeled),
             distillation=distillation,

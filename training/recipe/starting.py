@@ -24,10 +24,11 @@ from ...data.sources import TaskSource
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig, complete_task, extend_labels, settings_of
 from ..arguments import MultiTaskTrainingArguments
+from ..groups import read_groups
 from ..strategy import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
 from .adapters import adapter_config, check_adapter, describe_adapter
-from .recipe import Recipe, check_metric_keys
+from .recipe import Recipe
 
 # What a task's head was built for; the rest of its settings only says how it is trained and measured.
 FIXED_SETTINGS = ("problem_type", "pair", "labels", "head", "target_mean", "target_deviation")
@@ -126,7 +127,7 @@ def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
     _check_same_embedding(recipe, config)
     tasks = dict(config.tasks)
     tasks |= {name: _continued_task(recipe, name, tasks[name]) for name in recipe.tasks if name in tasks}
-    check_metric_keys({**recipe.tasks, **tasks})
+    read_groups(recipe.groups, {**recipe.tasks, **tasks})
     sources = [
         replace(source, labels=tasks[source.name].labels or None) if source.name in tasks else source
         for source in recipe.sources

@@ -107,13 +107,15 @@ def _metric_words(task: TaskConfig, metric: str) -> str:
 def _score_rows(content: CardContent) -> list[list[str]]:
     scores = content.results["scores"]
     rows = []
-    for task, settings in content.tasks.items():
+    for task, settings in content.scored.items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
-        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), "loss"]
+        is_group = task in content.groups
+        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), *["loss"] * (not is_group)]
         for place, metric in enumerate(metrics):
             values = [split.get(task, {}) for split in scores.values()]
             cells = [_number(value[metric]) if metric in value else "-" for value in values]
-            rows.append([code_span(task) if place == 0 else "", _metric_words(settings, metric), *cells])
+            name = code_span(task) + " (group)" * is_group
+            rows.append([name if place == 0 else "", _metric_words(settings, metric), *cells])
     return rows
 
 
@@ -248,6 +250,7 @@ def render_card(content: CardContent) -> str:
             config=config,
             results=results,
             tasks=list(content.tasks),
+            groups={name: group.tasks for name, group in content.groups.items()},
             start={
                 "hub_id": backbone if is_hub_id(backbone, Path()) else None,
                 "model_type": config.backbone_config.model_type,

@@ -23,6 +23,7 @@ from ...data.files.formats import FORMATS
 from ...problem_types_multitask import METRICS
 from ...tasks_multitask import TaskConfig
 from ..evaluation import metric_options
+from ..groups import TaskGroup, with_groups
 from .markdown import code_span, link_target, plain_text
 
 
@@ -47,6 +48,7 @@ class CardContent:
         results: what results.json holds.
         tasks: the tasks' settings, in the recipe's order.
         sources: by task, where its rows came from.
+        groups: the tasks that were scored together, by the group's name.
         pictures: title and file of each picture.
     """
 
@@ -59,6 +61,18 @@ class CardContent:
     repo_id: str | None = None
     language: str | list[str] | None = None
     license: str | None = None
+    groups: dict[str, TaskGroup] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> dict[str, TaskConfig]:
+        """Settings of all that was scored: of the tasks, then of the groups."""
+        return with_groups(self.tasks, self.groups)
+
+    def source_of(self, name: str) -> DataSource:
+        """Where the rows of a task came from; of a group, where those of all its tasks did."""
+        members = self.groups[name].tasks if name in self.groups else [name]
+        sources = [self.sources.get(task) or DataSource("") for task in members]
+        return sources[0] if sources.count(sources[0]) == len(sources) else DataSource("")
 
 
 def is_hub_id(name: str, root: Path) -> bool:
@@ -122,22 +136,20 @@ def read_augmented(noted: dict[str, Any]) -> str:
 
 def eval_results(content: CardContent) -> list[EvalResult]:
     """
-    Every task's measured test scores. A score that is undefined (NaN) is no number, so it is not there.
+    The measured test scores of every task and group. A score that is undefined (NaN) is no number, so it is not there.
 
     The Hub's format puts scores with equal task type, data set, configuration and split together and keeps one task
     name and data set name for all: what tells our tasks apart is therefore in the metric's name, and for local files
     in the configuration.
     """
     found = []
-    for task, scores in content.results["scores"].get("test", {}).items():
-        if task not in content.tasks:
-            continue
-        source = content.sources.get(task) or DataSource("")
-        task_type, task_name = content.tasks[task].kind.hub_task
-        for metric in content.tasks[task].metrics:
+    for task, settings in content.scored.items():
+        scores, source = content.results["scores"].get("test", {}).get(task, {}), content.source_of(task)
+        task_type, task_name = settings.kind.hub_task
+        for metric in settings.metrics:
             if not is_number(scores.get(metric)):
                 continue
-            arguments = (METRICS[metric].hub_arguments or {}) | metric_options(content.tasks[task], metric)
+            arguments = (METRICS[metric].hub_arguments or {}) | metric_options(settings, metric)
             found.append(
                 EvalResult(
                     task_type=task_type,

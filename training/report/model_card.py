@@ -14,8 +14,10 @@ from typing import Any
 from transformers.utils import logging
 
 from ...configuration_multitask import MultiTaskConfig
+from ...tasks_multitask import TaskConfig, complete_task
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
+from ..groups import TaskGroup, read_groups
 from ..recipe.yaml_file import read_yaml
 from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, TRAINING_PICTURE, kept_step, render_card
 from .card_metadata import CardContent, read_source
@@ -30,10 +32,12 @@ MOST_PANELS = 12  # of the picture of how often probabilities come true
 MOST_PICTURES = 10  # of what tasks confuse; each takes a third of a second, and nobody looks at a hundred
 
 
-def draw_pictures(folder: Path, results: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> dict[str, str]:
+def draw_pictures(
+    folder: Path, results: dict[str, Any], tasks: dict[str, TaskConfig], groups: dict[str, TaskGroup] | None = None
+) -> dict[str, str]:
     """Draw what the results hold; returns title and file of each picture."""
-    pictures = {}
-    if results["steps"] and draw_training(folder / TRAINING_PICTURE, results["history"], tasks, kept_step(results)):
+    pictures, history, step = {}, results["history"], kept_step(results)
+    if results["steps"] and draw_training(folder / TRAINING_PICTURE, history, tasks, step, groups):
         pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
     counted = {
         task: read_confusion(found)
@@ -92,6 +96,12 @@ def write_model_card(
     # config.json sorts its keys, results.json keeps the recipe's order; a task may have been added or removed since.
     order = [task for task in results["tasks"] if task in config.tasks]
     tasks = {task: config.tasks[task] for task in dict.fromkeys([*order, *config.tasks])}
+    settings = {name: complete_task(name, task) for name, task in results["tasks"].items()}
+    groups = {
+        name: group
+        for name, group in read_groups(results.get("groups"), settings).items()
+        if set(group.tasks) <= tasks.keys()
+    }
     content = CardContent(
         name=repo_id.split("/")[-1] if repo_id else folder.resolve().name,
         config=config,
@@ -102,7 +112,8 @@ def write_model_card(
             for task in order
             if task in recipe["tasks"]
         },
-        pictures=draw_pictures(folder, results, tasks),
+        pictures=draw_pictures(folder, results, tasks, groups),
+        groups=groups,
         repo_id=repo_id,
         language=language,
         license=license,

@@ -8,6 +8,7 @@ matplotlib is needed for drawing only, and imported there.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from ...checks_multitask import is_number
 from ...tasks_multitask import TaskConfig
+from ..groups import TaskGroup, counted_once, with_groups
 from .confusion import matrix_of, most_confused
 
 # Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.
@@ -63,20 +65,34 @@ def _shade_stages(axes: Any, losses: dict[int, dict[str, Any]]) -> None:
         left = right
 
 
-def _plot_scores(axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, TaskConfig], colours: Any) -> None:
-    for number, (task, settings) in enumerate(tasks.items()):
+def _plot_scores(
+    axes: Any,
+    entries: dict[int, dict[str, Any]],
+    tasks: dict[str, TaskConfig],
+    colours: Any,
+    groups: dict[str, TaskGroup],
+) -> None:
+    scored = with_groups(tasks, groups)
+    counted = counted_once(scored, groups)
+    for number, (task, settings) in enumerate(scored.items()):
+        if task not in counted:
+            continue
         metric = settings.primary_metric
         steps, values = _series(entries, f"eval_{task}_{metric}")
-        label = f"{task}: {metric.replace('_', ' ')}" if len(tasks) <= MOST_TASKS else None
+        label = f"{task}: {metric.replace('_', ' ')}" if len(counted) <= MOST_TASKS else None
         axes.plot(steps, values, color=colours(number), marker="o", markersize=4, linewidth=1.4, label=label)
-    if len(tasks) > 1:
+    if len(counted) > 1:
         axes.plot(*_series(entries, "eval_score"), color="black", linewidth=2, linestyle="--", label="mean of these")
     axes.set_title("Validation scores")
     axes.margins(y=0.08)
 
 
 def draw_training(
-    path: Path, history: Sequence[dict[str, Any]], tasks: dict[str, TaskConfig], best_step: int | None = None
+    path: Path,
+    history: Sequence[dict[str, Any]],
+    tasks: dict[str, TaskConfig],
+    best_step: int | None = None,
+    groups: dict[str, TaskGroup] | None = None,
 ) -> bool:
     """
     Draw the training loss with each task's weighted part of it, and each task's primary validation metric. Where
@@ -87,6 +103,7 @@ def draw_training(
         history: the Trainer's log history.
         tasks: task settings by name.
         best_step: the step of the checkpoint that was kept, marked by a line.
+        groups: the tasks that were scored together, whose curve stands in place of theirs.
 
     Returns:
         Whether there was anything to draw.
@@ -107,13 +124,15 @@ def draw_training(
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11 if losses and scores else 6, 4.4), layout="constrained")
-        colours = matplotlib.colormaps["tab10" if len(tasks) <= 10 else "tab20"]
-        panels = [(panel, entries) for panel, entries in ((_plot_losses, losses), (_plot_scores, scores)) if entries]
+        groups = groups or {}
+        colours = matplotlib.colormaps["tab10" if len(tasks) + len(groups) <= 10 else "tab20"]
+        both = ((_plot_losses, losses), (partial(_plot_scores, groups=groups), scores))
+        panels = [(panel, entries) for panel, entries in both if entries]
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for (panel, entries), axes in zip(panels, all_axes, strict=True):
             _shade_stages(axes, losses)
             panel(axes, entries, tasks, colours)
-            if panel is _plot_scores and best_step:
+            if entries is scores and best_step:
                 axes.axvline(best_step, color="0.5", linewidth=1.2, linestyle=":", label="kept checkpoint")
             axes.set_xlim(left=0)
             in_stages = any("trainable_layers" in entry for entry in losses.values())

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch
 from ..evaluation import TaskAnswers
+from ..groups import TaskGroup, with_groups
 from ..output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
 from ..recipe.recipe import Recipe
 from ..trainer import MultiTaskTrainer
@@ -54,7 +55,7 @@ def format_settings(
     recipe: Recipe, model: MultiTaskModel, trainer: MultiTaskTrainer, notes: Sequence[tuple[str, str]] = ()
 ) -> str:
     """The settings in force, as a readable block; `notes` are lines on the start and on the augmentation of rows."""
-    config = model.config
+    config, groups = model.config, trainer.groups
     lines = [
         ("recipe", recipe.path),
         ("backbone", f"{recipe.backbone} ({model.backbone.num_parameters() / 1e6:.1f} M parameters)"),
@@ -65,6 +66,7 @@ def format_settings(
         ("embedding_dim", config.embedding_dim),
         ("max_length", config.max_length),
         ("balancing", format_balancing(trainer.balancer.config.to_recipe())),
+        *((f"group {name}", f"{', '.join(found.tasks)}: {_metrics(found.scoring)}") for name, found in groups.items()),
         ("processes", trainer.args.world_size),
         ("device", trainer.args.device),
         *changed_arguments(trainer.args).items(),
@@ -120,18 +122,22 @@ def scores_by_task(metrics: dict[str, float], prefix: str, tasks: dict[str, Any]
 
 
 def format_scores(
-    tasks: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], trained: Iterable[str] | None = None
+    tasks: dict[str, TaskConfig],
+    scores: dict[str, dict[str, dict[str, float]]],
+    trained: Iterable[str] | None = None,
+    groups: Mapping[str, TaskGroup] | None = None,
 ) -> str:
-    """A table with a line per task and metric, the primary metric first; all tasks were trained unless it is said."""
-    trained = set(tasks if trained is None else trained)
+    """A table with a line per task and metric, the primary metric first; all tasks were trained unless it is said.
+    Groups follow."""
+    groups, trained = groups or {}, set(tasks if trained is None else trained)
+    remarks = dict.fromkeys(tasks.keys() - trained, f" ({ONLY_EVALUATED})") | dict.fromkeys(groups, " (group)")
     rows = []
-    for task, settings in tasks.items():
+    for task, settings in with_groups(tasks, groups).items():
         found = {metric for split in scores.values() for metric in split.get(task, {})} - {"loss"}
-        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), "loss"]
+        metrics = [*settings.metrics, *sorted(found - set(settings.metrics)), *["loss"] * (task not in groups)]
         for place, metric in enumerate(metrics):
             values = [scores[split].get(task, {}).get(metric) for split in scores]
-            name = task if task in trained else f"{task} ({ONLY_EVALUATED})"
-            rows.append([name if place == 0 else "", metric, *values])
+            rows.append([task + remarks.get(task, "") if place == 0 else "", metric, *values])
     return tabulate(rows, ["task", "metric", *scores], floatfmt=".4f", missingval="-")
 
 
@@ -178,6 +184,7 @@ def save_result(
         "backbone": public_name(recipe.backbone) if recipe.backbone else None,
         "continue_from": public_name(recipe.continue_from) if recipe.continue_from else None,
         "peft": recipe.peft,
+        "groups": {name: group.to_recipe() for name, group in trainer.groups.items()},
         "tasks": {name: task.to_dict() for name, task in model.config.tasks.items()},
         "augmentation": {
             task: {**noted, "models": [public_name(name) for name in noted["models"]]} if "models" in noted else noted

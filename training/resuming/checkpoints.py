@@ -198,7 +198,7 @@ class Checkpoints:
     def _end_if_stopped_early(self, checkpoint: str) -> bool:
         """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
         best, state = _read_state(Path(checkpoint))
-        if not has_stopped_improving(self.args, state.log_history, self.tasks):
+        if not has_stopped_improving(self.args, state.log_history, self.scored):
             return False
         self.state = state
         state.is_local_process_zero = self.is_local_process_zero()

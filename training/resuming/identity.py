@@ -141,6 +141,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         data.setdefault(" and ".join(entry.tasks), {}).update(rows)
     run = {
         **{key: model.pop(key) for key in ("task_order", "tasks")},
+        "groups": {name: group.to_recipe() for name, group in trainer.groups.items()},
         **without_folders(trainer.origin),
         **{key: model[key] for key in model if key != "measured"},
         "tokenizer.content": hashlib.sha256(tokenizer_state(trainer.model.tokenizer)).hexdigest(),
