@@ -21,8 +21,9 @@ from ...checks_multitask import is_number
 from ...configuration_multitask import public_name
 from ...data.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
+from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
-from ..evaluation import TaskAnswers, answer_task, task_scores
+from ..evaluation import TaskAnswers, answer_task, metric_options, metric_scores
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
 from .starting import measured_split
@@ -37,14 +38,16 @@ HOW_TO_READ = (
 
 
 def _difference(
-    metric: str,
+    task: TaskConfig,
     own: tuple[float, np.ndarray],
     other: tuple[float, np.ndarray],
     references: np.ndarray | None,
     seed: int,
 ) -> dict[str, Any]:
     """Another model's score beside the distilled model's, from the score and the predictions of each."""
-    interval = paired_interval(metric, own[1], other[1], references, RESAMPLES, seed)
+    metric = task.primary_metric
+    options = metric_options(task, metric)
+    interval = paired_interval(metric, own[1], other[1], references, RESAMPLES, seed, **options)
     return {"score": other[0], "difference": own[0] - other[0], "interval": interval}
 
 
@@ -72,8 +75,8 @@ def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[s
             embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False, show_progress=False))
             for task in [task for task in splits if splits[task] == split]:
                 answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
-                metric = trainer.tasks[task].primary_metric
-                found[task] = task_scores(model, task, answers)[metric], answers.predictions
+                scores = metric_scores(trainer.tasks[task], answers.predictions, answers.references)
+                found[task] = scores[trainer.tasks[task].primary_metric], answers.predictions
     return found
 
 
@@ -111,7 +114,7 @@ def compare_distilled(
             others["single"] = _single_answers(singles[task], split, metric, found)
         for kind in OTHERS:
             if kind in others:
-                entry[kind] = _difference(metric, own, others[kind], found.references, trainer.args.seed)
+                entry[kind] = _difference(trainer.tasks[task], own, others[kind], found.references, trainer.args.seed)
         compared[task] = entry
     settings = trainer.lessons.settings
     return {
