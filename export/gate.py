@@ -114,8 +114,9 @@ def answers_of(model: MultiTaskModel, runtime: MultiTaskRuntime, evaluation: Eva
     seconds = time.perf_counter() - started
     scores, predictions = {}, {}
     for task, rows in evaluation.rows.items():
+        settings = model.config.tasks[task]
         found = answer_task(model, task, torch.from_numpy(embeddings), rows, evaluation.labels[task])
-        scores[task] = 100 * task_scores(model, task, found)[model.config.tasks[task].primary_metric]
+        scores[task] = 100 * task_scores(settings, found)[settings.primary_metric]
         predictions[task] = found.predictions
     return Answers(embeddings, scores, predictions, len(evaluation.sentences) / max(seconds, 1e-9))
 
