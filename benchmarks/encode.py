@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ],
             )
     header = ["sentences", "dtype", f"{OURS}/s", f"{THEIRS}/s", "ratio", "share of peak", "peak GFLOPS", "agreement"]
-    measuring.report(f"encode: {options.backbone}, {measuring.machine(options.threads, options.device)}", header, rows)
+    measuring.report(
+        f"encode: {options.backbone}, {measuring.machine(options.threads, options.device)}", header, rows, options.json
+    )
     measuring.plot_bars(options.plot, "encode", "sentences per second", bars)
 
 

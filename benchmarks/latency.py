@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 faster, p99 = f"{p50[THEIRS] / p50[side]:.2f} x", f"{np.percentile(values, 99):.2f}"
                 measuring.add_row(rows, [name, dtype, side, f"{p50[side]:.2f}", p99, faster, agreement])
     header = ["sentences", "dtype", "", "p50 ms", "p99 ms", "p50 ratio", "agreement"]
-    measuring.report(f"one sentence: {options.backbone}, {measuring.machine(options.threads)}", header, rows)
+    measuring.report(
+        f"one sentence: {options.backbone}, {measuring.machine(options.threads)}", header, rows, options.json
+    )
     measuring.plot_bars(options.plot, "one sentence, p50", "milliseconds", bars)
 
 

@@ -11,6 +11,7 @@ medians over rounds; a ratio is the median over rounds of that round's ratio.
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -48,6 +49,7 @@ def options(description: str, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
     parser.add_argument("--sentences", type=int, default=500, help="how many are drawn; 0 takes all")
     parser.add_argument("--plot", type=Path, help="also draw the table as this PNG file")
+    parser.add_argument("--json", type=Path, help="also write the tables into this file, beside those that it holds")
     parser.set_defaults(**defaults)
     return parser
 
@@ -195,10 +197,15 @@ def add_row(rows: list[Sequence[Any]], row: Sequence[Any]) -> None:
     print("  ".join(str(cell) for cell in row), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def report(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A titled table on the screen."""
+def report(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], file: Path | None = None) -> None:
+    """A titled table on the screen, and by its title in a JSON file."""
     say(f"\n{title}\n")
     say(tabulate(rows, header, disable_numparse=True, stralign="left"))
+    if file is not None:
+        tables = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        tables[title] = [dict(zip(header, map(str, row), strict=True)) for row in rows]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
 
 
 def plot_bars(path: Path | None, title: str, unit: str, groups: dict[str, dict[str, float]]) -> None:

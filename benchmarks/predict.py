@@ -132,9 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     where = f"{options.backbone}, {measuring.machine(options.threads)}"
     header = ["sentences", "dtype", f"{OURS}, rows/s", f"{THEIRS}, rows/s", "ratio", "share of peak", "difference"]
-    measuring.report(f"predict, {options.tasks} tasks: {where}", header, rows)
+    measuring.report(f"predict, {options.tasks} tasks: {where}", header, rows, options.json)
     header = ["sentences", "dtype", "encode", f"predict, {MANY_HEADS} heads", "ratio"]
-    measuring.report("all heads from one pass", header, head_rows)
+    measuring.report("all heads from one pass", header, head_rows, options.json)
     measuring.plot_bars(options.plot, f"predict, {options.tasks} tasks", "rows per second", bars)
 
 

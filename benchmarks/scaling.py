@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 head_rows, [count, dtype, f"{statistics.median(seconds[str(count)]):.3f} s", f"{cost:.3f} x"]
             )
     header = ["tokens", "dtype", f"{OURS}, tokens/s", f"{THEIRS}, tokens/s", "ratio", "share of peak"]
-    measuring.report(f"length of sentences: {where}", header, rows)
-    measuring.report("number of heads", ["heads", "dtype", "predict", "against encode"], head_rows)
+    measuring.report(f"length of sentences: {where}", header, rows, options.json)
+    measuring.report("number of heads", ["heads", "dtype", "predict", "against encode"], head_rows, options.json)
     if options.plot is not None:
         plot: Path = options.plot
         measuring.plot_lines(plot, "encode", "tokens of a sentence", "tokens per second", length_lines)

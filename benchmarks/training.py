@@ -246,7 +246,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = ", ".join(f"{len(rows)} of {task}" for task, rows in tables.items())
     where = f"{options.backbone}, {measuring.machine(options.threads)}"
     header = ["dtype", "", "rows/s", "ours is faster by", "share of peak"]
-    measuring.report(f"training, batches of {options.batch_size}, rows: {counts}; {where}", header, table)
+    measuring.report(
+        f"training, batches of {options.batch_size}, rows: {counts}; {where}", header, table, options.json
+    )
     measuring.say(f"\ngradients, packed against padded, float64: {difference:.0e} of the largest")
     measuring.say(f"tokens of a sentence: median {np.median(measuring.token_lengths(model, sentences)):.0f}")
     measuring.plot_bars(options.plot, "training", "rows per second", bars)

@@ -1,6 +1,7 @@
 """Each benchmark runs on a handful of sentences, and refuses to time wrong numbers."""
 
 import importlib.util
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -58,14 +59,18 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
 def test_benchmark_prints_a_table_and_draws_a_plot(
     name: str, load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    plot = tmp_path / "plots" / f"{name}.png"
-    load(name).main([*SHORT, *ARGUMENTS[name], "--backbone", tiny_backbone, "--plot", str(plot)])
+    plot, tables = tmp_path / "plots" / f"{name}.png", tmp_path / "data" / f"{name}.json"
+    files = ["--plot", str(plot), "--json", str(tables)]
+    load(name).main([*SHORT, *ARGUMENTS[name], "--backbone", tiny_backbone, *files])
     printed = capsys.readouterr().out
     assert "ours" in printed
     assert " x " in printed, "a ratio"
     assert "%" in printed or name == "latency", "a share of the peak"
     assert "1 threads, torch" in printed
     assert plot.stat().st_size > 5000
+    for title, rows in json.loads(tables.read_text()).items():
+        assert title in printed
+        assert rows and all(cell in printed for row in rows for cell in row.values())
 
 
 def test_backbone_without_fused_attention_can_be_measured(
