@@ -156,13 +156,16 @@ def test_incomplete_graph_is_told_from_a_complete_one(folder: Path) -> None:
         MultiTaskRuntime.from_pretrained(folder)
 
 
-def test_another_export_replaces_the_first(folder: Path) -> None:
+def test_another_export_replaces_the_first_and_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = MultiTaskModel.from_pretrained(folder)
     with torch.no_grad():
         model.heads["tags"].layers[-1].bias[0] += 1
     model.save_pretrained(folder)
     (folder / "onnx" / "left.onnx").touch()
-    export_folder(folder)
+    command.main([str(folder)])
+    printed = capsys.readouterr().out
+    assert f"{folder / 'onnx'}: model.onnx, pairs.onnx; largest difference " in printed
+    assert "torch.onnx" not in printed
     assert {path.name for path in (folder / "onnx").iterdir()} == {"export.json", "model.onnx", "pairs.onnx"}
     assert check.differences(model, MultiTaskRuntime.from_pretrained(folder))["logits.tags"] <= 1e-5
     assert not list(folder.glob(".export-*"))
@@ -239,13 +242,6 @@ def test_missing_package_is_named_before_anything_is_done(folder: Path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SystemExit, match="error: export needs onnxscript, not installed here: pip install onnxscript"):
         command.main([str(folder)])
-
-
-def test_command_says_what_it_wrote(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command.main([str(folder)])
-    printed = capsys.readouterr().out
-    assert f"{folder / 'onnx'}: model.onnx, pairs.onnx; largest difference " in printed
-    assert "torch.onnx" not in printed
 
 
 def test_bundle_defines_every_name_once_and_imports_no_sibling(exported: Path) -> None:
