@@ -5,6 +5,7 @@ listed          one name or several as a list
 check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
 nobody_reads    what to say where none does
+when_to_abstain  from which confidence on each task gives a label
 plain_answers   a dictionary per row that passes `json.dumps`
 
 This file imports only Python's own library, and files that do: the runtime without torch reads it as well.
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .checks_multitask import suggest
-from .tasks_multitask import TaskConfig
+from .tasks_multitask import TaskConfig, complete_abstain
 
 
 def one_word(head: Any, older: Any, spelled: str) -> Any:
@@ -83,6 +84,31 @@ def nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
     )
 
 
+def when_to_abstain(tasks: dict[str, TaskConfig], names: Iterable[str], abstain: Any) -> dict[str, float]:
+    """
+    By task, the confidence from which on it gives a label; tasks that give one always are left out.
+
+    Args:
+        tasks: `config.tasks`.
+        names: the tasks that answer.
+        abstain: `None` for what the configuration says, `False` for never, or `{"confidence": 0.8}` for all of them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if abstain is False:
+        return {}
+    if abstain is not None:
+        given = complete_abstain("abstain", abstain)
+        if given.risk is not None:
+            raise ValueError(
+                f"abstain is {abstain!r}, but the confidence for a risk is chosen on validation data. Put it into the "
+                "recipe (tasks.NAME.abstain), or give a confidence such as {'confidence': 0.8}."
+            )
+        return {name: given.least_confidence for name in names if tasks[name].kind.has_labels}
+    return {name: found.least_confidence for name in names if (found := tasks[name].abstain) is not None}
+
+
 def _plain_column(task: TaskConfig, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """A task's answers, a dictionary per row."""
     if "labels" not in answer:
@@ -92,7 +118,10 @@ def _plain_column(task: TaskConfig, answer: dict[str, Any]) -> list[dict[str, An
     found = zip(answer["labels"], by_label, strict=True)
     if task.kind.is_multi_label:
         return [{"labels": labels, "scores": scores} for labels, scores in found]
-    return [{"label": label, "score": scores[label], "scores": scores} for label, scores in found]
+    return [
+        {"label": label, "score": scores[label] if label is not None else max(scores.values()), "scores": scores}
+        for label, scores in found
+    ]
 
 
 def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: int) -> list[dict[str, Any]]:
@@ -104,9 +133,9 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
         answers: what `predict` gives for a list.
         rows: how many.
 
-    Returns for each row, by task, `label`, `score` and `scores` by label; multi-label: the list of `labels`, and
-    `scores`; regression: `value`; similarity and contrastive: `score`. An `embedding` is a list of numbers, of a pair
-    two of them.
+    Returns for each row, by task, `label`, `score` (the highest) and `scores` by label; multi-label: the list of
+    `labels`, and `scores`; where a task abstains, `label` or `labels` is `None`; regression: `value`; similarity and
+    contrastive: `score`. An `embedding` is a list of numbers, of a pair two of them.
     """
     columns = {
         name: answer.tolist() if name == "embedding" else _plain_column(tasks[name], answer)
@@ -115,4 +144,4 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
-__all__ = ["check_tasks", "listed", "nobody_reads", "one_word", "plain_answers", "tasks_for"]
+__all__ = ["check_tasks", "listed", "nobody_reads", "one_word", "plain_answers", "tasks_for", "when_to_abstain"]

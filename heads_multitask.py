@@ -7,6 +7,7 @@ choose_head        the one that answers as a plain classifier
 TaskHeads          the model's part: adding and removing tasks
 task_logits        logits by task
 calibrated         logits as probabilities are made of them
+confidences        how sure a task is of each row
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -263,6 +264,20 @@ def calibrated(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
     return logits / torch.tensor(task.temperatures, dtype=logits.dtype, device=logits.device)
 
 
+def confidences(task: TaskConfig, probabilities: torch.Tensor, chosen: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    How sure a classification task is of each row, `(rows,)`: see `AbstainConfig`.
+
+    Args:
+        task: its settings.
+        probabilities: `(rows, num_labels)`.
+        chosen: of a multi-label task, `(rows, num_labels)`: whether the label was given.
+    """
+    if not task.kind.is_multi_label:
+        return probabilities.amax(dim=-1)
+    return torch.where(chosen, probabilities, 1 - probabilities).amin(dim=-1)
+
+
 __all__ = [
     "POOLING_FUNCTIONS",
     "MultiTaskHead",
@@ -271,6 +286,7 @@ __all__ = [
     "calibrated",
     "choose_head",
     "cls_pool",
+    "confidences",
     "labels_to_show",
     "max_pool",
     "mean_pool",

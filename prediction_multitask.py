@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import nobody_reads, one_word, plain_answers, tasks_for
+from .answers_multitask import nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
 from .checks_multitask import check_choice
 from .encoding_multitask import CONVERSIONS
-from .heads_multitask import calibrated, task_logits
+from .heads_multitask import calibrated, confidences, task_logits
 from .rows_multitask import (
     check_batch_size,
     check_container,
@@ -38,6 +38,7 @@ class TaskPrediction:
         embeddings: bool = False,
         convert_to: str = "numpy",
         tasks: str | Sequence[str] | None = None,
+        abstain: dict[str, float] | bool | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """
         Every task's answer, and the embedding on request, from one pass of the backbone.
@@ -54,13 +55,16 @@ class TaskPrediction:
             convert_to: `"numpy"` for float32 arrays, or `"tensor"` for tensors on the model's device, of its dtype
                 (values of a regression stay float32: half precision has no room for years). With `as_list`, neither.
             tasks: the same as `head`, as older code spells it.
+            abstain: where no label is given, though probabilities are: `None` for what the configuration says, `False`
+                for nowhere, or `{"confidence": 0.8}` where a task is less sure (see `AbstainConfig`).
 
         Returns:
             By task: `labels` and `probabilities (rows, num_labels)` for classification (calibrated, where the
             configuration has temperatures; `labels` is a list per row for multi-label tasks, by the thresholds of the
-            configuration), `values (rows,)` for regression, and `scores (rows,)`, cosines, for similarity and
-            contrastive tasks. With `embeddings`, first of all `embedding (rows,
-            embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs. One string or pair gives single values.
+            configuration; a label, or such a list, is `None` where the task abstains), `values (rows,)` for
+            regression, and `scores (rows,)`, cosines, for similarity and contrastive tasks. With `embeddings`, first
+            of all `embedding (rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs. One string or pair gives
+            single values.
 
             With `as_list`, a list of dictionaries as `pipeline("multitask")` gives them (see `plain_answers`), or one
             for one string or pair: `[{"sentiment": {"label": ..., "score": ..., "scores": {...}}, ...}, ...]`.
@@ -68,12 +72,12 @@ class TaskPrediction:
         Raises:
             TypeError: this is no list of texts, or something in it is neither a string nor a pair of strings.
             ValueError: a task is unknown, or reads the other kind of input, or no task reads this kind; `convert_to`
-                is unknown, or `batch_size` below 1.
+                is unknown, `batch_size` below 1, or `abstain` says something else.
         """
         check_choice("convert_to", convert_to, CONVERSIONS)
         is_single = isinstance(sentences, (str, tuple))
         rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
-        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings)
+        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
         if as_list:
             rows = plain_answers(self.config.tasks, answers, count)
             return rows[0] if is_single else rows
@@ -97,6 +101,7 @@ class TaskPrediction:
         batch_size: int | None,
         show_progress: bool | None,
         keep_embeddings: bool,
+        abstain: dict[str, float] | bool | None,
     ) -> tuple[int, dict[str, Any]]:
         """How many rows there were, and the answers as float32 tensors on the CPU, with `embedding` if it is kept."""
         check_batch_size(batch_size)
@@ -106,6 +111,7 @@ class TaskPrediction:
         start, first = next(windows, (0, []))
         is_pair = bool(first) and isinstance(first[0], (tuple, list))
         names = tasks_for(self.config.tasks, head, is_pair, check_kind=bool(first))
+        least = when_to_abstain(self.config.tasks, names, abstain)
         if not names and first and head is None and self.config.tasks and not keep_embeddings:
             raise ValueError(nobody_reads(self.config.tasks, is_pair))
         if isinstance(rows, (list, tuple)):
@@ -140,7 +146,9 @@ class TaskPrediction:
         if keep_embeddings:
             found = torch.cat(embeddings)
             answers["embedding"] = F.normalize(found, dim=-1) if self.config.normalize else found
-        answers.update((name, self._answer(name, torch.cat(chunks))) for name, chunks in logits.items())
+        answers.update(
+            (name, self._answer(name, torch.cat(chunks), least.get(name))) for name, chunks in logits.items()
+        )
         return count, answers
 
     def _no_logits(self, name: str) -> torch.Tensor:
@@ -148,13 +156,14 @@ class TaskPrediction:
         labels = self.config.tasks[name].labels
         return torch.empty((0, len(labels)) if labels else (0,), dtype=torch.float32, device="cpu")
 
-    def _answer(self, name: str, logits: torch.Tensor) -> dict[str, Any]:
+    def _answer(self, name: str, logits: torch.Tensor, least_confidence: float | None) -> dict[str, Any]:
         """One task's answers, with tensors, from its logits `(rows, num_labels)` or `(rows,)`."""
         task = self.config.tasks[name]
         if not task.kind.has_head:
             return {"scores": logits}
         if not task.kind.has_labels:
             return {"values": logits}
+        chosen = None
         if task.kind.is_multi_label:
             probabilities = calibrated(task, logits).sigmoid()
             chosen = probabilities >= torch.tensor(task.thresholds, dtype=torch.float32, device="cpu")
@@ -166,6 +175,9 @@ class TaskPrediction:
             names = [task.labels[best] for best in probabilities.argmax(dim=-1).tolist()]
             if task.temperatures:  # only now: two that differ in their last bits may become equal
                 probabilities = calibrated(task, logits).softmax(dim=-1)
+        if least_confidence is not None:
+            is_given = (confidences(task, probabilities, chosen) >= least_confidence).tolist()
+            names = [label if given else None for label, given in zip(names, is_given, strict=True)]
         return {"labels": names, "probabilities": probabilities}
 
 

@@ -2,6 +2,7 @@
 
     TaskConfig        what `config.tasks` holds for each task
     HeadConfig        its head
+    AbstainConfig     when it gives no label
     complete_task     a task's record from what a user wrote, or a file holds
     extend_labels     the same with further labels
     Record            what the records share
@@ -12,6 +13,7 @@ What the problem types mean stands in problem_types_multitask.py. This file trav
 without torch reads the records, too: what only layers can say is checked in `complete_task`.
 """
 
+import math
 from collections import Counter
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -24,9 +26,9 @@ LARGEST_SIZE = 1_000_000
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
 
-_ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures")
-# What is chosen on validation data once training has ended.
-CHOSEN_SETTINGS = ("thresholds", "temperatures")
+_ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures", "abstain")
+# What is chosen on validation data once training has ended, and what else says how answers are given.
+CHOSEN_SETTINGS = ("thresholds", "temperatures", "abstain")
 
 
 class Record:
@@ -133,6 +135,57 @@ def _complete_head(where: str, head: Any) -> HeadConfig:
         )
     check_keys(where, head or {}, [setting.name for setting in fields(HeadConfig)])
     return HeadConfig(**(head or {}), where=where)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AbstainConfig(Record):
+    """
+    When a task gives no label: where its confidence is lower than `confidence`.
+
+    The confidence of a row is its highest probability; of a multi-label row, the lowest probability of what was
+    decided about a label: that it applies, or that it does not.
+
+    Args:
+        risk: the largest share of wrong labels among those that are given, above 0 and below 1. Training chooses the
+            confidence for it on validation data; without one that was chosen, no label is given at all.
+        confidence: from 0 to 1.
+        where: what an error says it is about.
+
+    Raises:
+        ValueError: names the setting, what was found and what would be right.
+    """
+
+    risk: float | None = None
+    confidence: float | None = None
+    where: InitVar[str] = "abstain"
+
+    def __post_init__(self, where: str):
+        if self.risk is None and self.confidence is None:
+            raise ValueError(f"{where} is empty, but should be like {{risk: 0.05}} or {{confidence: 0.8}}.")
+        if self.risk is not None and not (is_number(self.risk) and 0 < self.risk < 1):
+            raise ValueError(
+                f"{where}.risk is {self.risk!r}, but should be above 0 and below 1: a share of the labels given."
+            )
+        if self.confidence is not None and not (is_number(self.confidence) and 0 <= self.confidence <= 1):
+            raise ValueError(f"{where}.confidence is {self.confidence!r}, but should be a probability, from 0 to 1.")
+        given = {"risk": self.risk, "confidence": self.confidence}
+        self._settle(**{name: None if value is None else float(value) for name, value in given.items()})
+
+    @property
+    def least_confidence(self) -> float:
+        """The confidence from which on a label is given; infinite for a risk that no confidence was chosen for."""
+        return math.inf if self.confidence is None else self.confidence
+
+
+def complete_abstain(where: str, abstain: Any) -> AbstainConfig | None:
+    """The record of when to abstain, from a mapping or a record; `None` for never."""
+    abstain = settings_of(abstain)
+    if abstain is None:
+        return None
+    if not isinstance(abstain, dict):
+        raise ValueError(f"{where} is {abstain!r}, but should be like {{risk: 0.05}} or {{confidence: 0.8}}.")
+    check_keys(where, abstain, [setting.name for setting in fields(AbstainConfig)])
+    return AbstainConfig(**abstain, where=where)
 
 
 def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
@@ -292,6 +345,7 @@ class TaskConfig(Record):
         thresholds: multi-label: the probability from which each label counts, 0.5 where nothing is said.
         temperatures: classification: what logits are divided by before they become probabilities: one number, of a
             multi-label task one for each label. Empty until training has fitted them: see training/calibration/.
+        abstain: classification: an `AbstainConfig` or its settings; `None` to give a label always.
         target_mean, target_deviation: regression: see `target_scale`; `None` for both until training measures them.
         score_range: similarity: the scores that mean cosine 0 and cosine 1, 0 and 1 where nothing is said.
         where: what an error says it is about.
@@ -318,6 +372,7 @@ class TaskConfig(Record):
     f1_labels: list[str] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
+    abstain: AbstainConfig | None = None
     target_mean: float | None = None
     target_deviation: float | None = None
     score_range: list[float] | None = None
@@ -358,6 +413,7 @@ class TaskConfig(Record):
             temperatures=_complete_temperatures(
                 f"{where}.temperatures", self.temperatures, len(labels) if kind.is_multi_label else 1
             ),
+            abstain=complete_abstain(f"{where}.abstain", self.abstain),
             score_range=_complete_score_range(f"{where}.score_range", self.score_range)
             if kind.has_score_range
             else None,
@@ -432,7 +488,7 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
     A classification task with further labels after its own.
 
     What stands there for each label follows: a new label has the threshold 0.5 and the temperature 1, and counts 1 in
-    the loss.
+    the loss. A confidence that was chosen for a risk is given up.
 
     Raises:
         ValueError: the task has no labels, or one of them already, or none is given.
@@ -444,9 +500,13 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
     known = [label for label in labels if label in set(task.labels)]
     if known:
         raise ValueError(f"{where} has the labels {', '.join(map(repr, known))} already. Add others only.")
+    abstain = task.abstain
+    if abstain is not None and abstain.risk is not None:
+        abstain = AbstainConfig(risk=abstain.risk)
     return replace(
         task,
         where=where,
+        abstain=abstain,
         labels=[*task.labels, *labels],
         thresholds=[*task.thresholds, *[0.5] * len(labels)] if task.kind.is_multi_label else [],
         temperatures=[*task.temperatures, *[1.0] * len(labels)]

@@ -45,6 +45,7 @@ from multitask_sentence.training.recipe.before_data import Checked, check_before
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import Recipe
 from multitask_sentence.training.recipe.starting import describe_origin, describe_start, scores_before, start_model
+from multitask_sentence.training.report.abstention import describe_abstention, format_abstention
 from multitask_sentence.training.report.calibration import describe_calibration, format_calibration
 from multitask_sentence.training.report.model_card import CARD_FILE, edited_card, write_model_card
 from multitask_sentence.training.report.predictions import write_predictions
@@ -270,10 +271,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     left_out = trainer.calibrate(calibration=recipe.calibration)
     scores, answers = evaluate(trainer, before)
     calibration = describe_calibration(trainer.tasks, answers, left_out)
+    abstention = describe_abstention(trainer.tasks, answers)
 
     write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
     if is_main:
-        save_result(recipe, model, trainer, loaded, scores, answers, calibration, time.time() - started, row_hashes)
+        measured = {"scores": scores, "calibration": calibration, "abstention": abstention}
+        save_result(recipe, model, trainer, loaded, measured, answers, time.time() - started, row_hashes)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if card is not None:
             (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
@@ -281,6 +284,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         show_scores(trainer, scores)
         if calibration:
             say("\n" + format_calibration(calibration))
+        if abstention:
+            say("\n" + format_abstention(abstention))
     if is_main and trainer.lessons is not None:
         joint = options.joint or joint_run_of(singles, output_dir)
         report_distillation(compare_distilled(trainer, answers, scores, singles, joint), output_dir, write_card)

@@ -44,7 +44,8 @@ def _values(answer: dict[str, Any], task: TaskConfig) -> list[Any]:
     if not task.kind.is_multi_label:
         return [labels, probabilities.max(axis=1)]
     places = {label: place for place, label in enumerate(task.labels)}
-    return [labels, [[row[places[label]] for label in own] for row, own in zip(probabilities, labels, strict=True)]]
+    rows = zip(probabilities, labels, strict=True)
+    return [labels, [own and [row[places[label]] for label in own] for row, own in rows]]
 
 
 def _vectors(vectors: np.ndarray) -> pa.Array:

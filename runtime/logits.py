@@ -26,20 +26,35 @@ def _calibrated(task: TaskConfig, logits: np.ndarray) -> np.ndarray:
     return logits / np.array(task.temperatures, dtype=np.float32) if task.temperatures else logits
 
 
-def answer(task: TaskConfig, logits: np.ndarray) -> dict[str, Any]:
-    """One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`."""
+def _confidences(probabilities: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+    """How sure a task is of each row, `(rows,)`: see `AbstainConfig`."""
+    if chosen is None:
+        return probabilities.max(axis=-1)
+    return np.where(chosen, probabilities, 1 - probabilities).min(axis=-1)
+
+
+def answer(task: TaskConfig, logits: np.ndarray, least_confidence: float | None) -> dict[str, Any]:
+    """
+    One task's answers, as `predict` gives them, from its logits `(rows, num_labels)` or `(rows,)`.
+
+    A row whose confidence is lower than `least_confidence` has the label `None`.
+    """
     if not task.kind.has_labels:
         return {"values" if task.kind.has_head else "scores": logits}
-    labels = task.labels
-    if not task.kind.is_multi_label:
+    labels, chosen = task.labels, None
+    names: list[Any]
+    if task.kind.is_multi_label:
+        probabilities = _sigmoid(_calibrated(task, logits))
+        names = [[] for _ in range(len(logits))]
+        chosen = probabilities >= np.array(task.thresholds, dtype=np.float32)
+        for row, label in zip(*chosen.nonzero(), strict=True):  # of thousands of labels a row has a few
+            names[row].append(labels[label])
+    else:
         probabilities = _softmax(logits)
-        best = probabilities.argmax(axis=-1)
+        names = [labels[best] for best in probabilities.argmax(axis=-1)]
         if task.temperatures:  # only now: two that differ in their last bits may become equal
             probabilities = _softmax(_calibrated(task, logits))
-        return {"labels": [labels[number] for number in best], "probabilities": probabilities}
-    probabilities = _sigmoid(_calibrated(task, logits))
-    names: list[list[str]] = [[] for _ in range(len(logits))]
-    chosen = probabilities >= np.array(task.thresholds, dtype=np.float32)
-    for row, label in zip(*chosen.nonzero(), strict=True):  # of thousands of labels a row has a few
-        names[row].append(labels[label])
+    if least_confidence is not None:
+        is_given = _confidences(probabilities, chosen) >= least_confidence
+        names = [label if given else None for label, given in zip(names, is_given, strict=True)]
     return {"labels": names, "probabilities": probabilities}

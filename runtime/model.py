@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..answers_multitask import nobody_reads, one_word, plain_answers, tasks_for
+from ..answers_multitask import nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
 from ..checks_multitask import check_choice
 from ..rows_multitask import (
     SENTENCES_FOR_PROGRESS,
@@ -271,6 +271,7 @@ class MultiTaskRuntime:
         embeddings: bool = False,
         convert_to: str = "numpy",
         tasks: str | Sequence[str] | None = None,
+        abstain: dict[str, float] | bool | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """
         Every task's answer, and the embedding on request, from one pass.
@@ -280,7 +281,7 @@ class MultiTaskRuntime:
         check_choice("convert_to", convert_to, CONVERSIONS)
         is_single = isinstance(sentences, (str, tuple))
         rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
-        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings)
+        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
         if as_list:
             listed = plain_answers(self.tasks, answers, count)
             return listed[0] if is_single else listed
@@ -303,6 +304,7 @@ class MultiTaskRuntime:
         batch_size: int | None,
         show_progress: bool | None,
         keep_embeddings: bool,
+        abstain: dict[str, float] | bool | None,
     ) -> tuple[int, dict[str, Any]]:
         """How many rows there were, and the answers, with `embedding` if it is kept."""
         check_batch_size(batch_size)
@@ -312,6 +314,7 @@ class MultiTaskRuntime:
         start, first = next(windows, (0, []))
         is_pair = bool(first) and isinstance(first[0], (tuple, list))
         names = tasks_for(self.tasks, head, is_pair, check_kind=bool(first))
+        least = when_to_abstain(self.tasks, names, abstain)
         if not names and first and head is None and self.tasks and not keep_embeddings:
             raise ValueError(nobody_reads(self.tasks, is_pair))
         if isinstance(rows, (list, tuple)):
@@ -347,7 +350,8 @@ class MultiTaskRuntime:
         if keep_embeddings:
             found = np.concatenate(embeddings)
             answers["embedding"] = scaled(found) if self.config["normalize"] else found
-        answers.update((name, answer(self.tasks[name], np.concatenate(logits[f"logits.{name}"]))) for name in names)
+        for name in names:
+            answers[name] = answer(self.tasks[name], np.concatenate(logits[f"logits.{name}"]), least.get(name))
         return count, answers
 
     def compare(self, embeddings: np.ndarray, index: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.data.loading import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskForSequenceClassification
 from multitask_sentence.training.calibration.settling import settle_task
+from multitask_sentence.training.report.abstention import describe_abstention
 from multitask_sentence.training.report.calibration import describe_calibration, format_calibration
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
@@ -219,6 +220,24 @@ def test_calibrating_finds_the_temperatures_and_keeps_every_score(trainer: Multi
             assert found[task]["after"][name] < share * found[task]["before"][name]
     assert sum(found["sentiment"]["after"]["forecasts"]) == 1500
     assert sum(found["tags"]["after"]["forecasts"]) == 3000
+
+
+def test_calibrating_chooses_the_confidence_that_keeps_a_risk(trainer: MultiTaskTrainer) -> None:
+    trainer.tasks["sentiment"] = trainer.model.config.change_task("sentiment", abstain={"risk": 0.35})
+    trainer.tasks["tags"] = trainer.model.config.change_task("tags", abstain={"risk": 0.001})
+    trainer.calibrate()
+    assert trainer.model.config.tasks["tags"].abstain.confidence is None
+    answers = {split: trainer.evaluate_and_answer(split, split)[1] for split in ("validation", "test")}
+    found = describe_abstention(trainer.tasks, answers)
+    validation, test = (found["sentiment"]["splits"][split] for split in ("validation", "test"))
+    assert found["sentiment"]["confidence"] == trainer.model.config.tasks["sentiment"].abstain.confidence > 0.5
+    assert validation["coverage"] in (np.arange(1, 21) / 20).round(6), "one of the candidates"
+    assert 0.2 < validation["coverage"] < 0.95
+    assert validation["risk"] < 0.35 and test["risk"] < 0.35
+    everything = found["sentiment"]["curve"]["risk"][-1]
+    assert everything > 0.35, "else there is nothing to abstain from"
+    given = trainer.model.predict(trainer.evaluations["test"].sentences, "sentiment")["sentiment"]["labels"]
+    assert sum(label is not None for label in given) == test["answered"]
 
 
 def test_forecasts_before_are_those_of_no_temperature(trainer: MultiTaskTrainer) -> None:

@@ -413,6 +413,30 @@ def test_rows_set_aside_for_test_are_measured_in_the_train_split_of_the_hub(tmp_
     assert read_source({"dataset": dataset, "test_split": 0.1}, tmp_path).test_split == "full"
 
 
+def test_card_shows_when_tasks_abstain_and_what_the_promise_came_to(finished: Path):
+    counted = {"rows": 100, "answered": 60, "wrong": 3, "coverage": 0.6, "risk": 0.05}
+    entry = {"certainty": 0.95, "lowest_risk": 0.0312, "curve": {"coverage": [0.5, 1.0], "risk": [0.02, 0.2]}}
+    kept = {"risk": 0.0625, "confidence": 0.75, "splits": {"validation": {**counted, "risk": 0.0417}, "test": counted}}
+    none = {**counted, "answered": 0, "wrong": 0, "coverage": 0.0, "risk": None}
+    results = read_results(finished)
+    results["abstention"] = {
+        "mood": {**entry, **kept},
+        "tags": {**entry, "risk": 0.01, "confidence": None, "splits": {"test": none}},
+    }
+    write_results(finished, results)
+    text = write_model_card(finished).read_text(encoding="utf-8")
+    section = text[text.index("## Abstention") : text.index("## Training")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    assert rows[2:] == [
+        ["`mood`", "0.0625", "0.7500", "validation", "0.6000", "0.0417"],
+        ["", "", "", "test", "0.6000", "0.0500"],
+        ["`tags`", "0.0100", "-", "test", "0.0000", "-"],
+    ]
+    assert "`tags`: no confidence keeps the risk within 0.01 at 95% certainty, so that it gives no label." in section
+    assert "The lowest risk that one keeps is 0.0312;" in section
+    assert (finished / "risk_coverage.png").stat().st_size > 10_000
+
+
 def test_card_shows_calibration_before_and_after(finished: Path):
     bins = count_forecasts(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]))
     milder = count_forecasts(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))

@@ -26,6 +26,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 SENTENCES = ["the cat sat on the mat", "", "a dog ran", "the bird sang " * 30, "a dog ran", "good film \ud83d !"]
+SURE = {"confidence": 0.51}
 PAIRS = [("the cat sat", "a dog ran"), ("a dog ran", "the cat sat"), ("", "good film")]
 
 # Run in a process that has neither torch nor transformers; prints what it found as JSON.
@@ -55,7 +56,8 @@ def folder(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: pyte
     torch.manual_seed(1)
     tasks = {**all_tasks, "year": {"problem_type": "regression", "target_mean": 1950.0, "target_deviation": 30.0}}
     tasks["tags"] = {**tasks["tags"], "thresholds": [0.4, 0.5, 0.6, 0.55], "temperatures": [2.0, 0.5, 1.0, 1.5]}
-    tasks["mood"] = {**tasks["mood"], "temperatures": [1.7]}
+    tasks["mood"] = {**tasks["mood"], "temperatures": [1.7], "abstain": {"confidence": 0.335}}
+    tasks["entails"] = {**tasks["entails"], "abstain": {"risk": 0.1}}  # not chosen yet: never a label
     folder = tmp_path_factory.mktemp("runtime") / "model"
     options = {"projection": {"out_features": 24}, "max_length": 20, "normalize": True}
     MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, **options).save_pretrained(folder)
@@ -118,6 +120,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "predict one pair": lambda model: model.predict(PAIRS[0]),
     "predict pairs as list": lambda model: model.predict([list(pair) for pair in PAIRS], as_list=True),
     "predict one pair task": lambda model: model.predict(PAIRS, tasks=["search"]),
+    "predict where it is sure": lambda model: model.predict(SENTENCES, abstain=SURE),
+    "predict where it is sure, as list": lambda model: model.predict(SENTENCES, as_list=True, abstain=SURE),
+    "predict without abstaining": lambda model: model.predict(PAIRS, abstain=False),
     "predict with embeddings": lambda model: model.predict(SENTENCES, embeddings=True),
     "predict one with embeddings": lambda model: model.predict("good film", embeddings=True, as_list=True),
     "predict pairs with embeddings": lambda model: model.predict(PAIRS, ["entails"], embeddings=True),
@@ -151,6 +156,8 @@ BAD_CALLS: dict[str, Callable[[Any], Any]] = {
     "both spellings": lambda model: model.predict(["good"], head="mood", tasks="mood"),
     "tasks of no names": lambda model: model.predict(["good"], tasks=[3]),
     "batch size 0": lambda model: model.predict(["good"], batch_size=0),
+    "abstain for a risk": lambda model: model.predict(["good"], abstain={"risk": 0.1}),
+    "abstain for nothing": lambda model: model.predict(["good"], abstain={}),
     "batch size half": lambda model: model.encode(["good"], batch_size=0.5),
     "convert_to": lambda model: model.encode("good", convert_to="list"),
     "embeddings of another size": lambda model: model.similarity(np.ones((2, 3)), "good"),

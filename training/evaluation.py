@@ -20,7 +20,7 @@ from sklearn.metrics import precision_recall_curve
 
 from ..data.collation import LABEL_PREFIX
 from ..data.metrics import compute_metric, positive_ranks
-from ..heads_multitask import calibrated
+from ..heads_multitask import calibrated, confidences
 from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
 from ..passes_multitask import evaluating
@@ -92,6 +92,7 @@ class TaskAnswers:
         classes: of a classification task, `(rows, k)`: the classes whose probabilities are given.
         probabilities: `(rows, k)`, of these classes.
         forecasts: of a classification task, `(2, bins, 4)`: what `count_forecasts` gives before and after calibration.
+        confidences: of a classification task, `(rows,)`: how sure it is of each row.
     """
 
     rows: torch.Tensor
@@ -101,6 +102,13 @@ class TaskAnswers:
     classes: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     forecasts: np.ndarray | None = None
+    confidences: np.ndarray | None = None
+
+    @property
+    def is_wrong(self) -> np.ndarray:
+        """Of a classification task, `(rows,)`: whether the label, or any label of a multi-label row, is wrong."""
+        differs = self.predictions != self.references
+        return differs.any(axis=1) if differs.ndim == 2 else differs
 
 
 @torch.no_grad()
@@ -134,6 +142,12 @@ def decisions(task: TaskConfig, logits: torch.Tensor) -> np.ndarray:
     if task.kind.has_labels:
         return logits.argmax(dim=-1).numpy()
     return logits.double().numpy()
+
+
+def task_confidences(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
+    """How sure a classification task is of each row `(rows,)`, from its logits `(rows, num_labels)`."""
+    chosen = torch.from_numpy(decisions(task, logits)).bool() if task.kind.is_multi_label else None
+    return confidences(task, probabilities_of(task, calibrated(task, logits)), chosen)
 
 
 def _most_probable(task: TaskConfig, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +208,7 @@ def answer_task(
             more than `ALL_PROBABILITIES` labels the `MOST_PROBABLE` highest of each row; and counted as forecasts.
     """
     settings = model.config.tasks[task]
-    loss, found, probable, forecasts = 0.0, [], [], []
+    loss, found, probable, forecasts, sure = 0.0, [], [], [], []
     for logits, batch_rows, batch_labels in zip(
         task_logits(model, task, embeddings, rows, batch_size),
         rows.split(batch_size),
@@ -206,6 +220,7 @@ def answer_task(
         if with_probabilities and settings.kind.has_labels:
             probable.append(_most_probable(settings, logits))
             both = (probabilities_of(settings, values).numpy() for values in (logits, calibrated(settings, logits)))
+            sure.append(task_confidences(settings, logits).numpy())
             forecasts.append(np.stack([count_forecasts(values, batch_labels.numpy()) for values in both]))
     predictions, references = np.concatenate(found), labels.double().numpy()
     if settings.kind.has_labels:
@@ -213,8 +228,10 @@ def answer_task(
     elif not settings.kind.has_label_column:
         predictions, references = positive_ranks_of(embeddings, rows), None
     classes, probabilities = map(np.concatenate, zip(*probable, strict=True)) if probable else (None, None)
-    counted = np.sum(forecasts, axis=0) if forecasts else None
-    return TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities, counted)
+    answers = TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
+    if forecasts:
+        answers.forecasts, answers.confidences = np.sum(forecasts, axis=0), np.concatenate(sure)
+    return answers
 
 
 def metric_options(task: TaskConfig, metric: str) -> dict[str, Any]:

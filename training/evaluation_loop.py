@@ -13,7 +13,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import check_choice, suggest
 from ..data.in_memory import TaskDatasets, label_datasets
-from .calibration.settling import CALIBRATIONS, settle_task
+from .calibration.settling import CALIBRATIONS, settle_abstain, settle_task
 from .evaluation import (
     Evaluation,
     TaskAnswers,
@@ -162,7 +162,8 @@ class EvaluationLoop:
     def calibrate(self, split: str = "validation", calibration: str = "temperature") -> dict[str, str]:
         """
         Choose the trained multi-label tasks' thresholds as `choose_thresholds` does, then fit temperatures for all
-        trained classification tasks, and set both in the configuration (see `settle_task`).
+        trained classification tasks, then choose the confidence of those that promise a risk. All of it is set in the
+        configuration (see `settle_task` and `settle_abstain`).
 
         Args:
             split: the name of a split that the trainer has.
@@ -186,5 +187,8 @@ class EvaluationLoop:
             logits = task_logits(self.model, name, embeddings, evaluation.rows[name], batch_size=8192)
             found = torch.cat(list(logits)), evaluation.labels[name]
             changes, notes[name] = settle_task(self.tasks[name], *found, calibration)
-            self.tasks[name] = self.trained_tasks[name] = self.model.config.change_task(name, **changes)
+            changed = self.model.config.change_task(name, **changes)
+            if changed.abstain is not None and changed.abstain.risk is not None:
+                changed = self.model.config.change_task(name, abstain=settle_abstain(changed, *found))
+            self.tasks[name] = self.trained_tasks[name] = changed
         return {name: note for name, note in notes.items() if note is not None}

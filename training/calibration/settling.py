@@ -1,14 +1,16 @@
-"""What is chosen on validation data once a task is trained: thresholds, then temperatures.
+"""What is chosen on validation data once a task is trained: thresholds, then temperatures, then when to abstain.
 
-settle_task   both for one classification task
+settle_task     thresholds and temperatures of one classification task
+settle_abstain  the confidence for a risk that it promises
 """
 
 from typing import Any
 
 import torch
 
-from ...tasks_multitask import TaskConfig
-from ..evaluation import choose_thresholds
+from ...tasks_multitask import AbstainConfig, TaskConfig
+from ..evaluation import choose_thresholds, decisions, task_confidences
+from .abstention import choose_confidence
 from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds
 
 CALIBRATIONS = ("temperature", "none")
@@ -57,4 +59,15 @@ def settle_task(
     return {**changes, "temperatures": temperatures}, None
 
 
-__all__ = ["CALIBRATIONS", "settle_task"]
+def settle_abstain(task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor) -> AbstainConfig:
+    """
+    When a task abstains, from its settled settings: with the confidence that keeps the risk which it promises, or with
+    none where no confidence does. Arguments are those of `settle_task`.
+    """
+    wrong = decisions(task, logits) != labels.numpy()
+    is_wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
+    chosen = choose_confidence(task_confidences(task, logits).numpy(), is_wrong, task.abstain.risk)
+    return AbstainConfig(risk=task.abstain.risk, confidence=chosen.confidence)
+
+
+__all__ = ["CALIBRATIONS", "settle_abstain", "settle_task"]

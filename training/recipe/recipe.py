@@ -35,7 +35,7 @@ RECIPE_KEYS = (
 )
 _SETTING_KEYS = (
     *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "f1_labels", "score_range"),
-    *("target_mean", "target_deviation"),
+    *("target_mean", "target_deviation", "abstain"),
 )
 # How a task's rows are read and set aside: handed to its TaskSource as they are, and checked in data/.
 _DATA_KEYS = (

@@ -21,6 +21,7 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
 from ..distillation.report import distilled_section
+from .abstention import abstention_rows, unreached
 from .calibration import calibration_rows
 from .card_metadata import CardContent, card_metadata, is_hub_id, read_augmented
 from .confusion import read_confusion, worst_classes
@@ -29,6 +30,7 @@ from .markdown import code_span, link_target, plain_text, table
 FOLDER_PLACEHOLDER = "path/to/this/folder"
 TRAINING_PICTURE = "training.png"
 RELIABILITY_PICTURE = "reliability.png"
+RISK_PICTURE = "risk_coverage.png"
 CONFUSION_PICTURES = "confusion_"  # what their names begin with
 SPLITS = ("train", "validation", "test")
 # Scores on fewer rows are said to be rough.
@@ -147,6 +149,14 @@ def _calibration_rows(results: dict[str, Any]) -> list[list[str]]:
         [code_span(task), split, temperature, *(_number(score) if score is not None else "-" for score in scores)]
         for task, split, temperature, *scores in calibration_rows(results.get("calibration", {}))
     ]
+
+
+def _abstention_rows(results: dict[str, Any]) -> list[list[str]]:
+    def shown(value: Any) -> str:
+        return "-" if value is None else value if isinstance(value, str) else _number(value)
+
+    rows = abstention_rows(results.get("abstention", {}))
+    return [[code_span(task) if task else "", *map(shown, others)] for task, *others in rows]
 
 
 def _left_out(results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -270,6 +280,9 @@ def render_card(content: CardContent) -> str:
             training_pictures=_pictures(content, TRAINING_PICTURE),
             calibration_rows=_calibration_rows(results),
             calibration_left_out=_left_out(results),
+            abstention_rows=_abstention_rows(results),
+            unreached_risks=unreached(results.get("abstention", {})),
+            risk_pictures=_pictures(content, RISK_PICTURE),
             reliability_pictures=_pictures(content, RELIABILITY_PICTURE),
             comparison=comparison_section(compared, content.pictures) if compared else None,
             distillation=distilled_section(distilled, content.pictures) if distilled else None,
@@ -283,6 +296,7 @@ __all__ = [
     "CONFUSION_PICTURES",
     "FOLDER_PLACEHOLDER",
     "RELIABILITY_PICTURE",
+    "RISK_PICTURE",
     "TRAINING_PICTURE",
     "kept_step",
     "render_card",

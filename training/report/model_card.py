@@ -19,10 +19,10 @@ from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
 from ..groups import TaskGroup, read_groups
 from ..recipe.yaml_file import read_yaml
-from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, TRAINING_PICTURE, kept_step, render_card
+from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, RISK_PICTURE, TRAINING_PICTURE, kept_step, render_card
 from .card_metadata import CardContent, read_source
 from .confusion import most_wrong, read_confusion
-from .plots import draw_confusion, draw_reliability, draw_training
+from .plots import draw_confusion, draw_reliability, draw_risk_coverage, draw_training
 from .publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
 from .results import RECIPE_FILE, RESULTS_FILE
 
@@ -51,6 +51,9 @@ def draw_pictures(
     if calibration := {task: found for task, found in results.get("calibration", {}).items() if task in tasks}:
         draw_reliability(folder / RELIABILITY_PICTURE, dict(list(calibration.items())[:MOST_PANELS]))
         pictures["How often probabilities come true"] = RELIABILITY_PICTURE
+    if abstention := {task: found for task, found in results.get("abstention", {}).items() if task in tasks}:
+        draw_risk_coverage(folder / RISK_PICTURE, abstention)
+        pictures["Wrong answers by the share of rows that are answered"] = RISK_PICTURE
     if compared := results.get("compare_single"):
         pictures |= draw_comparison(folder, compared)
     if compared := results.get("distillation"):

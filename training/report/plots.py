@@ -3,6 +3,7 @@
     draw_training   loss and validation scores over the steps, from the Trainer's log history
     draw_confusion  a confusion matrix, or for a multi-label task what was hit and missed by label
     draw_reliability  how often probabilities come true, before and after calibration
+    draw_risk_coverage  the risk of each task that abstains, by the share of rows that it answers
 
 matplotlib is needed for drawing only, and imported there.
 """
@@ -276,4 +277,36 @@ def draw_reliability(path: Path, calibration: dict[str, dict[str, Any]]) -> None
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize=10)
         for axes in all_axes[len(calibration) :]:
             axes.remove()
+        figure.savefig(path)
+
+
+def draw_risk_coverage(path: Path, abstention: dict[str, dict[str, Any]]) -> None:
+    """
+    Draw the share of errors over the share of rows that are answered, a curve for each task that abstains, with a dot
+    where it does and a dotted line at the risk that it promises.
+
+    Args:
+        path: the PNG file to write.
+        abstention: what `describe_abstention` gave.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 4.4), layout="constrained")
+        axes = figure.subplots()
+        colours = matplotlib.colormaps["tab10" if len(abstention) <= 10 else "tab20"]
+        for number, (task, found) in enumerate(abstention.items()):
+            split, answered = list(found["splits"].items())[-1]
+            label = f"{task}, {split}" if len(abstention) <= MOST_TASKS else None
+            axes.plot(found["curve"]["coverage"], found["curve"]["risk"], color=colours(number), label=label)
+            if answered["risk"] is not None:
+                axes.plot(answered["coverage"], answered["risk"], marker="o", color=colours(number))
+            if found["risk"] is not None:
+                axes.axhline(found["risk"], color=colours(number), linewidth=1, linestyle=":")
+        axes.set(xlabel="share of rows that are answered", ylabel="share of wrong answers")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=10)
         figure.savefig(path)

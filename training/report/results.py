@@ -146,9 +146,8 @@ def save_result(
     model: MultiTaskModel,
     trainer: MultiTaskTrainer,
     loaded: LoadedTasks,
-    scores: dict[str, dict[str, dict[str, float]]],
+    measured: dict[str, dict[str, Any]],
     answers: dict[str, dict[str, TaskAnswers]],
-    calibration: dict[str, dict[str, Any]],
     seconds: float,
     row_hashes: RowHashes | None = None,
 ) -> Path:
@@ -170,9 +169,8 @@ def save_result(
     }
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     results = {
-        "scores": scores,
+        **measured,
         "confusion": count_confusions(trainer.tasks, answers),
-        "calibration": calibration,
         "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
         "best_eval_score": trainer.state.best_metric,
