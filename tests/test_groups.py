@@ -1,9 +1,11 @@
 """Groups of tasks that are scored together, against scikit-learn over the joined rows and figures worked by hand."""
 
+import io
 import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -237,13 +239,28 @@ def write_recipe(folder: Path, backbone: str, **changes: Any) -> Path:
         },
         **changes,
     }
+    recipe["tasks"]["cats"] |= {"metrics": ["f1"], "f1_labels": ["none"]}
     (folder / "job.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return folder / "job.yaml"
 
 
-def test_run_scores_the_group_everywhere_and_compares_it(tiny_backbone: str, tmp_path: Path, capsys):
-    run([str(write_recipe(tmp_path, tiny_backbone)), "--compare_single"])
-    printed, folder = capsys.readouterr().out, tmp_path / "result"
+def train_recipe(recipe: Path, *flags: str) -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        run([str(recipe), *flags])
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a recipe and a joint run that was compared with single ones, and what it printed."""
+    folder = tmp_path_factory.mktemp("compared")
+    return folder, train_recipe(write_recipe(folder, tiny_backbone), "--compare_single")
+
+
+def test_run_scores_the_group_everywhere_and_compares_it(compared: tuple[Path, str]):
+    root, printed = compared
+    folder = root / "result"
     results = json.loads((folder / "results.json").read_text())
     assert results["groups"] == {"pets": PETS}
     scores = results["scores"]["test"]
@@ -262,6 +279,7 @@ def test_run_scores_the_group_everywhere_and_compares_it(tiny_backbone: str, tmp
     compared = results["compare_single"]
     assert list(compared["tasks"]) == ["dogs", "cats"] and list(compared["groups"]) == ["pets"]
     pets = compared["groups"]["pets"]
+    assert compared["tasks"]["cats"]["joint"] == scores["cats"]["f1"] != scores["pets"]["f1"]
     assert pets["rows"] == sum(compared["tasks"][task]["rows"] for task in ("dogs", "cats"))
     assert pets["joint"] == scores["pets"]["f1"]
     low, high = pets["interval"]
@@ -269,6 +287,22 @@ def test_run_scores_the_group_everywhere_and_compares_it(tiny_backbone: str, tmp
     assert re.search(r"^pets +f1 +test +\d+ ", printed, flags=re.MULTILINE)
     assert "best/pets" in printed and (folder / "best" / "pets" / "config.json").is_file()
     assert "groups" not in json.loads((folder / "config.json").read_text())
+
+
+def test_distilled_model_is_compared_on_the_group(compared: tuple[Path, str], tiny_backbone: str):
+    root, _ = compared
+    job = write_recipe(root, tiny_backbone, distillation={"teachers": "single"})
+    printed, folder = train_recipe(job, "--output_dir", str(root / "distilled")), root / "distilled"
+    assert "finished before" in printed, "premise: teachers are the models that were compared"
+    results, earlier = (json.loads((path / "results.json").read_text()) for path in (folder, root / "result"))
+    pets = results["distillation"]["groups"]["pets"]
+    assert pets["distilled"] == results["scores"]["test"]["pets"]["f1"]
+    assert pets["single"]["score"] == pytest.approx(earlier["compare_single"]["groups"]["pets"]["single"])
+    assert pets["joint"]["score"] == pytest.approx(earlier["scores"]["test"]["pets"]["f1"])
+    for other in ("single", "joint"):
+        low, high = pets[other]["interval"]
+        assert low <= pets[other]["difference"] == pets["distilled"] - pets[other]["score"] <= high
+    assert re.search(r"^pets +f1 +test +\d+ ", printed, flags=re.MULTILINE)
 
 
 def test_recipe_without_groups_has_none(tmp_path: Path):
@@ -293,9 +327,8 @@ def test_stance_of_tweeteval_is_scored_by_the_official_rule():
 
 def test_classes_of_a_group_are_the_names_that_were_written(tmp_path: Path):
     recipe = write_recipe(tmp_path, "backbone")
-    text = recipe.read_text().replace("- none", "- no").replace("- against", "- yes")
-    recipe.write_text(re.sub(r"f1_labels:\n  +- yes", "f1_labels:\n    - no", text))
-    assert load_recipe(recipe).groups["pets"].scoring.f1_labels == ["no", "favor"]
+    recipe.write_text(recipe.read_text().replace("- none", "- false").replace("- against", "- true"))
+    assert load_recipe(recipe).groups["pets"].scoring.f1_labels == ["true", "favor"]
 
 
 def test_tasks_of_a_group_list_their_labels_in_the_recipe(tmp_path: Path):

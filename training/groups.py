@@ -4,6 +4,8 @@ TaskGroup           a group's tasks, and how it is scored
 read_groups         the groups of a recipe or a caller, checked against the tasks that there are
 with_groups         all that is scored: settings by task, then by group
 group_scores        the metrics of each group, from what its tasks answered
+common_split        the split that all tasks of a group are measured on
+joined              the rows of all tasks
 counted_once        groups, and the tasks that are in none
 check_metric_keys   refuses names whose scores would be the same key
 """
@@ -145,6 +147,17 @@ def group_scores(groups: Mapping[str, TaskGroup], answers: Mapping[str, TaskAnsw
     return scores
 
 
+def common_split(group: TaskGroup, splits: Mapping[str, str]) -> str | None:
+    """The split that all tasks of a group are measured on, from that of each task; `None` where there is no such."""
+    found = {splits.get(task) for task in group.tasks}
+    return found.pop() if len(found) == 1 else None
+
+
+def joined(group: TaskGroup, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One array of the rows of all tasks, task by task."""
+    return np.concatenate([arrays[task] for task in group.tasks])
+
+
 def counted_once(by_name: Mapping[str, Any], groups: Mapping[str, TaskGroup]) -> dict[str, Any]:
     """What there is of groups, and of the tasks that are in none: what `eval_score` is the mean of."""
     members = {task for group in groups.values() for task in group.tasks}
@@ -163,4 +176,13 @@ def check_metric_keys(scored: Mapping[str, TaskConfig]) -> None:
                 )
 
 
-__all__ = ["TaskGroup", "check_metric_keys", "counted_once", "group_scores", "read_groups", "with_groups"]
+__all__ = [
+    "TaskGroup",
+    "check_metric_keys",
+    "common_split",
+    "counted_once",
+    "group_scores",
+    "joined",
+    "read_groups",
+    "with_groups",
+]

@@ -23,6 +23,7 @@ from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..best_checkpoints import score_key
 from ..evaluation import metric_options, metric_scores
+from ..groups import common_split, joined
 from ..recipe.recipe import Recipe
 from ..strategy import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
@@ -157,13 +158,12 @@ def compare_groups(
     """As `compare_task` for each group whose tasks were all trained alone, and are compared on the same split."""
     compared = {}
     for name, group in joint.groups.items():
-        split = {splits.get(task) for task in group.tasks}
-        if len(split) > 1 or None in split:
+        split, metric = common_split(group, splits), group.scoring.primary_metric
+        if split is None:
             continue
-        (split,), metric = split, group.scoring.primary_metric
         both = [
-            tuple(map(np.concatenate, zip(*(predictions[task] for task in group.tasks), strict=True)))
-            for predictions in (joint_predictions, single_predictions)
+            tuple(joined(group, {task: found[task][side] for task in group.tasks}) for side in (0, 1))
+            for found in (joint_predictions, single_predictions)
         ]
         found = scores[split][name][metric], metric_scores(group.scoring, *both[1])[metric]
         options = metric_options(group.scoring, metric)

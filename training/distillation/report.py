@@ -24,6 +24,7 @@ from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
 from ..evaluation import TaskAnswers, answer_task, metric_options, metric_scores
+from ..groups import common_split, joined
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
 from .starting import measured_split
@@ -80,6 +81,34 @@ def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[s
     return found
 
 
+def _compare_groups(
+    trainer: Any,
+    splits: dict[str, str],
+    answers: dict[str, dict[str, TaskAnswers]],
+    scores: dict[str, dict[str, dict[str, float]]],
+    others: dict[str, dict[str, tuple[float, np.ndarray]]],
+) -> dict[str, Any]:
+    """The same for each group whose tasks are all compared on one split, over their rows together."""
+    compared = {}
+    for name, group in trainer.groups.items():
+        split, task = common_split(group, splits), group.scoring
+        if split is None:
+            continue
+        own, references = (
+            joined(group, {member: getattr(answers[split][member], side) for member in group.tasks})
+            for side in ("predictions", "references")
+        )
+        score = scores[split][name][task.primary_metric]
+        entry = {"metric": task.primary_metric, "split": split, "rows": len(own), "distilled": score}
+        for kind in OTHERS:
+            if all(kind in others[member] for member in group.tasks):
+                found = joined(group, {member: others[member][kind][1] for member in group.tasks})
+                other = metric_scores(task, found, references)[task.primary_metric], found
+                entry[kind] = _difference(task, (score, own), other, references, trainer.args.seed)
+        compared[name] = entry
+    return compared
+
+
 def compare_distilled(
     trainer: Any,
     answers: dict[str, dict[str, TaskAnswers]],
@@ -98,12 +127,12 @@ def compare_distilled(
         joint: the folder of a joint run without teachers; `None` where there is none at hand.
 
     Returns:
-        `tasks`: by trained task `metric`, `split`, `rows`, `distilled`, and for `single` and `joint`, where they are
-        known, `score`, `difference` (distilled minus the other) and `interval`.
+        `tasks` and `groups`: by trained task, or group of such, `metric`, `split`, `rows`, `distilled`, and for
+        `single` and `joint`, where they are known, `score`, `difference` (distilled minus the other) and `interval`.
     """
     splits = {task: measured_split(trainer, task) for task in trainer.trained_tasks}
     joint_answers = _joint_answers(joint, trainer, splits) if joint is not None else {}
-    compared = {}
+    compared, all_others = {}, {}
     for task, split in splits.items():
         metric, found = trainer.tasks[task].primary_metric, answers[split][task]
         score = scores[split][task][metric]
@@ -115,7 +144,7 @@ def compare_distilled(
         for kind in OTHERS:
             if kind in others:
                 entry[kind] = _difference(trainer.tasks[task], own, others[kind], found.references, trainer.args.seed)
-        compared[task] = entry
+        compared[task], all_others[task] = entry, others
     settings = trainer.lessons.settings
     return {
         "settings": {name: getattr(settings, name) for name in ("schedule", "temperature", "rows", "similarity_loss")},
@@ -125,6 +154,7 @@ def compare_distilled(
         "joint": None if joint is None else joint.name,
         "resamples": RESAMPLES,
         "tasks": compared,
+        "groups": _compare_groups(trainer, splits, answers, scores, all_others),
     }
 
 
@@ -141,6 +171,11 @@ def _cell(found: dict[str, Any] | None) -> str:
     return f"{_shown(found['score'])} ({difference}{f' [{interval}]' if interval else ''})"
 
 
+def _all_compared(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is compared of each task, then of each group; older results know no groups."""
+    return {**compared["tasks"], **compared.get("groups", {})}
+
+
 def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     shown = [kind for kind in OTHERS if any(kind in entry for entry in compared["tasks"].values())]
     header = ["task", "metric", "split", "rows", "distilled"]
@@ -154,7 +189,7 @@ def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
             _shown(entry["distilled"]),
             *(_cell(entry.get(kind)) for kind in shown),
         ]
-        for task, entry in compared["tasks"].items()
+        for task, entry in _all_compared(compared).items()
     ]
 
 
@@ -195,7 +230,7 @@ def draw_distilled(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
 
     drawn = {
         task: found
-        for task, entry in compared["tasks"].items()
+        for task, entry in _all_compared(compared).items()
         if (found := {kind: entry[kind] for kind in OTHERS if kind in entry and _is_drawn(entry[kind])})
     }
     if not drawn:
@@ -207,7 +242,7 @@ def draw_distilled(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
         for kind, colour, shift in zip(OTHERS, ("#2f6db3", "#c46210"), (-0.13, 0.13), strict=True):
             points = [(place + shift, found[kind]) for place, found in enumerate(drawn.values()) if kind in found]
             _draw_points(axes, points, colour, f"distilled minus {OTHERS[kind]}")
-        names = [f"{task}: {compared['tasks'][task]['metric'].replace('_', ' ')}" for task in drawn]
+        names = [f"{task}: {_all_compared(compared)[task]['metric'].replace('_', ' ')}" for task in drawn]
         axes.set_yticks(range(len(drawn)), names, parse_math=False)
         axes.set_ylim(len(drawn) - 0.5, -0.5)
         axes.set_xlabel("difference, with the 95 % interval over rows (per cent)")
