@@ -36,6 +36,11 @@ TOLERANCE = 1e-5  # between different batches of the same sentences, in float32,
 FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
 
 
+def _tasks(config: Any) -> dict[str, dict[str, Any]]:
+    """Task settings as config.json has them: the code beside the weights may be of any version."""
+    return config.to_dict()["tasks"]
+
+
 def _auto_model(source: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -45,10 +50,11 @@ def _auto_model(source: str) -> dict[str, Any]:
     with torch.no_grad():
         output = model(**tokenizer(SENTENCES, padding=True, return_tensors="pt"))
     found = {"embedding": output.sentence_embedding}
+    tasks = _tasks(model.config)
     for task, logits in output.logits.items():
-        kind = model.config.tasks[task].kind
-        if kind.has_labels:
-            logits = logits.sigmoid() if kind.is_multi_label else logits.softmax(dim=-1)
+        if tasks[task].get("labels"):
+            is_multi_label = tasks[task]["problem_type"] == "multi_label_classification"
+            logits = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
         found[task] = logits
     return {name: values.float().numpy() for name, values in found.items()}
 
@@ -73,12 +79,12 @@ def _sequence_classification(source: str) -> dict[str, Any]:
     from transformers import AutoConfig, pipeline
 
     found = {}
-    for task, settings in AutoConfig.from_pretrained(source, trust_remote_code=True).tasks.items():
-        if settings.kind.has_labels and not settings.pair:
+    for task, settings in _tasks(AutoConfig.from_pretrained(source, trust_remote_code=True)).items():
+        if settings.get("labels") and not settings["pair"]:
             classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
             answers = classify(SENTENCES, top_k=None)
             rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
-            found[task] = np.array([[row[label] for label in settings.labels] for row in rows])
+            found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
     return found
 
 
