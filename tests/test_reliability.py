@@ -26,10 +26,10 @@ def test_brier_score_sums_over_classes() -> None:
 
 
 def test_every_label_of_a_multi_label_row_is_a_forecast() -> None:
-    bins = count_forecasts(np.array([[0.9, 0.2], [0.9, 0.2]]), np.array([[1, 0], [0, 0]]))
+    bins = count_forecasts(np.array([[0.9, 0.2], [0.9, 0.2]]), np.array([[1, 1], [0, 1]]))
     assert bins[:, 0].sum() == 4
-    assert calibration_error(bins) == pytest.approx((2 * 0.4 + 2 * 0.2) / 4)
-    assert brier_score(bins) == pytest.approx((0.01 + 0.81 + 0.04 + 0.04) / 4)
+    assert calibration_error(bins) == pytest.approx((2 * 0.4 + 2 * 0.8) / 4), "one gap is no other's gain"
+    assert brier_score(bins) == pytest.approx((0.01 + 0.81 + 0.64 + 0.64) / 4)
 
 
 def test_bins_of_batches_add_up() -> None:
