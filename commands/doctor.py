@@ -53,6 +53,7 @@ def _auto_model(source: str) -> dict[str, Any]:
     tasks = _tasks(model.config)
     for task, logits in output.logits.items():
         if tasks[task].get("labels"):
+            logits = logits / torch.tensor(tasks[task].get("temperatures") or [1.0])  # as `predict` calibrates
             is_multi_label = tasks[task]["problem_type"] == "multi_label_classification"
             logits = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
         found[task] = logits
