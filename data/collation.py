@@ -1,6 +1,6 @@
 """Rows of several tasks to one padded batch in which every distinct sentence stands once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -12,6 +12,8 @@ from ..tasks_multitask import TaskConfig
 
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
 TEACHER_PREFIX = "teacher_"  # that with the places of its teachers' answers; null means that none was asked
+
+COUNTED = ("labels", "teacher_targets")  # what of a batch is no input of the model, and what rows are counted by
 
 
 def sentence_id(sentence: str) -> int:
@@ -30,6 +32,15 @@ def sentence_ids(rows: list[list[str]]) -> torch.Tensor:
     """A contrastive task's labels: the `sentence_id` of every sentence of every row, `(rows, 2 + negatives)`."""
     ids = [[sentence_id(sentence) for sentence in row] for row in rows]
     return torch.tensor(ids, dtype=torch.long) if ids else torch.empty(0, 2, dtype=torch.long)
+
+
+def count_rows(batches: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many rows of collated batches have labels, by task, and how many have targets, where there are any."""
+    return {
+        kind: {task: sum(len(batch[kind][task]) for batch in batches) for task in batches[0][kind]}
+        for kind in COUNTED
+        if batches and kind in batches[0]
+    }
 
 
 @dataclass

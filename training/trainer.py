@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..data.collation import MultiTaskCollator
+from ..data.collation import COUNTED, MultiTaskCollator, count_rows
 from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.loading import LabelledSet
 from ..data.sampling.sampler import MixtureDataset
@@ -38,7 +37,6 @@ from .balancing.making import check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
 from .best_checkpoints import BestOfTasks, check_best_metric
-from .class_weights import resolve_balanced
 from .distillation.lessons import Lessons
 from .distillation.settings import UNLABELED
 from .drawing import EpochOfSampler, draw_sets, make_sampler, steps_of_epoch
@@ -50,8 +48,8 @@ from .features.batches import FeatureDataset, as_it_is, sentence_windows
 from .features.run_features import RunFeatures
 from .groups import TaskGroup, read_groups, with_groups
 from .loss_meter import LossMeter
-from .loss_scale import measure_targets
 from .losses import task_loss
+from .measures import take_measures
 from .mixture import MixtureConfig
 from .resuming.checkpoints import Checkpoints
 from .resuming.files import last_checkpoint
@@ -59,39 +57,6 @@ from .stages import Stages, enter_stage, parameter_groups, stage_starts
 from .strategy import make_plan, plan_of_tasks
 
 logger = logging.get_logger(__name__)
-
-COUNTED = ("labels", "teacher_targets")  # what of a batch is no input of the model, and what rows are counted by
-
-
-def count_rows(batches: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """How many rows of collated batches have labels, by task, and how many have targets, where there are any."""
-    return {
-        kind: {task: sum(len(batch[kind][task]) for batch in batches) for task in batches[0][kind]}
-        for kind in COUNTED
-        if batches and kind in batches[0]
-    }
-
-
-def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> list[str]:
-    """
-    Put into a model's configuration what is measured on training rows: it is part of the model that is saved.
-
-    These are the numbers that `balanced` weights stand for, and the scale of regression targets.
-
-    Args:
-        model: the model; entries of its `config.tasks` are replaced.
-        training_rows: by task, its training rows.
-
-    Returns:
-        What a person should know.
-    """
-    announcements = []
-    for measure in (resolve_balanced, measure_targets):
-        measured, found = measure(model.config.tasks, training_rows)
-        for task, settings in measured.items():
-            model.config.change_task(task, **settings)
-        announcements += found
-    return announcements
 
 
 class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
