@@ -136,7 +136,8 @@ def test_a_hundred_tasks_have_ten_pictures_and_curves_without_names(tmp_path, mo
     counted = {task: count_confusion(1 - right if task in wrong else right, right, 2) for task in tasks}
     drawn: list[str] = []
     monkeypatch.setattr(model_card, "draw_confusion", lambda path, task, *rest: drawn.append(task))
-    results = {"steps": 0, "history": [], "confusion": counted, "tasks": tasks}
+    settings = {name: task.to_dict() for name, task in tasks.items()}
+    results = {"steps": 0, "history": [], "confusion": counted, "tasks": settings}
     assert set(model_card.draw_pictures(tmp_path, results, tasks).values()) == {
         f"confusion_{task}.png" for task in wrong
     }

@@ -36,8 +36,8 @@ def draw_pictures(
     folder: Path, results: dict[str, Any], tasks: dict[str, TaskConfig], groups: dict[str, TaskGroup] | None = None
 ) -> dict[str, str]:
     """Draw what the results hold; returns title and file of each picture."""
-    pictures, history, step = {}, results["history"], kept_step(results)
-    if results["steps"] and draw_training(folder / TRAINING_PICTURE, history, tasks, step, groups):
+    pictures, history = {}, results["history"]
+    if results["steps"] and draw_training(folder / TRAINING_PICTURE, history, tasks, kept_step(results), groups):
         pictures["Training loss and validation scores over the steps"] = TRAINING_PICTURE
     counted = {
         task: read_confusion(found)
