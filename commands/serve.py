@@ -2,6 +2,7 @@
 
     multitask-sentence serve runs/quickstart --port 8000
     multitask-sentence serve user/name --revision COMMIT --dtype bfloat16
+    multitask-sentence serve runs/quickstart --engine onnx --dtype int8     # after multitask-sentence export
     curl localhost:8000/predict -H 'Content-Type: application/json' -d '{"sentences": ["What a lovely evening!"]}'
 
 POST /predict, POST /v1/embeddings (as OpenAI's), GET /health, /metrics and /docs. SIGTERM ends the server when all
@@ -28,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 answers other machines, too (%(default)s).")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s).")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="Of the weights (float32).")
-    parser.add_argument("--device", help="Such as cuda (a GPU if there is one).")
+    parser.add_argument("--engine", choices=["torch", "onnx", "openvino"], default="torch", help="(%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "int8"],
+        help="Of the weights (float32). torch has no int8, onnx no bfloat16, and neither export float16.",
+    )
+    parser.add_argument("--device", help="Of torch, such as cuda (a GPU if there is one).")
     parser.add_argument(
         "--token",
         default=os.environ.get(TOKEN_VARIABLE),
@@ -38,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for limit in fields(Limits):
         parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help="(%(default)s)")
     options = parser.parse_args(argv)
+    if options.engine == "torch" and options.dtype == "int8":
+        parser.error("--dtype int8 needs --engine onnx or openvino, and a folder that was exported with --int8")
+    if options.engine != "torch" and options.device:
+        parser.error("--device belongs to --engine torch: exports compute on the CPU")
     try:
         import uvicorn
 
@@ -45,12 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         packages = "fastapi uvicorn httptools uvloop prometheus_client"
         sys.exit(f"error: serve needs {error.name}, which is not installed: pip install {packages}")
-    from ..serving.engine import TorchEngine
+    from ..serving.engine import RuntimeEngine, TorchEngine
 
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     try:
-        engine = TorchEngine(options.source, options.revision, options.dtype, options.device)
-    except (ValueError, OSError) as error:
+        if options.engine == "torch":
+            engine = TorchEngine(options.source, options.revision, options.dtype, options.device)
+        else:
+            engine = RuntimeEngine(options.source, options.engine, options.revision, options.dtype)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     uvicorn.run(make_app(engine, limits, options.token), host=options.host, port=options.port, log_level="info")
 

@@ -1,11 +1,11 @@
-"""The model behind the server, opened once: with torch."""
+"""The model behind the server, opened once: with torch, or as an export without it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..answers_multitask import plain_answers
-from ..configuration_multitask import public_name
-from ..modeling_multitask import MultiTaskModel
+from ..runtime.model import MultiTaskRuntime
 from .batching import Row
 
 
@@ -32,6 +32,18 @@ class Engine(Protocol):
         """Tokens that the model reads of the sentences, special ones included."""
 
 
+def _listed(
+    model: Any, tasks: dict[str, Any], rows: list[Row], names: list[str], embeddings: bool
+) -> list[dict[str, Any]]:
+    """What `Engine.answer` gives, of anything with `predict`."""
+    if not embeddings:
+        return model.predict(rows, head=names, as_list=True, show_progress=False)
+    answers = model.predict(rows, head=names, embeddings=True, show_progress=False)
+    vectors = answers.pop("embedding")
+    listed = plain_answers(tasks, answers, len(rows))
+    return [{"embedding": vector, **row} for vector, row in zip(vectors, listed, strict=True)]
+
+
 class TorchEngine:
     """
     A model in this process.
@@ -48,6 +60,9 @@ class TorchEngine:
     def __init__(self, source: str, revision: str | None = None, dtype: str | None = None, device: str | None = None):
         import torch
 
+        from ..configuration_multitask import public_name
+        from ..modeling_multitask import MultiTaskModel
+
         self.model = MultiTaskModel.from_pretrained(
             source, revision=revision, dtype=dtype or "float32", trust_remote_code=True
         ).eval()
@@ -57,16 +72,36 @@ class TorchEngine:
         self.embedding_dim = self.model.config.embedding_dim
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
-        if not embeddings:
-            return self.model.predict(rows, head=tasks, as_list=True)
-        answers = self.model.predict(rows, head=tasks, embeddings=True)
-        vectors = answers.pop("embedding")
-        listed = plain_answers(self.model.config.tasks, answers, len(rows))
-        return [{"embedding": vector, **row} for vector, row in zip(vectors, listed, strict=True)]
+        return _listed(self.model, self.model.config.tasks, rows, tasks, embeddings)
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
         options = {"truncation": True, "max_length": self.model.config.max_length}
         return sum(map(len, self.model.tokenizer(list(sentences), **options)["input_ids"]))
 
 
-__all__ = ["Engine", "TorchEngine"]
+class RuntimeEngine:
+    """
+    An exported model, without torch.
+
+    Args:
+        source: an exported folder or Hub id.
+        kind: `onnx` or `openvino`.
+        revision: a commit, branch or tag of the Hub.
+        precision: `float32`, `int8` where it was exported, or `bfloat16` (OpenVINO).
+    """
+
+    def __init__(self, source: str, kind: str, revision: str | None = None, precision: str | None = None):
+        self.kind = kind
+        self.model = MultiTaskRuntime.from_pretrained(source, kind, precision or "float32", revision=revision)
+        self.name = f"./{Path(source).resolve().name}" if Path(source).is_dir() else source
+        self.tasks = {name: task.pair for name, task in self.model.tasks.items()}
+        self.embedding_dim = self.model.config["embedding_dim"]
+
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+        return _listed(self.model, self.model.tasks, rows, tasks, embeddings)
+
+    def count_tokens(self, sentences: Sequence[str]) -> int:
+        return sum(map(len, self.model.tokenize(list(sentences))))
+
+
+__all__ = ["Engine", "RuntimeEngine", "TorchEngine"]

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import openai
 import pytest
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands.serve import main
+from multitask_sentence.export.folder import export_folder
 from multitask_sentence.serving.batching import Batcher, ClosedError, QueueFullError
 
 TOKEN = "a-word-between-friends"
@@ -202,6 +205,42 @@ def test_many_callers_get_their_own_answers(server: Server) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert len(list(pool.map(ask, range(300)))) == 300
+
+
+def test_export_answers_as_the_model_does(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    exported = tmp_path / "exported"
+    shutil.copytree(folder, exported)
+    export_folder(exported, ["onnx"], None, [], lambda text: None)
+    url, process = start(exported, "--engine", "onnx")
+    server = Server(url, MultiTaskModel.from_pretrained(folder), process)
+    try:
+        assert server.send("/health")[1]["engine"] == "onnx"
+        _, content = server.send("/predict", {"sentences": SENTENCES, "embeddings": True})
+        found = np.array([row.pop("embedding") for row in content["answers"]])
+        np.testing.assert_allclose(found, server.model.encode(SENTENCES), atol=1e-5)
+        assert close(content["answers"], server.model.predict(SENTENCES, as_list=True))
+        _, content = server.send("/v1/embeddings", {"input": SENTENCES})
+        tokens = server.model.tokenizer(SENTENCES, truncation=True, max_length=server.model.config.max_length)
+        assert content["usage"]["prompt_tokens"] == sum(map(len, tokens["input_ids"]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dtype", "int8"), "needs --engine onnx or openvino"),
+        (("--engine", "onnx", "--device", "cuda"), "--device belongs to --engine torch"),
+        (("--engine", "onnx"), "it was not exported"),
+    ],
+)
+def test_engine_that_cannot_be_is_one_line(folder: Path, capsys, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main([str(folder), *arguments])
+    assert message in str(exited.value) + capsys.readouterr().err
 
 
 def test_sigterm_ends_the_server_when_all_is_answered(folder: Path) -> None:
