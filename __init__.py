@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .configuration_multitask import MultiTaskConfig, ProjectionConfig
     from .modeling_multitask import MultiTaskModel, MultiTaskOutput
+    from .records_multitask import HeadConfig
     from .runtime import MultiTaskRuntime
-    from .tasks_multitask import HeadConfig, TaskConfig
+    from .tasks_multitask import TaskConfig
     from .training.arguments import MultiTaskTrainingArguments
     from .training.trainer import MultiTaskTrainer
 
@@ -15,7 +16,7 @@ __version__ = "0.1.0"
 
 # Imported when they are asked for: an exported model is opened without torch, and only whoever trains needs datasets.
 _PLACES = {
-    "HeadConfig": ".tasks_multitask",
+    "HeadConfig": ".records_multitask",
     "MultiTaskConfig": ".configuration_multitask",
     "MultiTaskModel": ".modeling_multitask",
     "MultiTaskOutput": ".modeling_multitask",

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .checks_multitask import suggest
-from .tasks_multitask import TaskConfig, complete_abstain
+from .records_multitask import complete_abstain
+from .tasks_multitask import TaskConfig
 
 
 def one_word(head: Any, older: Any, spelled: str) -> Any:

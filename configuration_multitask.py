@@ -20,7 +20,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checks_multitask import check_choice, check_flag, check_keys
-from .tasks_multitask import Record, TaskConfig, check_activation, check_size, complete_task, settings_of
+from .records_multitask import Record, check_activation, check_size, settings_of
+from .tasks_multitask import TaskConfig, complete_task
 
 POOLINGS = ("mean", "cls", "max")
 # Grows when a saved model means something that older code would read wrongly.

@@ -1,27 +1,28 @@
 """The settings of a task as records that are checked when they are made.
 
-    TaskConfig        what `config.tasks` holds for each task
-    HeadConfig        its head
-    AbstainConfig     when it gives no label
-    complete_task     a task's record from what a user wrote, or a file holds
-    extend_labels     the same with further labels
-    Record            what the records share
-    check_size        refuses what is no size of a layer
-    check_activation  refuses what is no activation
+    TaskConfig     what `config.tasks` holds for each task
+    complete_task  a task's record from what a user wrote, or a file holds
+    extend_labels  the same with further labels
 
 What the problem types mean stands in problem_types_multitask.py. This file travels with every saved model. The runtime
 without torch reads the records, too: what only layers can say is checked in `complete_task`.
 """
 
-import math
 from collections import Counter
-from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import InitVar, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from .checks_multitask import check_choice, check_count, check_flag, check_keys, is_number, suggest
+from .checks_multitask import check_choice, check_flag, check_keys, is_number
 from .problem_types_multitask import LOSSES, METRICS, PROBLEM_TYPES, ProblemType, find_problem_type
-
-LARGEST_SIZE = 1_000_000
+from .records_multitask import (
+    AbstainConfig,
+    HeadConfig,
+    Record,
+    check_activation,
+    complete_abstain,
+    complete_head,
+    settings_of,
+)
 
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
@@ -29,54 +30,6 @@ _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for k
 _ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures", "abstain")
 # What is chosen on validation data once training has ended, and what else says how answers are given.
 CHOSEN_SETTINGS = ("thresholds", "temperatures", "abstain")
-
-
-class Record:
-    """
-    What the records of settings share: plain JSON, and equality by what they say.
-
-    A record is frozen. `dataclasses.replace` makes a changed one, which is checked as any other. Records of different
-    classes are equal if their names and settings are: each folder of remote code brings classes of its own.
-    """
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them; no list is shared with the record."""
-        return asdict(self)
-
-    def __eq__(self, other: object) -> bool:
-        if not is_dataclass(other) or type(self).__name__ != type(other).__name__:
-            return NotImplemented
-        return asdict(self) == asdict(other)
-
-    __hash__ = None
-
-    def _settle(self, **values: Any) -> None:
-        """Set fields while the record is made."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def settings_of(record: Any) -> Any:
-    """A record's settings as a dictionary; anything else as it is."""
-    return record.to_dict() if hasattr(record, "to_dict") else record
-
-
-def check_size(where: str, found: Any) -> None:
-    """Refuse what cannot be the size of a layer: anything but a whole number from 1 to `LARGEST_SIZE`."""
-    check_count(where, found)
-    if found > LARGEST_SIZE:
-        raise ValueError(f"{where} is {found}, but should be at most {LARGEST_SIZE:,}: it is the size of a layer.")
-
-
-def check_activation(where: str, found: Any) -> None:
-    """Refuse what transformers does not know as an activation."""
-    from transformers.activations import ACT2FN
-
-    if not isinstance(found, str) or found not in ACT2FN:
-        raise ValueError(
-            f"{where} is {found!r}, but should be an activation of transformers such as relu, gelu, tanh, silu or "
-            f"linear (none).{suggest(found, ACT2FN)}"
-        )
 
 
 def _check_task_name(name: Any) -> None:
@@ -93,99 +46,6 @@ def _check_task_name(name: Any) -> None:
             f"tasks: the name {name!r} is taken by torch's ModuleDict, which holds the heads. "
             f"Choose another one, such as '{name}_task'."
         )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HeadConfig(Record):
-    """
-    The network from the sentence embedding to a task's logits.
-
-    Args:
-        hidden_dims: sizes of the hidden layers; none for a linear head.
-        activation: after each hidden layer, as transformers names it.
-        dropout: before the last layer, at least 0 and less than 1.
-        where: what an error says it is about.
-
-    Raises:
-        ValueError: names the setting, what was found and what would be right.
-    """
-
-    hidden_dims: list[int] = field(default_factory=list)
-    activation: str = "relu"
-    dropout: float = 0.0
-    where: InitVar[str] = "head"
-
-    def __post_init__(self, where: str):
-        if not isinstance(self.hidden_dims, (list, tuple)):
-            raise ValueError(
-                f"{where}.hidden_dims is {self.hidden_dims!r}, but should be a list of sizes, such as [256]."
-            )
-        for size in self.hidden_dims:
-            check_size(f"{where}.hidden_dims: a size", size)
-        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ValueError(f"{where}.dropout is {self.dropout!r}, but should be at least 0 and less than 1.")
-        self._settle(hidden_dims=list(self.hidden_dims), dropout=float(self.dropout))
-
-
-def _complete_head(where: str, head: Any) -> HeadConfig:
-    head = settings_of(head)
-    if head is not None and not isinstance(head, dict):
-        raise ValueError(
-            f"{where} is {head!r}, but should be like {{hidden_dims: [256], activation: relu, dropout: 0.1}}."
-        )
-    check_keys(where, head or {}, [setting.name for setting in fields(HeadConfig)])
-    return HeadConfig(**(head or {}), where=where)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AbstainConfig(Record):
-    """
-    When a task gives no label: where its confidence is lower than `confidence`.
-
-    The confidence of a row is its highest probability; of a multi-label row, the lowest probability of what was
-    decided about a label: that it applies, or that it does not.
-
-    Args:
-        risk: the largest share of wrong labels among those that are given, above 0 and below 1. Training chooses the
-            confidence for it on validation data; without one that was chosen, no label is given at all.
-        confidence: from 0 to 1.
-        where: what an error says it is about.
-
-    Raises:
-        ValueError: names the setting, what was found and what would be right.
-    """
-
-    risk: float | None = None
-    confidence: float | None = None
-    where: InitVar[str] = "abstain"
-
-    def __post_init__(self, where: str):
-        if self.risk is None and self.confidence is None:
-            raise ValueError(f"{where} is empty, but should be like {{risk: 0.05}} or {{confidence: 0.8}}.")
-        if self.risk is not None and not (is_number(self.risk) and 0 < self.risk < 1):
-            raise ValueError(
-                f"{where}.risk is {self.risk!r}, but should be above 0 and below 1: a share of the labels given."
-            )
-        if self.confidence is not None and not (is_number(self.confidence) and 0 <= self.confidence <= 1):
-            raise ValueError(f"{where}.confidence is {self.confidence!r}, but should be a probability, from 0 to 1.")
-        given = {"risk": self.risk, "confidence": self.confidence}
-        self._settle(**{name: None if value is None else float(value) for name, value in given.items()})
-
-    @property
-    def least_confidence(self) -> float:
-        """The confidence from which on a label is given; infinite for a risk that no confidence was chosen for."""
-        return math.inf if self.confidence is None else self.confidence
-
-
-def complete_abstain(where: str, abstain: Any) -> AbstainConfig | None:
-    """The record of when to abstain, from a mapping or a record; `None` for never."""
-    abstain = settings_of(abstain)
-    if abstain is None:
-        return None
-    if not isinstance(abstain, dict):
-        raise ValueError(f"{where} is {abstain!r}, but should be like {{risk: 0.05}} or {{confidence: 0.8}}.")
-    check_keys(where, abstain, [setting.name for setting in fields(AbstainConfig)])
-    return AbstainConfig(**abstain, where=where)
 
 
 def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
@@ -401,7 +261,7 @@ class TaskConfig(Record):
         self._settle(
             pair=pair,
             labels=labels,
-            head=_complete_head(f"{where}.head", self.head) if kind.has_head else None,
+            head=complete_head(f"{where}.head", self.head) if kind.has_head else None,
             loss=loss,
             loss_options=_complete_loss_options(f"{where}.loss_options", self.loss_options, loss, labels),
             loss_weight=float(self.loss_weight),

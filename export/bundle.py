@@ -12,6 +12,7 @@ RUNTIME_FILE = "runtime_multitask.py"
 MODULES = (
     "checks_multitask.py",
     "problem_types_multitask.py",
+    "records_multitask.py",
     "tasks_multitask.py",
     "rows_multitask.py",
     "answers_multitask.py",

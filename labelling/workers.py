@@ -73,7 +73,12 @@ class Processes:
         return ProcessPoolExecutor(self.size, context, initializer=_start, initargs=(self._open_worker,))
 
     def submit(self, chunk: Chunk) -> Future:
-        return self._pool.submit(_run, chunk)
+        try:
+            return self._pool.submit(_run, chunk)
+        except BrokenProcessPool as error:  # a process was lost since: said by the future, as of those before it
+            future: Future = Future()
+            future.set_exception(error)
+            return future
 
     def replace_lost(self) -> None:
         """A pool that lost a process answers nothing more: take a new one."""

@@ -13,7 +13,8 @@ from transformers import AutoConfig, BertConfig, GPT2Config, T5Config
 
 from multitask_sentence.configuration_multitask import MultiTaskConfig, ProjectionConfig, complete_projection
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
-from multitask_sentence.tasks_multitask import HeadConfig, TaskConfig, complete_task, extend_labels
+from multitask_sentence.records_multitask import HeadConfig
+from multitask_sentence.tasks_multitask import TaskConfig, complete_task, extend_labels
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 LINEAR = {"hidden_dims": [], "activation": "relu", "dropout": 0.0}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from conftest import TASKS
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.label import main
 from multitask_sentence.labelling import inputs, job
+from multitask_sentence.labelling.workers import Processes
 
 WORDS = "the cat sat on mat a dog ran good film today bad news bank fine story".split()  # noqa: SIM905
 SINGLE = ["mood_label", "mood_probability", "tags_labels", "tags_probabilities", "rating_value"]
@@ -196,6 +198,15 @@ def test_rows_of_a_lost_worker_are_given_to_another(folder: Path, tmp_path: Path
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_pool_that_broke_before_a_chunk_came_says_so_in_the_future() -> None:
+    workers = Processes(partial(os._exit, 1), 1)
+    chunk = inputs.Chunk(0, 0, None, [])
+    assert isinstance(workers.submit(chunk).exception(timeout=60), workers.lost_errors)
+    assert isinstance(workers.submit(chunk).exception(timeout=60), workers.lost_errors)
+    workers.replace_lost()
+    workers.close()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...tasks_multitask import AbstainConfig, TaskConfig
+from ...records_multitask import AbstainConfig
+from ...tasks_multitask import TaskConfig
 from ..evaluation import choose_thresholds, decisions, task_confidences
 from .abstention import choose_confidence
 from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds

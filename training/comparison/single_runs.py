@@ -30,7 +30,8 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...modeling_multitask import MultiTaskModel
-from ...tasks_multitask import CHOSEN_SETTINGS, settings_of
+from ...records_multitask import settings_of
+from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
 from ..distillation.settings import UNLABELED
 from ..drawing import draw_sets, make_sampler, steps_of_epoch

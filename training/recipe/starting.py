@@ -22,7 +22,8 @@ from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, read_row_hashes
 from ...data.sources import TaskSource
 from ...modeling_multitask import MultiTaskModel
-from ...tasks_multitask import TaskConfig, complete_task, extend_labels, settings_of
+from ...records_multitask import settings_of
+from ...tasks_multitask import TaskConfig, complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
 from ..groups import read_groups
 from ..strategy import Plan, make_plan, planned_parts

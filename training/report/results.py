@@ -15,7 +15,8 @@ from ...data.collation import LABEL_PREFIX
 from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, write_row_hashes
 from ...modeling_multitask import MultiTaskModel
-from ...tasks_multitask import TaskConfig, settings_of
+from ...records_multitask import settings_of
+from ...tasks_multitask import TaskConfig
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch

@@ -21,7 +21,8 @@ from transformers import Trainer
 
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
-from ...tasks_multitask import CHOSEN_SETTINGS, settings_of
+from ...records_multitask import settings_of
+from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
 from ..drawing import steps_of_epoch
 from ..features.cache import tokenizer_state
