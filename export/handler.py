@@ -19,7 +19,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         folder = os.path.abspath(path or os.path.dirname(__file__))
         sys.path.insert(0, folder)
-        from runtime_multitask import MultiTaskRuntime  # ty: ignore[unresolved-import] - it stands in the folder
+        from runtime_multitask import MultiTaskRuntime  # ty: ignore[import-not-found] - it stands in the folder
 
         self.model = MultiTaskRuntime.from_pretrained(folder)
 
