@@ -27,8 +27,8 @@ from helpers.trainer import (
 )
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training import trainer as trainer_module
+from multitask_sentence.training.comparison.compare import compare_single
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines, cosines_of_history
-from multitask_sentence.training.comparison.single_runs import compare_single
 from multitask_sentence.training.report.results import scores_by_task
 
 # Rows of one optimizer step: 8 sentences, labelled for few of the tasks each, so that some batches lack a task.
@@ -124,7 +124,9 @@ def compare(backbone: Path, folder: Path, **arguments: Any) -> tuple[list[dict],
     trainer.train()
     history = list(trainer.state.log_history)
     scores = {"validation": scores_by_task(trainer.evaluate("validation"), "eval", trainer.tasks)}
-    return cosines_of_history(history), compare_single(trainer, initial, history, scores, lambda _: None)
+    return cosines_of_history(history), compare_single(
+        trainer, lambda: copy.deepcopy(initial), history, scores, lambda _: None
+    )
 
 
 def stop_at_nan(backbone: Path, folder: Path) -> str:

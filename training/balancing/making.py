@@ -60,7 +60,7 @@ def check_finite(losses: Sequence[float], tasks: Mapping[str, dict[str, Any]], s
         ValueError: names the step, and each such task with its loss.
     """
     found = [
-        f"the {settings['loss']} loss of task {task!r} is {loss}"
+        f"the {settings.loss} loss of task {task!r} is {loss}"
         for (task, settings), loss in zip(tasks.items(), losses, strict=True)
         if not math.isfinite(loss)
     ]
