@@ -625,7 +625,7 @@ def test_command_leaves_a_task_with_nothing_to_train_out_of_the_mixture(job, cap
     assert results["only_evaluated"] == ["letters", "pairs"]
     assert results["steps"] == 4
     assert "trained on `letter` with" in card
-    assert "all that the answers come from was frozen: letters and pairs" in card
+    assert "all that the answers come from was frozen: `letters` and `pairs`" in card
 
 
 @pytest.mark.parametrize(
