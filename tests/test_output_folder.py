@@ -67,7 +67,7 @@ def before_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "format_settings", killed)
+    monkeypatch.setattr(command, "train", killed)
 
 
 def in_training(monkeypatch: pytest.MonkeyPatch) -> None:
