@@ -9,6 +9,8 @@ a file here and a line in `COMMANDS`.
 
 COMMANDS = {
     "train": "train a model from a recipe",
+    "evaluate": "score a trained model on labelled data, without training",
+    "compare": "compare trained models on the same rows",
     "card": "write the model card of a finished folder anew",
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",

@@ -1,6 +1,7 @@
-"""The paired bootstrap: how sure a difference between two models' scores on the same rows is.
+"""The bootstrap: how sure a score is, and a difference between two models' scores on the same rows.
 
-    paired_interval     the interval of the difference, from rows that are drawn anew a thousand times
+    score_interval      the interval of a model's score, from rows that are drawn anew a thousand times
+    paired_interval     the interval of the difference, each time of the same rows
     resampled_scores    a metric of every resample at once, from how often each row was drawn
 
 A resample is not written out row by row: every metric follows from the number of times that each row was drawn, so
@@ -49,6 +50,36 @@ def _draws(num_rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield np.stack([np.bincount(rows, minlength=num_rows) for rows in drawn])
 
 
+def _middle(values: np.ndarray) -> tuple[float, float] | None:
+    """Both ends of the middle 95 % of what is defined; `None` where nothing is."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    outside = (100 - CONFIDENCE) / 2
+    low, high = np.percentile(values, [outside, 100 - outside])
+    return float(low), float(high)
+
+
+def score_interval(
+    metric: str,
+    predictions: np.ndarray,
+    references: np.ndarray | None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[float, float] | None:
+    """
+    The 95 % percentile interval of a model's score (Efron and Tibshirani 1993, chapter 13).
+
+    It says how much the score depends on the choice of the rows, and nothing about other seeds or training rows.
+    Arguments, and what comes back, are as those of `paired_interval`.
+    """
+    drawn = _draws(len(predictions), resamples, seed)
+    return _middle(
+        np.concatenate([resampled_scores(metric, counts, predictions, references, **options) for counts in drawn])
+    )
+
+
 def paired_interval(
     metric: str,
     first: np.ndarray,
@@ -89,12 +120,7 @@ def paired_interval(
             for counts in _draws(len(first), resamples, seed)
         ]
     )
-    differences = differences[np.isfinite(differences)]
-    if not len(differences):
-        return None
-    outside = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(differences, [outside, 100 - outside])
-    return float(low), float(high)
+    return _middle(differences)
 
 
-__all__ = ["paired_interval", "resampled_scores"]
+__all__ = ["paired_interval", "resampled_scores", "score_interval"]

@@ -1,0 +1,1 @@
+"""Looking at finished models: scored on any labelled data, and compared with each other."""
