@@ -25,9 +25,10 @@ lint: $(VENV)/installed
 	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/multitask_sentence
 	cd $(VENV)/types && $(BIN)/ty check --python $(VENV) --config-file $(CURDIR)/ty.toml multitask_sentence
 
-# Two workers of one thread each (tests/conftest.py): on two cores half the time of one worker with two threads.
+# Two workers of one thread each (tests/conftest.py): on two cores half the time of one worker with two threads. With a
+# worker that died, the run fails and ends: were it replaced, pytest-xdist would wait for ever.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 bench: $(VENV)/installed
 	for name in encode predict latency scaling training; do \

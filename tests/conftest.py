@@ -38,6 +38,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
+from helpers import left_group  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
 WORDS = """
@@ -210,9 +211,9 @@ def run_in_two_processes() -> Callable[..., str]:
     """Runs a module of `helpers` in two processes of torch.distributed; what they printed. A hang is a failure."""
 
     def run_script(script: ModuleType, *arguments: object, **environment: str) -> str:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script.__file__, *arguments]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", left_group.__file__]
         launched = subprocess.Popen(
-            [sys.executable, *map(str, launch)],
+            [sys.executable, *map(str, [*launch, script.__file__, *arguments])],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

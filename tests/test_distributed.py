@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import distributed_run
+from helpers import distributed_run, late_answer_run
 from helpers.trainer import MEAN_LOSS_TASKS, TASKS, make_backbone, make_model, make_set, make_trainer
 
 ONE_BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
@@ -148,3 +148,7 @@ def test_scores_of_two_processes_equal_those_of_one(backbone, two_processes, tmp
         timed = [key for key in one if key.endswith(("_runtime", "_per_second"))]
         for key in set(one) - set(timed):
             assert two[key] == pytest.approx(one[key], abs=1e-5), key
+
+
+def test_processes_end_in_peace_while_a_collective_gives_back_its_tensors(run_in_two_processes):
+    assert "terminate called" not in run_in_two_processes(late_answer_run)

@@ -53,8 +53,6 @@ def main(there: str, back: str, folder: Path) -> None:
         "generated": sum(generated),
     }
     (folder / f"{state.process_index}.json").write_text(json.dumps(found))
-    state.wait_for_everyone()
-    state.destroy_process_group()
 
 
 if __name__ == "__main__":
