@@ -1,6 +1,9 @@
 """Ends while a thread of gloo waits for the interpreter's lock, to give back the tensors of a collective.
 
-    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 tests/helpers/late_answer_run.py
+    PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
+        tests/helpers/late_answer_run.py
+
+It is run through `left_group.py`, and aborts without it.
 """
 
 import sys
