@@ -36,6 +36,7 @@ from multitask_sentence.training.best_checkpoints import format_best
 from multitask_sentence.training.comparison.compare import compare_single, watch_joint_run
 from multitask_sentence.training.comparison.report import format_comparison
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
+from multitask_sentence.training.console import say, show_facts
 from multitask_sentence.training.distillation.report import compare_distilled, format_distilled
 from multitask_sentence.training.distillation.starting import joint_run_of, make_lessons, take_single_teachers
 from multitask_sentence.training.kept_rows import KeepRowHashes
@@ -61,12 +62,6 @@ from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 logger = logging.get_logger(__name__)
-
-
-def say(text: str = "") -> None:
-    """Print on the main process."""
-    if PartialState().is_main_process:
-        print(text, flush=True)  # noqa: T201 - what this command is for
 
 
 def look_at_processes(args: MultiTaskTrainingArguments) -> None:
@@ -138,13 +133,11 @@ def make_trainer(
 
 
 def show_run(checked: Checked, recipe: Recipe, loaded: LoadedTasks, trainer: MultiTaskTrainer) -> None:
-    """Print settings, parts, what a person should know, and the table of the data."""
+    """Print settings, parts, and the table of the data."""
     model = trainer.model
     notes = [*describe_start(checked.start, recipe, model), *describe_augmentations(loaded)]
     say(format_settings(recipe, model, trainer, notes))
     say("\n" + format_plan(trainer.plan, model.parts()))
-    for announcement in [*loaded.announcements, *trainer.announcements]:
-        say(announcement)
     if PartialState().is_main_process:
         say("\n" + format_report(describe(loaded, model.tokenizer, model.config.max_length)))
 
@@ -170,7 +163,7 @@ def find_teachers(trainer: MultiTaskTrainer, make_initial: Callable[[], MultiTas
     """The folders of the tasks' own models, where they are the teachers; trained now where there are none yet."""
     if trainer.lessons is None or not trainer.lessons.settings.has_single_teachers:
         return {}
-    return take_single_teachers(trainer, make_initial, say)
+    return take_single_teachers(trainer, make_initial)
 
 
 def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
@@ -246,6 +239,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
     repo_id, pushes = take_over_push(args)
     look_at_processes(args)
+    show_facts()
 
     loaded = load_data(checked, recipe, options, args.seed)
     make_initial = partial(make_model, checked, recipe, loaded, args.seed)
@@ -290,7 +284,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         joint = options.joint or joint_run_of(singles, output_dir)
         report_distillation(compare_distilled(trainer, answers, scores, singles, joint), output_dir, write_card)
     if options.compare_single:
-        report_comparison(compare_single(trainer, make_initial, history, scores, say), output_dir, write_card)
+        report_comparison(compare_single(trainer, make_initial, history, scores), output_dir, write_card)
     if is_main:
         where = f"AutoModel.from_pretrained({str(output_dir)!r}, trust_remote_code=True)"
         say(f"\nSaved to {output_dir}. Open it with {where}.")

@@ -11,6 +11,7 @@ not allow stays an error.
 """
 
 import codecs
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 from datasets import Dataset, Value
+
+logger = logging.getLogger(__name__)
 
 HALVES = "multitask_sentence.half_characters"
 REPLACEMENT = "\ufffd"
@@ -101,17 +104,17 @@ def mended(value: Any) -> Any:
     return [mended(item) for item in value] if isinstance(value, list) else value
 
 
-def count_halves(task: str, where: str, rows: Iterable[Any], notes: list[str]) -> None:
+def count_halves(task: str, where: str, rows: Iterable[Any]) -> None:
     """Announce in how many rows U+FFFD stands, and the first of them."""
     found = [row for row, cells in enumerate(rows) if any(REPLACEMENT in text for text in texts_in(cells))]
     if found:
-        notes.append(
+        logger.info(
             f"{task}: halves of characters (lone surrogates), as text has that was cut within an emoji, are read as "
             f"U+FFFD in {len(found)} rows of {where}, first in row {found[0] + 1}"
         )
 
 
-def without_halves(task: str, where: str, rows: Dataset, notes: list[str]) -> Dataset:
+def without_halves(task: str, where: str, rows: Dataset) -> Dataset:
     """A data set whose columns of text are whole: what wrote it may not have looked."""
     for name, feature in rows.features.items():
         column = rows.data.column(name)
@@ -124,7 +127,7 @@ def without_halves(task: str, where: str, rows: Dataset, notes: list[str]) -> Da
                 None if cell is None else cell.decode("utf-8", HALVES) for cell in column.cast("binary").to_pylist()
             ]
             rows = rows.remove_columns(name).add_column(name, cells)
-            count_halves(task, where, cells, notes)
+            count_halves(task, where, cells)
     return rows
 
 

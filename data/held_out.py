@@ -11,6 +11,7 @@ A row counts where it stands there whole, a pair in either order. That two rows 
 within official splits, and no reason to leave one out.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ from .collation import LABEL_PREFIX
 from .loading import LabelledSet, LoadedTasks
 from .row_hashes import ROW_HASHES_FILE
 from .texts import row_hash, row_key, text_key
+
+logger = logging.getLogger(__name__)
 
 RowKey = tuple[str, ...]
 
@@ -53,7 +56,7 @@ def _found_in(loaded: LoadedTasks) -> dict[RowKey, list[str]]:
 
 
 def announce_held_out(loaded: LoadedTasks) -> None:
-    """Note in `loaded` which tasks have training rows that tasks of another set are measured on."""
+    """Tell which tasks have training rows that tasks of another set are measured on."""
     found_in = _found_in(loaded)
     for labelled_set in loaded.sets:
         train = labelled_set.splits["train"]
@@ -61,7 +64,7 @@ def announce_held_out(loaded: LoadedTasks) -> None:
         for task, count in counts.items():
             if task in labelled_set.tasks:
                 continue
-            loaded.announcements.append(
+            logger.info(
                 f"{', '.join(labelled_set.tasks)}: {count} of {len(train)} training rows stand in the validation or "
                 f"test split of {task}, whose scores may be flattering. `drop_held_out: true` in the recipe leaves "
                 "such rows out."
@@ -69,12 +72,12 @@ def announce_held_out(loaded: LoadedTasks) -> None:
 
 
 def announce_trained_on(loaded: LoadedTasks) -> None:
-    """Note in `loaded` which validation and test rows are training rows of the model that the run goes on from."""
+    """Tell which validation and test rows are training rows of the model that the run goes on from."""
     earlier = loaded.earlier
     if earlier is None:
         return
     if not earlier.is_complete:
-        loaded.announcements.append(
+        logger.info(
             f"{earlier.name} does not say (all of) what it was trained on, because there is no {ROW_HASHES_FILE} with "
             "it or with a model before it. Validation and test rows may be among its training rows."
         )
@@ -82,7 +85,7 @@ def announce_trained_on(loaded: LoadedTasks) -> None:
     for labelled_set, split, rows in _held_out_splits(loaded):
         count = sum(row_hash(sentences) in trained for sentences in rows["sentences"]) if trained else 0
         if count:
-            loaded.announcements.append(
+            logger.info(
                 f"{', '.join(labelled_set.tasks)}: {count} of {len(rows)} {split} rows were training rows of "
                 f"{earlier.name}, whose scores there are flattering. Measure it on other rows, or take these out."
             )
@@ -90,7 +93,7 @@ def announce_trained_on(loaded: LoadedTasks) -> None:
 
 def drop_held_out(loaded: LoadedTasks) -> None:
     """
-    Take training rows out that stand in a validation or test split of any task, and note in `loaded` how many.
+    Take training rows out that stand in a validation or test split of any task, and tell how many.
 
     Raises:
         ValueError: no training row with a label is left for a task.
@@ -113,7 +116,7 @@ def drop_held_out(loaded: LoadedTasks) -> None:
                     f"Task {task!r}: drop_held_out leaves no labelled training row, as all of them stand in a "
                     "validation or test split. Correct the splits, or leave drop_held_out out of the recipe."
                 )
-        loaded.announcements.append(
+        logger.info(
             f"{', '.join(labelled_set.tasks)}: {len(train) - len(kept)} of {len(train)} training rows stand in a "
             f"validation or test split ({', '.join(measured)}) and are left out"
         )

@@ -62,13 +62,13 @@ def as_labelled_sets(
     train: TaskDatasets | Sequence[LabelledSet],
     validation: TaskDatasets | None,
     columns: Columns | None,
-) -> LoadedTasks:
+) -> list[LabelledSet]:
     """What a trainer is given: labelled sets, which hold every split, or data sets for `label_datasets`."""
     if not isinstance(train, Sequence) or not all(isinstance(entry, LabelledSet) for entry in train):
-        return label_datasets(tasks, train, validation, columns)
+        return label_datasets(tasks, train, validation, columns).sets
     if validation is not None or columns is not None:
         raise TypeError("train_dataset holds labelled sets with all their splits. Leave eval_dataset and columns out.")
-    return LoadedTasks(list(train))
+    return list(train)
 
 
 def label_datasets(
@@ -121,7 +121,7 @@ def label_datasets(
         parts = {}
         for split in splits:
             where, rows = f"{NAMES[split]}[{names[0]!r}]", given[split][names[0]].with_format(None)
-            parts[split] = [Part(where, without_halves(names[0], where, rows, loaded.announcements))]
+            parts[split] = [Part(where, without_halves(names[0], where, rows))]
         group = [sources[name] for name in names]
         check_text_columns(group[0], [part for found in parts.values() for part in found])
         loaded.sets.append(label_parts(group, parts, seed=0, loaded=loaded, known={}))

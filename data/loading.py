@@ -3,11 +3,12 @@
 `load_tasks` groups the tasks that read the same sentences of the same data (a sentence with labels for two tasks is
 one row), loads each group (sources.py), turns label cells into ids, 0/1 lists and scores (labels/columns.py), settles
 texts with several labels (labels/contradictions.py), leaves out rows that no task has a label for, and sets
-validation and test rows aside where the recipe asks for them (splitting.py). What a person should know is collected as
-announcements; what they must mend is an error that names task, file and row.
+validation and test rows aside where the recipe asks for them (splitting.py). What a person should know is logged;
+what they must mend is an error that names task, file and row.
 """
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .problems import CellError, Problems, brief, with_short_values
 from .row_hashes import RowHashes
 from .sources import SPLIT_NAMES, Part, TaskSource, check_source, load_parts
 from .splitting import check_splits, set_aside
+
+logger = logging.getLogger(__name__)
 
 SPLIT_SETTINGS = ("validation_split", "test_split", "group")
 LABEL_FEATURES = {
@@ -60,7 +63,6 @@ class LoadedTasks:
     sets: list[LabelledSet]
     labels: dict[str, list[str]] = field(default_factory=dict)
     score_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    announcements: list[str] = field(default_factory=list)
     problem_types: dict[str, str] = field(default_factory=dict)
     augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
     earlier: RowHashes | None = None
@@ -171,18 +173,17 @@ def _finish_split(
     no_text: int,
     split: str,
     parts: list[Part],
-    announcements: list[str],
 ) -> dict[str, list[Any]]:
     """The columns of a split after contradictions are settled, without rows that no task has a label for."""
     tasks, total = ", ".join(source.name for source in sources), sum(len(part.rows) - part.left_out for part in parts)
     if no_text:
-        announcements.append(f"{tasks}: {no_text} of {total} {split} rows have an empty text and are left out")
+        logger.info(f"{tasks}: {no_text} of {total} {split} rows have an empty text and are left out")
     unlabelled = total - no_text - len(columns["sentences"])
     contradicting = set()
     for source in sources:
         if PROBLEM_TYPES[source.problem_type].has_label_column:
             labels = columns[f"label_{source.name}"]
-            settled = settle_contradictions(reading_rules(source), split, columns["sentences"], labels, announcements)
+            settled = settle_contradictions(reading_rules(source), split, columns["sentences"], labels)
             columns[f"label_{source.name}"] = settled
             if settled is not labels:
                 contradicting.add(source.name)
@@ -191,7 +192,7 @@ def _finish_split(
     if len(keep) < len(columns["sentences"]):
         columns = {name: [values[row] for row in keep] for name, values in columns.items()}
     if unlabelled:
-        announcements.append(f"{tasks}: {unlabelled} of {total} {split} rows carry no label and are left out")
+        logger.info(f"{tasks}: {unlabelled} of {total} {split} rows carry no label and are left out")
     for source in sources:
         if all(label is None for label in columns[f"label_{source.name}"]):
             remedy = f"Label some, or choose other splits under tasks.{source.name}.dataset."
@@ -213,15 +214,15 @@ def _load_set(
     loaded: LoadedTasks,
     known: dict[int, str],
 ) -> LabelledSet:
-    """Load one group of tasks; label names, score ranges and announcements go into `loaded`.
+    """Load one group of tasks; label names and score ranges go into `loaded`.
 
     `known` says of some rows on which side they are, and learns where the rows are that are set aside here.
     """
-    parts = load_parts(sources, data_root, loaded.announcements)
+    parts = load_parts(sources, data_root)
     check_splits(sources, parts, require_train)
     labelled_set = label_parts(sources, parts, seed, loaded, known)
     if "test" not in labelled_set.splits:
-        loaded.announcements.append(f"{', '.join(labelled_set.tasks)}: no test split")
+        logger.info(f"{', '.join(labelled_set.tasks)}: no test split")
     return labelled_set
 
 
@@ -241,7 +242,7 @@ def label_parts(
                 split: [_contrastive_labels(source, part) for part in found] for split, found in parts.items()
             }
             continue
-        names, labels[source.name] = read_labels(source, parts, loaded.announcements, problems)
+        names, labels[source.name] = read_labels(source, parts, problems)
         if names is not None:
             loaded.labels[source.name] = names
     read = {
@@ -255,12 +256,9 @@ def label_parts(
         for split, found in parts.items()
     }
     problems.raise_all()
-    columns = {
-        split: _finish_split(sources, *read[split], split, found, loaded.announcements)
-        for split, found in parts.items()
-    }
+    columns = {split: _finish_split(sources, *read[split], split, found) for split, found in parts.items()}
     if "train" in columns:
-        set_aside(sources, columns, seed, known, loaded.announcements)
+        set_aside(sources, columns, seed, known)
 
     for source in sources if "train" in columns else []:
         labels = [label for label in columns["train"][f"label_{source.name}"] if label is not None]
@@ -270,7 +268,7 @@ def label_parts(
             multi = source.problem_type == "multi_label_classification"
             seen = set(np.flatnonzero(np.sum(labels, axis=0)).tolist() if multi else labels)
             if unseen := [name for index, name in enumerate(names) if index not in seen]:
-                loaded.announcements.append(f"{source.name}: no training row has the label {', '.join(unseen)}")
+                logger.info(f"{source.name}: no training row has the label {', '.join(unseen)}")
     features = Features(
         {"sentences": List(Value("string"))}
         | {f"label_{source.name}": LABEL_FEATURES[source.problem_type] for source in sources}

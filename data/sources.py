@@ -6,6 +6,7 @@ decided here too (`where`, `explode`); what a cell means is not, but in loading.
 """
 
 import glob
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from .files.formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_op
 from .half_characters import without_halves
 from .parts import Part, attempt
 from .problems import brief
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -150,7 +153,7 @@ def _folder_files(task: str, arguments: dict[str, Any], folder: Path) -> dict[st
     return {str(split): list(files) for split, files in found.config.data_files.items()}
 
 
-def _load_files(source: TaskSource, scores: bool, data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
+def _load_files(source: TaskSource, scores: bool, data_root: Path) -> dict[str, list[Part]]:
     """Load files of a known format one by one, so that messages can name file and row."""
     task, arguments = source.name, dict(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
@@ -174,7 +177,7 @@ def _load_files(source: TaskSource, scores: bool, data_root: Path, announcements
         if known.source != "address":
             files = _files(task, own, data_files[own], data_root, folders=known.source == "folder")
         for file in files:
-            parts.setdefault(split, []).append(known.read(task, file, options, source.columns, announcements))
+            parts.setdefault(split, []).append(known.read(task, file, options, source.columns))
     return parts
 
 
@@ -192,9 +195,7 @@ def _options_of_split(task: str, split: str, arguments: dict[str, Any]) -> dict[
     return options
 
 
-def _load_repository(
-    source: TaskSource, scores: bool, data_root: Path, announcements: list[str]
-) -> dict[str, list[Part]]:
+def _load_repository(source: TaskSource, scores: bool, data_root: Path) -> dict[str, list[Part]]:
     """Load a data set from the Hub or from a local folder, all of its splits at once."""
     task, arguments = source.name, dict(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
@@ -232,29 +233,29 @@ def _load_repository(
             given = {name: value for name, value in options.items() if value != getattr(CsvConfig(), name)}
             files = {str(split): list(map(str, names)) for split, names in builder.config.data_files.items()}
             given |= {"path": "csv", "data_files": files} | ({} if wanted is None else {"splits": wanted})
-            return _load_files(replace(source, dataset=given), scores, data_root, announcements)
+            return _load_files(replace(source, dataset=given), scores, data_root)
         loaded = attempt(task, shown, partial(load_dataset, **arguments))
     chosen = _choose_splits(task, list(loaded), wanted)
     unused = [str(split) for split in loaded if split not in chosen.values()]
     if unused and wanted is None:
-        announcements.append(f"{task}: the data set's splits {', '.join(unused)} are not used")
+        logger.info(f"{task}: the data set's splits {', '.join(unused)} are not used")
     parts = {split: Part(f"{path}, {own} split", loaded[own]) for split, own in chosen.items()}
     for part in parts.values():
-        part.rows = without_halves(task, part.where, part.rows, announcements)
+        part.rows = without_halves(task, part.where, part.rows)
     return {split: [part] for split, part in parts.items()}
 
 
-def _explode(task: str, column: Any, parts: list[Part], announcements: list[str]) -> None:
+def _explode(task: str, column: Any, parts: list[Part]) -> None:
     """Make a row of every text in a column of lists."""
     if not isinstance(column, str):
         raise ValueError(f"tasks.{task}.dataset.explode should be a column's name. Found {brief(column)}.")
     for part in parts:
         where, rows = part.where, len(part.rows)
         part.explode(task, column)
-        announcements.append(f"{task}: the {rows} rows of {where} give {len(part.rows)}, one for each {brief(column)}")
+        logger.info(f"{task}: the {rows} rows of {where} give {len(part.rows)}, one for each {brief(column)}")
 
 
-def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announcements: list[str]) -> None:
+def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]]) -> None:
     """Leave out the rows that `where` does not name, and say how many."""
     task, conditions = sources[0].name, sources[0].where
     tasks = ", ".join(source.name for source in sources)
@@ -269,7 +270,7 @@ def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]], announc
                 f"({found[0].where}). Column "
                 f"{'; column '.join(held)}. Correct tasks.{task}.where."
             )
-        announcements.append(f"{tasks}: {left_out} of {total} {split} rows are left out by where {brief(conditions)}")
+        logger.info(f"{tasks}: {left_out} of {total} {split} rows are left out by where {brief(conditions)}")
 
 
 # What annotation tools say of a row: the column, the answers that it may hold, and the one that counts.
@@ -279,7 +280,7 @@ REVIEWS = {
 }
 
 
-def _announce_reviews(source: TaskSource, parts: list[Part], announcements: list[str]) -> None:
+def _announce_reviews(source: TaskSource, parts: list[Part]) -> None:
     """Tell of rows that an annotator has rejected, which count where no `where` leaves them out."""
     used = {*source.columns.values()} if all(isinstance(own, str) for own in source.columns.values()) else set()
     for column, (answers, good) in REVIEWS.items():
@@ -289,7 +290,7 @@ def _announce_reviews(source: TaskSource, parts: list[Part], announcements: list
             others = ", ".join(
                 f"{answer} ({count} rows)" for answer, count in sorted(counts.items()) if answer != good
             )
-            announcements.append(
+            logger.info(
                 f"{source.name}: rows whose {column!r} is {others} count like all others. Where they should not, "
                 "write "
                 f"tasks.{source.name}.where: {{{column}: {good}}}."
@@ -346,7 +347,7 @@ def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
                 part.check_texts(source.name, key, name)
 
 
-def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[str]) -> dict[str, list[Part]]:
+def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Part]]:
     """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
 
     Raises:
@@ -359,18 +360,18 @@ def load_parts(sources: list[TaskSource], data_root: Path, announcements: list[s
     # A folder may have the name of a format.
     named = {"data_files", "data_dir", "con"} & dataset.keys() or not os.path.isdir(data_root / dataset["path"])
     load = _load_files if dataset["path"] in FORMATS and named else _load_repository
-    parts = load(source, scores, data_root, announcements)
+    parts = load(source, scores, data_root)
     if not parts:
         raise ValueError(
             f"Task {task!r}: {dataset} has none of the splits {list(SPLIT_NAMES)}. Name its own under splits."
         )
     if "explode" in dataset:
-        _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())), announcements)
+        _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())))
     check_text_columns(source, list(chain.from_iterable(parts.values())))
     if source.where is not None:
-        _keep_where(sources, parts, announcements)
+        _keep_where(sources, parts)
     else:
-        _announce_reviews(source, list(chain.from_iterable(parts.values())), announcements)
+        _announce_reviews(source, list(chain.from_iterable(parts.values())))
     return parts
 
 

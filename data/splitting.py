@@ -20,6 +20,7 @@ to 7 % when it doubles, and 1 to 8 % when the first task is another (random labe
 aside). Going on from a model moves none.
 """
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ from .parts import Part, plain_text
 from .problems import brief
 from .sources import TaskSource
 from .texts import hash_of, row_hash
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.02  # of what is due: of 1,000 texts of a class it may be 980 to 1,020, so that fewer of them move
 
@@ -283,7 +286,6 @@ def set_aside(
     columns: dict[str, dict[str, list[Any]]],
     seed: int,
     known: dict[int, str],
-    announcements: list[str],
 ) -> None:
     """
     Move what `validation_split` and `test_split` ask for out of the train columns, in place.
@@ -293,7 +295,6 @@ def set_aside(
         columns: canonical columns by split; of the train split also `group`, which is taken out, where that is set.
         seed: another seed gives another split.
         known: as of `split_rows`; the rows of these tasks are added to it.
-        announcements: what a person should know is added to it.
 
     Raises:
         ValueError: a split would have no labelled row of a task.
@@ -324,12 +325,12 @@ def set_aside(
     tasks = ", ".join(own.name for own in sources)
     how = f"whole groups of {brief(source.group)}" if groups is not None else "stratified"
     for split, share in shares.items():
-        announcements.append(
+        logger.info(
             f"{tasks}: no {split} split; {100 * share:g} % of the training rows ({len(rows_of[split])} of {total}) "
             f"set aside, {how}, seed {seed}"
         )
     if settled:
-        announcements.append(
+        logger.info(
             f"{tasks}: {settled} of {total} rows stay on the side where the model that this run goes on from, or "
             "another data set of this run, has them"
         )

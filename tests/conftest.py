@@ -7,6 +7,7 @@ import atexit
 import importlib.util
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -98,6 +99,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def caught_facts(caplog: pytest.LogCaptureFixture) -> None:
+    """Lets `caplog` catch what the package logs for a person, as `show_facts` lets a command print it."""
+    caplog.set_level(logging.INFO, logger="multitask_sentence.data")
+    caplog.set_level(logging.INFO, logger="multitask_sentence.training")
 
 
 @pytest.fixture(scope="session")

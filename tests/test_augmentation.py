@@ -118,12 +118,12 @@ def test_anchor_and_positive_are_augmented_and_negatives_are_not():
     assert augment(loaded) == [{"sentences": ["A", "B", "c", "d"], "label_search": 1.0}]
 
 
-def test_what_comes_back_empty_or_equal_adds_nothing():
+def test_what_comes_back_empty_or_equal_adds_nothing(caplog):
     loaded = make_loaded({"sentences": [["a"], [" b "], ["c"], ["d"], ["e"]], "label_mood": [0, 1, 0, 1, 0]})
     answers = {"a": "", " b ": "b", "c": " \n", "d": "D ", "e": "e"}
     added = augment(loaded, lambda sentences: [answers[sentence] for sentence in sentences])
     assert added == [{"sentences": ["D"], "label_mood": 1}]
-    assert loaded.announcements == [
+    assert caplog.messages == [
         "mood: 5 of 5 training rows chosen for words.shout, 1 came back changed and are added\n    d\n -> D"
     ]
     pair = make_loaded({"sentences": [["a", "d"]], "label_near": [1.0]}, "similarity")
@@ -137,16 +137,16 @@ def test_half_a_character_that_comes_back_is_read_as_one_that_is_unknown():
     assert [row["sentences"] for row in added] == [["a \ufffd"], ["b \ufffd"]]
 
 
-def test_nothing_changed_leaves_the_set_alone():
+def test_nothing_changed_leaves_the_set_alone(caplog):
     loaded = make_loaded({"sentences": [["a"]], "label_mood": [0]})
     assert augment(loaded, list) == []
-    assert "0 came back changed" in loaded.announcements[0]
+    assert "0 came back changed" in caplog.messages[0]
 
 
-def test_three_examples_are_shown_cut_to_a_line():
+def test_three_examples_are_shown_cut_to_a_line(caplog):
     loaded = make_loaded({"sentences": [[f"word {n} " + "very " * 50] for n in range(9)], "label_mood": [0] * 9})
     augment(loaded)
-    lines = loaded.announcements[0].splitlines()
+    lines = caplog.messages[0].splitlines()
     assert len(lines) == 7 and max(map(len, lines)) < 110
     assert lines[1].startswith("    word 0 very") and lines[2].startswith(" -> WORD 0 VERY")
 

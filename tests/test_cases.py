@@ -71,8 +71,11 @@ def test_joined_labels_are_read_or_refused_with_their_separator(tmp_path: Path) 
         assert found == {(1, 0, 0), (1, 1, 0), (0, 1, 1), (0, 0, 1)}, name
 
 
-def test_missing_words_and_spellings_are_told_and_mended_in_the_recipe(tmp_path: Path) -> None:
-    told = "\n".join(load("08-missing-words-and-case", tmp_path).announcements)
+def test_missing_words_and_spellings_are_told_and_mended_in_the_recipe(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load("08-missing-words-and-case", tmp_path)
+    told = "\n".join(caplog.messages)
     assert "missing_labels: ['N/A', 'NaN', 'None', 'nan']" in told
     assert "'neg' (10 rows), 'NEG' (10 rows), 'Neg.' (10 rows)" in told
     mended = load(
@@ -84,18 +87,18 @@ def test_missing_words_and_spellings_are_told_and_mended_in_the_recipe(tmp_path:
     assert mended.labels == {"missing": ["neg", "pos"], "case": ["neg", "pos"]}
 
 
-def test_every_empty_text_is_named_and_can_be_dropped(tmp_path: Path) -> None:
+def test_every_empty_text_is_named_and_can_be_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"row 4: (.|\n)*10 cells(.|\n)*row 76"):
         load("09-empty-text", tmp_path)
     loaded = load("09-empty-text", tmp_path, empty_text="drop")
     rows = (CASES / "09-empty-text" / "rows.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert len(texts(loaded)) == len(rows) - 10
-    assert any("10" in told and "text" in told for told in loaded.announcements)
+    assert any("10" in told and "text" in told for told in caplog.messages)
 
 
-def test_contradicting_labels_are_counted_and_settled(tmp_path: Path) -> None:
+def test_contradicting_labels_are_counted_and_settled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load("10-contradicting-labels", tmp_path)
-    assert any("30 texts have different labels" in told for told in loaded.announcements)
+    assert any("30 texts have different labels" in told for told in caplog.messages)
     assert len(texts(loaded)) == 90
     loaded = load("10-contradicting-labels", tmp_path, contradictions="majority")
     found = {label for rows in loaded.sets[0].splits.values() for label in rows["label_t"]}

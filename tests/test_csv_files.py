@@ -115,16 +115,18 @@ def test_quote_that_gives_a_row_too_many_fields_names_quoting(tmp_path: Path, fi
         load(tmp_path, f'text,label\n{first}"not what I ordered,no\n"good, very good",yes\n')
 
 
-def test_quoted_texts_of_several_lines_with_commas_are_read_and_announced(tmp_path: Path) -> None:
+def test_quoted_texts_of_several_lines_with_commas_are_read_and_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = ["Dear sir,\nplease refund", 'Hello,\r\n\r\nit broke, twice,\r\nsee "photo"', "fine", "one\ntwo\nthree"]
     quoted = ['"{}"'.format(text.replace('"', '""')) for text in wanted]
     content = "text,label\n" + "".join(f"{text},{'yn'[row % 2]}\n" for row, text in enumerate(quoted))
     loaded = load(tmp_path, content)
     assert texts(loaded) == wanted
-    found = [line for line in loaded.announcements if "several lines" in line]
+    found = [line for line in caplog.messages if "several lines" in line]
     assert "3 cells of" in found[0]
     assert "the longest, row 2, column 'text', has 4 lines and 39 characters" in found[0]
-    assert not any("give no row" in line for line in loaded.announcements)
+    assert not any("give no row" in line for line in caplog.messages)
 
 
 def test_stated_quoting_reads_a_cell_that_looks_like_rows(tmp_path: Path) -> None:
@@ -148,12 +150,15 @@ def test_compressed_files_are_looked_into_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "missing"), [({}, 0), ({"on_bad_lines": "skip"}, 1), ({"comment": "#"}, 1), ({"nrows": 2}, 2)]
 )
-def test_lines_that_give_no_row_are_counted(tmp_path: Path, options: dict, missing: int) -> None:
+def test_lines_that_give_no_row_are_counted(
+    tmp_path: Path, options: dict, missing: int, caplog: pytest.LogCaptureFixture
+) -> None:
     content = "text,label\ngood,yes\n\nbad,no\n  \n"
     content += {"on_bad_lines": "a,b,c\n", "comment": "# note\n", "nrows": "fine,yes\nlate,no\n"}.get(
         *options or [""], ""
     )
-    found = [line for line in load(tmp_path, content, **options).announcements if "give no row" in line]
+    load(tmp_path, content, **options)
+    found = [line for line in caplog.messages if "give no row" in line]
     assert [line.split(" of ")[0] for line in found[:1]] == ([f"t: {missing} lines"] if missing else [])
 
 
@@ -188,8 +193,7 @@ def test_hub_csv_files_are_read_as_text_unless_their_types_are_declared(
     monkeypatch.setattr(sources, "load_dataset_builder", lambda **_: SimpleNamespace(config=config, info=info))
     monkeypatch.setattr(sources, "load_dataset", lambda **_: datasets.DatasetDict({"train": rows}))
     columns = {"sentence": "text", "label": "label"}
-    notes: list[str] = []
-    parts = sources.load_parts([TaskSource("t", SINGLE, {"path": "someone/set"}, columns)], tmp_path, notes)
+    parts = sources.load_parts([TaskSource("t", SINGLE, {"path": "someone/set"}, columns)], tmp_path)
     assert parts["train"][0].rows["label"][:] == ([7, 8] if declared else ["007", "7"])
 
 
@@ -215,7 +219,7 @@ def test_tables_written_by_the_csv_module_come_back_cell_by_cell(tmp_path: Path,
     names = ["id", "label", "text"][:: 1 if seed % 2 else -1]
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n" if seed % 3 else "\r\n").writerows([names, *rows])
-    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": ","}, {}, [])
+    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": ","}, {})
     assert [[row[name] for name in names] for row in part.rows] == rows
 
 
@@ -231,10 +235,10 @@ def test_stray_quotes_never_take_a_row_in_silence(tmp_path: Path, seed: int, del
         lines.append("{0}".join(cells if seed % 2 else cells[::-1]))
     (tmp_path / "rows.csv").write_text("\n".join(lines).format(delimiter) + "\n")
     try:
-        assert len(read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter}, {}, []).rows) == 40
+        assert len(read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter}, {}).rows) == 40
     except ValueError as error:
         assert "`quoting: 3`" in str(error)
-    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter, "quoting": 3}, {}, [])
+    part = read_csv("t", str(tmp_path / "rows.csv"), {"delimiter": delimiter, "quoting": 3}, {})
     assert [delimiter.join(row.values()) for row in part.rows] == [line.format(delimiter) for line in lines[1:]]
 
 

@@ -127,14 +127,16 @@ def test_sql_reads_an_address_from_the_environment(tmp_path: Path, monkeypatch: 
 # Text with labels
 
 
-def test_fasttext_lines_give_texts_with_one_or_several_labels(tmp_path: Path) -> None:
+def test_fasttext_lines_give_texts_with_one_or_several_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "lines.txt").write_text(
         "__label__a the red  box\n__label__b , a cat\n\n__label__a no label__x\nbare\n"
     )
     dataset = {"path": "fasttext", "data_files": "lines.txt"}
     loaded = load(tmp_path, dataset)
     assert rows(loaded) == [("the red  box", "a"), (", a cat", "b"), ("no label__x", "a")]
-    assert "t: 2 of 5 train rows carry no label and are left out" in loaded.announcements
+    assert "t: 2 of 5 train rows carry no label and are left out" in caplog.messages
     (tmp_path / "lines.txt").write_text("#a #b the red box\n#c|d,e a cat\n")
     loaded = load(tmp_path, dataset | {"label_prefix": "#"}, problem_type=MULTI)
     assert rows(loaded) == [("the red box", ["a", "b"]), ("a cat", ["c|d,e"])]
@@ -286,7 +288,9 @@ def test_dotted_columns_lead_into_nested_cells(tmp_path: Path) -> None:
         load(tmp_path, dataset, "data.txt", "data.more.0.x")
 
 
-def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(tmp_path: Path) -> None:
+def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     intents = [{"tag": "hello", "patterns": ["hi", "hey"]}, {"tag": "bye", "patterns": ["see you"]}]
     write_json(tmp_path / "x.json", {"intents": [*intents, {"tag": "none", "patterns": []}]})
     dataset = {"path": "json", "data_files": "x.json", "field": "intents"}
@@ -296,7 +300,7 @@ def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(tmp_path: Pat
         load(tmp_path, dataset, "patterns", "tag")
     loaded = load(tmp_path, dataset | {"explode": "patterns"}, "patterns", "tag")
     assert rows(loaded) == [("hi", "hello"), ("hey", "hello"), ("see you", "bye")]
-    assert any("the 3 rows of" in line and "give 3, one for each 'patterns'" in line for line in loaded.announcements)
+    assert any("the 3 rows of" in line and "give 3, one for each 'patterns'" in line for line in caplog.messages)
     with pytest.raises(ValueError, match=r"column 'tag' holds 'hello' and no list"):
         load(tmp_path, dataset | {"explode": "tag"}, "patterns", "tag")
 
@@ -367,12 +371,12 @@ def test_label_studio_short_export_is_read_by_column(tmp_path: Path) -> None:
     assert rows(load_export(tmp_path, "Label Studio, JSON-MIN", content)) == [("a", "up"), ("b", "down")]
 
 
-def test_prodigy_export_keeps_what_was_accepted(tmp_path: Path) -> None:
+def test_prodigy_export_keeps_what_was_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     answers = [("a", "SPORT", "accept"), ("b", "NEWS", "accept"), ("c", "SPORT", "reject"), ("d", "NEWS", "ignore")]
     content = [{"text": text, "label": name, "answer": answer} for text, name, answer in answers]
     loaded = load_export(tmp_path, "Prodigy, labels accepted or rejected", content)
     assert rows(loaded) == [("a", "SPORT"), ("b", "NEWS")]
-    assert "t: 2 of 4 train rows are left out by where {'answer': 'accept'}" in loaded.announcements
+    assert "t: 2 of 4 train rows are left out by where {'answer': 'accept'}" in caplog.messages
 
 
 def test_prodigy_choices_are_read_as_several_labels(tmp_path: Path) -> None:

@@ -30,33 +30,33 @@ def load(tmp_path: Path, path: str, problem_type: str = "single_label_classifica
     return load_tasks([TaskSource("t", problem_type, dataset, columns)], tmp_path, seed=42)
 
 
-def check(loaded: LoadedTasks, rows: int = 1, first: int = 2) -> None:
+def check(loaded: LoadedTasks, caplog: pytest.LogCaptureFixture, rows: int = 1, first: int = 2) -> None:
     assert [row[0] for row in loaded.sets[0].splits["train"]["sentences"]] == ["fine \U0001f600", "cut \ufffd!"]
-    told = [line for line in loaded.announcements if "U+FFFD" in line]
+    told = [line for line in caplog.messages if "U+FFFD" in line]
     assert told and all(line.endswith(f"first in row {first}") and f" {rows} rows of " in line for line in told)
 
 
 @pytest.mark.parametrize("path", ["csv", "fasttext"])
-def test_bytes_of_half_a_character_in_text_files(tmp_path: Path, path: str) -> None:
+def test_bytes_of_half_a_character_in_text_files(tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture) -> None:
     fine = "fine \U0001f600".encode()
     lines = {
         "csv": b"text,label\n" + fine + b",x\ncut " + BYTES + b"!,y\n",
         "fasttext": b"__label__x " + fine + b"\n__label__y cut " + BYTES + b"!\n",
     }
     (tmp_path / f"rows.{path}").write_bytes(lines[path])
-    check(load(tmp_path, path))
+    check(load(tmp_path, path), caplog)
 
 
-def test_two_halves_that_belong_together_are_one_character(tmp_path: Path) -> None:
+def test_two_halves_that_belong_together_are_one_character(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pair = "\ud83d\ude00".encode("utf-8", "surrogatepass")
     (tmp_path / "rows.csv").write_bytes(b"text,label\nfine " + pair + b",x\ncut " + BYTES + b"!,y\n")
-    check(load(tmp_path, "csv"))
+    check(load(tmp_path, "csv"), caplog)
 
 
-def test_half_characters_in_utf16(tmp_path: Path) -> None:
+def test_half_characters_in_utf16(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = f"text,label\nfine \U0001f600,x\ncut {HALF}!,y\n"
     (tmp_path / "rows.csv").write_bytes(text.encode("utf-16", "surrogatepass"))
-    check(load(tmp_path, "csv", encoding="utf-16"))
+    check(load(tmp_path, "csv", encoding="utf-16"), caplog)
 
 
 def test_a_reader_in_pieces_finds_every_half(tmp_path: Path) -> None:
@@ -69,42 +69,47 @@ def test_a_reader_in_pieces_finds_every_half(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["lines", "list", "field"])
-def test_escaped_half_characters_in_json(tmp_path: Path, form: str) -> None:
+def test_escaped_half_characters_in_json(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"text": "fine \U0001f600", "label": "x"}, {"text": f"cut {HALF}!", "label": "y"}]
     content = (
         "\n".join(map(json.dumps, rows)) if form == "lines" else json.dumps(rows if form == "list" else {"d": rows})
     )
     (tmp_path / "rows.json").write_text(content, encoding="utf-8")
-    check(load(tmp_path, "json", **({"field": "d"} if form == "field" else {})))
+    check(load(tmp_path, "json", **({"field": "d"} if form == "field" else {})), caplog)
 
 
-def test_half_characters_in_parquet_and_saved_data_sets(tmp_path: Path) -> None:
+def test_half_characters_in_parquet_and_saved_data_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts = pa.array(["fine \U0001f600".encode(), b"cut " + BYTES + b"!"]).cast(pa.binary())
     texts = pa.Array.from_buffers(pa.string(), 2, texts.buffers())
     table = pa.table({"text": texts, "label": ["x", "y"]})
     pq.write_table(table, tmp_path / "rows.parquet")
-    check(load(tmp_path, "parquet"))
+    check(load(tmp_path, "parquet"), caplog)
     datasets.DatasetDict(dict.fromkeys(("train", "validation"), datasets.Dataset(table))).save_to_disk(
         tmp_path / "saved"
     )
     columns = {"sentence": "text", "label": "label"}
-    check(load_tasks([TaskSource("t", "single_label_classification", {"path": "saved"}, columns)], tmp_path, seed=42))
+    check(
+        load_tasks([TaskSource("t", "single_label_classification", {"path": "saved"}, columns)], tmp_path, seed=42),
+        caplog,
+    )
 
 
-def test_half_characters_in_sqlite(tmp_path: Path) -> None:
+def test_half_characters_in_sqlite(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(tmp_path / "rows.sqlite")) as connection:
         connection.execute("CREATE TABLE r (text, label)")
         connection.execute("INSERT INTO r VALUES (?, 'x')", ["fine \U0001f600"])
         connection.execute(f"INSERT INTO r VALUES (CAST(x'{(b'cut ' + BYTES + b'!').hex()}' AS TEXT), 'y')")
         connection.commit()
-    check(load(tmp_path, "sqlite", sql="r"))
+    check(load(tmp_path, "sqlite", sql="r"), caplog)
 
 
-def test_half_a_character_in_a_label_name_can_be_written_anywhere(tmp_path: Path) -> None:
+def test_half_a_character_in_a_label_name_can_be_written_anywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "rows.csv").write_text('text,label\na,"[""x\\ud83d"", ""y""]"\nb,"[""y""]"\n', encoding="utf-8")
     loaded = load(tmp_path, "csv", "multi_label_classification")
     assert loaded.labels["t"] == ["x\ufffd", "y"]
-    "\n".join(loaded.announcements).encode()
+    "\n".join(caplog.messages).encode()
 
 
 def test_other_bytes_that_are_no_utf8_stay_an_error(tmp_path: Path) -> None:

@@ -33,14 +33,16 @@ def train_rows(loaded: LoadedTasks) -> list[list[list[str]]]:
     return [labelled_set.splits["train"]["sentences"][:] for labelled_set in loaded.sets]
 
 
-def test_whole_rows_are_dropped_in_either_order_whatever_their_case_and_white_space() -> None:
+def test_whole_rows_are_dropped_in_either_order_whatever_their_case_and_white_space(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loaded = two_sets_of_pairs()
     drop_held_out(loaded)
     # A single shared sentence (a b, x, c d) is no reason; (y, z) stands in the set's own test split.
     assert train_rows(loaded) == [[["a b", "c d"], ["e", "f"]], [["a b", "x"]]]
     assert loaded.sets[0].splits["train"]["label_paraphrase"][:] == [0, 1]
     stand = "training rows stand in a validation or test split"
-    assert loaded.announcements == [
+    assert caplog.messages == [
         f"paraphrase: 1 of 3 {stand} (similarity) and are left out",
         f"similarity: 2 of 3 {stand} (similarity, paraphrase) and are left out",
     ]
@@ -64,26 +66,28 @@ def test_other_splits_stay_as_they_are() -> None:
             assert found.splits[split].to_dict() == before.splits[split].to_dict()
 
 
-def test_without_dropping_every_row_stays_and_overlaps_between_tasks_are_told() -> None:
+def test_without_dropping_every_row_stays_and_overlaps_between_tasks_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loaded = two_sets_of_pairs()
     announce_held_out(loaded)
     assert train_rows(loaded) == train_rows(two_sets_of_pairs())
-    told = [announcement.split(", whose")[0] for announcement in loaded.announcements]
+    told = [announcement.split(", whose")[0] for announcement in caplog.messages]
     assert told == [
         "paraphrase: 1 of 3 training rows stand in the validation or test split of similarity",
         "similarity: 1 of 3 training rows stand in the validation or test split of paraphrase",
     ]
-    assert "`drop_held_out: true`" in loaded.announcements[0]
+    assert "`drop_held_out: true`" in caplog.messages[0]
 
 
-def test_clean_sets_are_not_talked_about() -> None:
+def test_clean_sets_are_not_talked_about(caplog: pytest.LogCaptureFixture) -> None:
     loaded = two_sets_of_pairs()
     del loaded.sets[0]
     del loaded.sets[0].splits["test"]
     before = train_rows(loaded)
     announce_held_out(loaded)
     drop_held_out(loaded)
-    assert loaded.announcements == []
+    assert caplog.messages == []
     assert train_rows(loaded) == before
 
 

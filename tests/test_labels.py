@@ -68,9 +68,12 @@ def names_of(loaded: LoadedTasks) -> list[Any]:
     ]
 
 
-def announced(loaded: LoadedTasks, words: str) -> str:
-    found = [line for line in loaded.announcements if words in line]
-    assert len(found) == 1, loaded.announcements
+def announced(caplog: pytest.LogCaptureFixture, words: str) -> str:
+    """The one line logged since the last call that holds the words."""
+    lines = list(caplog.messages)
+    caplog.clear()
+    found = [line for line in lines if words in line]
+    assert len(found) == 1, lines
     return found[0]
 
 
@@ -133,19 +136,20 @@ def test_joined_labels_are_an_error_that_names_the_separator(tmp_path: Path, sep
         load_cells(tmp_path, cells, MULTI)
 
 
-def test_separator_beside_the_one_of_the_recipe_is_announced(tmp_path: Path) -> None:
-    loaded = load_cells(tmp_path, ["a, b", "b,c", "c", "b"], MULTI, label_separator=", ")
-    assert "1 of 4 label names hold ',', such as 'b,c'" in announced(loaded, "label_separator: ','")
+def test_separator_beside_the_one_of_the_recipe_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_cells(tmp_path, ["a, b", "b,c", "c", "b"], MULTI, label_separator=", ")
+    assert "1 of 4 label names hold ',', such as 'b,c'" in announced(caplog, "label_separator: ','")
 
 
-def test_names_that_merely_hold_a_separator_are_whole_and_announced(tmp_path: Path) -> None:
+def test_names_that_merely_hold_a_separator_are_whole_and_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cells = ["credit, card", "late, payment", "credit, limit", "fees"]
     loaded = load_cells(tmp_path, cells, MULTI)
     assert loaded.labels["mood"] == sorted(cells)
-    assert "3 of 4 label names hold ', '" in announced(loaded, "label_separator: ', '")
-    assert not any(
-        "label_separator" in line for line in load_cells(tmp_path, ["x y", "x z", "w"], MULTI).announcements
-    )
+    assert "3 of 4 label names hold ', '" in announced(caplog, "label_separator: ', '")
+    load_cells(tmp_path, ["x y", "x z", "w"], MULTI)
+    assert caplog.messages and not any("label_separator" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("settings", [{"label_separator": "|"}, {"labels": ["a", "b", "a, b"]}])
@@ -337,10 +341,10 @@ def test_names_in_two_unicode_forms_or_with_invisible_characters_are_one_class(t
         load_cells(tmp_path, cells, labels=["tea", "cafe\u0301", "caf\u00e9"])
 
 
-def test_joiners_within_a_name_are_kept_and_told(tmp_path: Path) -> None:
+def test_joiners_within_a_name_are_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load_cells(tmp_path, ["a\u200db", "ab", "c"])
     assert len(loaded.labels["mood"]) == 3
-    assert "(1 row)" in announced(loaded, "separate classes that differ only in")
+    assert "(1 row)" in announced(caplog, "separate classes that differ only in")
 
 
 # ---- what is told of names, and mended in the recipe ----
@@ -348,20 +352,23 @@ def test_joiners_within_a_name_are_kept_and_told(tmp_path: Path) -> None:
 DOUBTFUL = ["neg", "pos", "N/A", "nan", "None", "NaN", "N/A"]
 
 
-def test_names_that_look_like_missing_values_are_announced_with_their_rows(tmp_path: Path) -> None:
-    line = announced(load_cells(tmp_path, DOUBTFUL), "look like missing values")
+def test_names_that_look_like_missing_values_are_announced_with_their_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_cells(tmp_path, DOUBTFUL)
+    line = announced(caplog, "look like missing values")
     assert "'N/A' (2 rows), 'NaN' (1 row), 'None' (1 row), 'nan' (1 row)" in line
     assert "tasks.mood.missing_labels: ['N/A', 'NaN', 'None', 'nan']" in line
-    given = load_cells(tmp_path, DOUBTFUL, labels=["neg", "pos", "N/A", "nan", "None", "NaN"])
-    assert not any("missing values" in line for line in given.announcements)
+    load_cells(tmp_path, DOUBTFUL, labels=["neg", "pos", "N/A", "nan", "None", "NaN"])
+    assert not any("missing values" in line for line in caplog.messages)
 
 
-def test_missing_labels_are_rows_without_a_label(tmp_path: Path) -> None:
+def test_missing_labels_are_rows_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load_cells(tmp_path, DOUBTFUL, missing_labels=["N/A", "nan", "None", "NaN"])
     assert loaded.labels["mood"] == ["neg", "pos"]
     assert labels_of(loaded) == [0, 1]
-    assert "mood: 5 of 7 train rows carry no label and are left out" in loaded.announcements
-    assert not any("missing" in line for line in loaded.announcements)
+    assert "mood: 5 of 7 train rows carry no label and are left out" in caplog.messages
+    assert not any("missing" in line for line in caplog.messages)
 
 
 def test_missing_labels_hold_for_scores_flags_lists_features_and_floats(tmp_path: Path) -> None:
@@ -387,17 +394,21 @@ def test_missing_labels_hold_for_scores_flags_lists_features_and_floats(tmp_path
     ],
 )
 def test_names_that_differ_in_hardly_anything_are_announced_with_the_line_that_joins_them(
-    tmp_path: Path, cells: list[str], pairs: str
+    tmp_path: Path, cells: list[str], pairs: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert f"tasks.mood.label_map: {pairs}" in announced(load_cells(tmp_path, cells), "separate classes that differ")
+    load_cells(tmp_path, cells)
+    assert f"tasks.mood.label_map: {pairs}" in announced(caplog, "separate classes that differ")
 
 
 @pytest.mark.parametrize("cells", [["C", "C++", "C#"], ["1", "-1"], ["1.10", "11", "x"], ["very good", "good"]])
-def test_names_that_differ_in_more_are_not_announced(tmp_path: Path, cells: list[str]) -> None:
-    assert not any("differ" in line for line in load_cells(tmp_path, cells).announcements)
+def test_names_that_differ_in_more_are_not_announced(
+    tmp_path: Path, cells: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_cells(tmp_path, cells)
+    assert caplog.messages and not any("differ" in line for line in caplog.messages)
 
 
-def test_label_map_merges_and_renames(tmp_path: Path) -> None:
+def test_label_map_merges_and_renames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load_cells(
         tmp_path,
         ["NEG", "neg", "1", "2", "5"],
@@ -405,13 +416,13 @@ def test_label_map_merges_and_renames(tmp_path: Path) -> None:
     )
     assert loaded.labels["mood"] == ["negative", "positive"]
     assert labels_of(loaded) == [0, 0, 0, 0, 1]
-    assert not any("differ" in line for line in loaded.announcements)
+    assert not any("differ" in line for line in caplog.messages)
 
 
-def test_recipe_mends_names_as_the_announcements_say(tmp_path: Path) -> None:
+def test_recipe_mends_names_as_the_lines_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cells = ["neg", "pos", "NEG", "Neg.", "pos ", "N/A", "NaN", "1", "2", "-"]
-    doubts = load_cells(tmp_path, cells).announcements
-    assert len([line for line in doubts if "missing_labels" in line or "label_map" in line]) == 2
+    load_cells(tmp_path, cells)
+    assert len([line for line in caplog.messages if "missing_labels" in line or "label_map" in line]) == 2
     recipe = """
     tasks:
       mood:
@@ -422,9 +433,10 @@ def test_recipe_mends_names_as_the_announcements_say(tmp_path: Path) -> None:
         label_map: {NEG: neg, Neg.: neg, "1": neg, 2: pos}
     """
     (tmp_path / "recipe.yaml").write_text(recipe)
+    caplog.clear()
     loaded = load_tasks(load_recipe(tmp_path / "recipe.yaml").sources, tmp_path, seed=42)
     assert names_of(loaded) == ["neg", "pos", "neg", "neg", "pos", "neg", "pos"]
-    assert not any("missing_labels" in line or "label_map" in line for line in loaded.announcements)
+    assert not any("missing_labels" in line or "label_map" in line for line in caplog.messages)
 
 
 def test_label_map_holds_for_lists_numbers_and_features(tmp_path: Path) -> None:
@@ -439,10 +451,12 @@ def test_label_map_holds_for_lists_numbers_and_features(tmp_path: Path) -> None:
     assert (loaded.labels["mood"], names_of(loaded)) == (["x", "z"], [["x"], ["z"]])
 
 
-def test_names_in_the_recipe_that_no_cell_holds_are_announced(tmp_path: Path) -> None:
-    loaded = load_cells(tmp_path, ["a", "b"], label_map={"B": "b"}, missing_labels=["N/A"])
-    assert "mood: no cell holds ['B'] of tasks.mood.label_map" in loaded.announcements
-    assert "mood: no cell holds ['N/A'] of tasks.mood.missing_labels" in loaded.announcements
+def test_names_in_the_recipe_that_no_cell_holds_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_cells(tmp_path, ["a", "b"], label_map={"B": "b"}, missing_labels=["N/A"])
+    assert "mood: no cell holds ['B'] of tasks.mood.label_map" in caplog.messages
+    assert "mood: no cell holds ['N/A'] of tasks.mood.missing_labels" in caplog.messages
 
 
 # ---- several wrong rows, and rows without text ----
@@ -466,13 +480,15 @@ def test_all_wrong_rows_are_told_in_one_error_across_files_and_tasks(tmp_path: P
     assert any(line.startswith("Correct the row, leave the cell empty") for line in lines[10:])
 
 
-def test_rows_without_text_are_all_told_or_dropped_and_counted(tmp_path: Path) -> None:
+def test_rows_without_text_are_all_told_or_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     texts, values = ["a", "", "b", " \t\u200b", None], ["x", "y", "y", "x", "y"]
     with pytest.raises(ValueError, match=r"(?s)row 2.*mood.empty_text: drop.*3 cells cannot be read.*row 4.*row 5"):
         load_values(tmp_path, values, texts=texts)
     loaded = load_values(tmp_path, values, texts=texts, empty_text="drop")
     assert loaded.sets[0].splits["train"]["sentences"][:] == [["a"], ["b"]]
-    assert "mood: 3 of 5 train rows have an empty text and are left out" in loaded.announcements
+    assert "mood: 3 of 5 train rows have an empty text and are left out" in caplog.messages
 
 
 def test_number_where_a_text_should_be_is_not_dropped(tmp_path: Path) -> None:
@@ -503,22 +519,23 @@ RATED = ["x", "y", "y", "x", "y", "x"]
     ],
 )
 def test_texts_with_several_labels_are_counted_and_settled(
-    tmp_path: Path, rule: str | None, labels: list[int], outcome: str
+    tmp_path: Path, rule: str | None, labels: list[int], outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load_values(tmp_path, RATED, texts=TEXTS, contradictions=rule)
     assert labels_of(loaded) == labels
-    line = announced(loaded, "different labels in the train split")
+    line = announced(caplog, "different labels in the train split")
     assert "mood: 2 texts have different labels in the train split (5 rows)." in line
     assert outcome in line
 
 
-def test_contradictions_of_lists_and_scores(tmp_path: Path) -> None:
+def test_contradictions_of_lists_and_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lists = [["x"], ["y", "x"], ["x", "y"], ["x"], ["x"], ["y"]]
     assert len(labels_of(load_values(tmp_path, lists, MULTI, texts=TEXTS, contradictions="majority"))) == 5
     scores = [1.0, 2.0, 3.0, 5.0, 5.0, 6.0]
+    caplog.clear()
     loaded = load_values(tmp_path, scores, "regression", texts=TEXTS, contradictions="mean")
     assert labels_of(loaded) == [2.0, 2.0, 2.0, 5.0, 5.0, 6.0]
-    assert "1 texts have different labels in the train split (3 rows)" in announced(loaded, "train split (3 rows)")
+    assert "1 texts have different labels in the train split (3 rows)" in announced(caplog, "train split (3 rows)")
 
 
 def test_similarity_pairs_contradict_in_either_order_and_other_pairs_do_not(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def test_local_folder_of_csv_files_keeps_the_word_none(tmp_path: Path) -> None:
 # Several tasks
 
 
-def test_tasks_on_one_file_share_rows_and_empty_cells_are_not_labelled(tmp_path: Path) -> None:
+def test_tasks_on_one_file_share_rows_and_empty_cells_are_not_labelled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     text = "text,mood,topic,score\na,good,1.0,0.5\nb,,0.0,\nc,bad,,2\nd,,,\n"
     loaded = load_csv(
         tmp_path,
@@ -145,7 +147,7 @@ def test_tasks_on_one_file_share_rows_and_empty_cells_are_not_labelled(tmp_path:
     assert train_column(loaded, "label_topic") == [1, 0, None]
     assert train_column(loaded, "label_rating") == [0.5, None, 2.0]
     assert loaded.score_ranges == {"rating": (0.5, 2.0)}
-    assert "mood, topic, rating: 1 of 4 train rows carry no label and are left out" in loaded.announcements
+    assert "mood, topic, rating: 1 of 4 train rows carry no label and are left out" in caplog.messages
 
 
 def test_tasks_on_other_columns_of_one_file_get_their_own_rows(tmp_path: Path) -> None:
@@ -204,11 +206,13 @@ def test_shared_rows_with_two_validation_splits_name_both_tasks(tmp_path: Path) 
         ([3.5, 4.0], ["3.5", "4"], ["3.5", "4"], [0, 1]),
     ],
 )
-def test_class_cells_become_ids(tmp_path: Path, cells: list, given: list | None, names: list, ids: list) -> None:
+def test_class_cells_become_ids(
+    tmp_path: Path, cells: list, given: list | None, names: list, ids: list, caplog: pytest.LogCaptureFixture
+) -> None:
     loaded = load_rows(tmp_path, [{"text": f"s{row}", "label": cell} for row, cell in enumerate(cells)], labels=given)
     assert loaded.labels["mood"] == names
     assert train_column(loaded, "label_mood") == ids
-    assert any("from the train split" in line for line in loaded.announcements) == (given is None)
+    assert any("from the train split" in line for line in caplog.messages) == (given is None)
 
 
 def test_class_label_feature_gives_names_and_minus_one_is_not_labelled(tmp_path: Path) -> None:
@@ -225,9 +229,9 @@ def test_class_label_feature_gives_names_and_minus_one_is_not_labelled(tmp_path:
         assert (loaded.labels["mood"], train_column(loaded, "label_mood")) == (names, ids)
 
 
-def test_label_without_training_row_is_announced(tmp_path: Path) -> None:
-    loaded = load_csv(tmp_path, FOUR_ROWS, source(labels=["negative", "neutral", "positive"]))
-    assert "mood: no training row has the label neutral" in loaded.announcements
+def test_label_without_training_row_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_csv(tmp_path, FOUR_ROWS, source(labels=["negative", "neutral", "positive"]))
+    assert "mood: no training row has the label neutral" in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -433,7 +437,7 @@ def test_unreadable_or_empty_file_is_an_error_that_names_it(tmp_path: Path, text
 
 
 def test_hub_set_uses_alias_splits_and_a_failed_load_tells_the_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
     found = datasets.DatasetDict({"train": rows, "dev": rows.select([0]), "extra": rows, "test": rows})
@@ -453,7 +457,7 @@ def test_hub_set_uses_alias_splits_and_a_failed_load_tells_the_cause(
         "validation": 1,
         "test": 2,
     }
-    assert "mood: the data set's splits extra are not used" in loaded.announcements
+    assert "mood: the data set's splits extra are not used" in caplog.messages
 
     task.dataset["splits"] = {"train": "extra", "validation": "test"}
     assert set(load_tasks([task], tmp_path, 42).sets[0].splits) == {"train", "validation"}

@@ -212,16 +212,16 @@ def model_with(backbone: Path, **options: dict[str, Any]):
     return model
 
 
-def test_trainer_puts_the_numbers_of_the_labelled_training_rows_in_place_of_balanced(backbone, tmp_path):
+def test_trainer_puts_the_numbers_of_the_labelled_training_rows_in_place_of_balanced(backbone, tmp_path, caplog):
     sentiment = [0] * 6 + [1] * 3 + [2] * 1 + [None] * 2
     tags = [[1.0, float(row < 9)] if row < 3 else [0.0, float(row < 9)] for row in range(12)]
     options = {"class_weights": "balanced", "label_smoothing": 0.1}
     model = model_with(backbone, sentiment=options, tags={"pos_weight": "balanced"})
-    trainer = helpers.make_trainer(model, [make_labelled(12, sentiment=sentiment, tags=tags)], tmp_path)
+    helpers.make_trainer(model, [make_labelled(12, sentiment=sentiment, tags=tags)], tmp_path)
     expected = {"class_weights": pytest.approx([10 / 18, 10 / 9, 10 / 3]), "label_smoothing": 0.1}
     assert model.config.tasks["sentiment"].loss_options == expected
     assert model.config.tasks["tags"].loss_options == {"pos_weight": pytest.approx([9 / 3, 3 / 9])}
-    assert trainer.announcements == [
+    assert caplog.messages == [
         "sentiment: balanced class_weights, from 10 training rows: negative 0.5556, neutral 1.111, positive 3.333",
         "tags: balanced pos_weight, from 12 training rows: a 3, b 0.3333",
     ]

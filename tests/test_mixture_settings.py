@@ -182,7 +182,7 @@ def test_rule_that_leaves_a_set_without_a_row_is_an_error(backbone, tmp_path):
         make_trainer(backbone, tmp_path, {"sampling": "temperature", "temperature": 0.2, "epoch_rows": 91})
 
 
-def test_max_rows_keeps_the_same_rows_in_every_epoch_and_says_so(backbone, tmp_path):
+def test_max_rows_keeps_the_same_rows_in_every_epoch_and_says_so(backbone, tmp_path, caplog):
     trainer = make_trainer(backbone, tmp_path, {"max_rows": {"sentiment": 30}})
     seen = []
     for epoch in range(3):
@@ -192,11 +192,12 @@ def test_max_rows_keeps_the_same_rows_in_every_epoch_and_says_so(backbone, tmp_p
     assert len(set(seen[0])) == 30
     assert set(seen[0]) == set(seen[1]) == set(seen[2])
     assert seen[0] != seen[1]
-    assert [line for line in trainer.announcements if "max_rows" in line] == [
+    assert [line for line in caplog.messages if "max_rows" in line] == [
         "sentiment, rating: 30 of 90 training rows are used, the same in every epoch (max_rows, seed 42)"
     ]
-    uncut = make_trainer(backbone, tmp_path, {"max_rows": {"sentiment": 90}})
-    assert not any("max_rows" in line for line in uncut.announcements)
+    caplog.clear()
+    make_trainer(backbone, tmp_path, {"max_rows": {"sentiment": 90}})
+    assert not any("max_rows" in line for line in caplog.messages)
 
 
 def test_max_rows_that_leave_a_task_without_a_label_are_an_error(backbone, tmp_path):

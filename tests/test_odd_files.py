@@ -47,37 +47,45 @@ def rows(loaded: LoadedTasks) -> list[tuple[str, Any]]:
     return [(row[0], label) for row, label in zip(train["sentences"], labels, strict=True)]
 
 
-def told(loaded: LoadedTasks, words: str) -> str:
-    found = [line for line in loaded.announcements if words in line]
-    assert found, loaded.announcements
+def told(caplog: pytest.LogCaptureFixture, words: str) -> str:
+    """The first line logged since the last call that holds the words."""
+    lines = list(caplog.messages)
+    caplog.clear()
+    found = [line for line in lines if words in line]
+    assert found, lines
     return found[0]
 
 
 # ---- csv ----
 
 
-def test_backslash_before_a_quote_is_told_and_its_option_reads_the_text(tmp_path: Path) -> None:
+def test_backslash_before_a_quote_is_told_and_its_option_reads_the_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     content = 'text,label\n"He said \\"hi\\" twice",x\n"b",y\n'
-    line = told(load(tmp_path, content), "text follows a closing quote")
+    load(tmp_path, content)
+    line = told(caplog, "text follows a closing quote")
     assert "in 1 cells" in line and "add `escapechar: '\\'` to tasks.t.dataset" in line
     loaded = load(tmp_path, content, escapechar="\\")
     assert rows(loaded) == [('He said "hi" twice', "x"), ("b", "y")]
-    assert "closing quote" not in "".join(loaded.announcements)
+    assert "closing quote" not in "".join(caplog.messages)
     with pytest.raises(ValueError, match=r"written with a backslash: add `escapechar: '\\'`"):
         load(tmp_path, 'text,label\n"He said \\"hi\\", twice",x\n"b",y\n')
 
 
-def test_quotes_that_enclose_a_part_of_a_cell_are_told(tmp_path: Path) -> None:
+def test_quotes_that_enclose_a_part_of_a_cell_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = 'label,text\nx,"great" they said\ny,a 5" screen\n'
-    assert "add `quoting: 3`" in told(load(tmp_path, content), "in 1 cells")
+    load(tmp_path, content)
+    assert "add `quoting: 3`" in told(caplog, "in 1 cells")
     assert rows(load(tmp_path, content, quoting=3)) == [('"great" they said', "x"), ('a 5" screen', "y")]
-    clean = load(tmp_path, 'text,label\n"a ""b"", c","x"\r\n"d\n, e",y\n')
-    assert "closing quote" not in "".join(clean.announcements)
+    load(tmp_path, 'text,label\n"a ""b"", c","x"\r\n"d\n, e",y\n')
+    assert "closing quote" not in "".join(caplog.messages)
 
 
-def test_quotes_and_names_behind_a_space(tmp_path: Path) -> None:
+def test_quotes_and_names_behind_a_space(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = 'text,label\nok, "x"\nbad, "y"\n'
-    assert "add `skipinitialspace: true`" in told(load(tmp_path, content), "2 cells")
+    load(tmp_path, content)
+    assert "add `skipinitialspace: true`" in told(caplog, "2 cells")
     assert rows(load(tmp_path, content, skipinitialspace=True)) == [("ok", "x"), ("bad", "y")]
     with pytest.raises(ValueError, match="A space stands before the column's name: add `skipinitialspace: true`"):
         load(tmp_path, "text, label\nok, x\nbad, y\n")
@@ -103,9 +111,9 @@ def test_header_elsewhere_names_the_option_that_reads_the_file(
     assert rows(load(tmp_path, content, **options)) == [("a", "x"), ("b", "y")]
 
 
-def test_column_that_stands_twice_is_told(tmp_path: Path) -> None:
+def test_column_that_stands_twice_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load(tmp_path, "text,label,label\na,x,1\nb,y,2\n")
-    assert "the first is read" in told(loaded, "two columns 'label'")
+    assert "the first is read" in told(caplog, "two columns 'label'")
     assert rows(loaded) == [("a", "x"), ("b", "y")]
 
 
@@ -145,14 +153,18 @@ def test_unusual_separators_are_named(tmp_path: Path, separator: str) -> None:
     assert f"tasks.t.label_separator: '{separator}'" in str(error.value)
 
 
-def test_few_cells_with_another_separator_are_told(tmp_path: Path) -> None:
-    line = told(load_cells(tmp_path, ["a|b", "b|c", "a, b", "a|c", "a"]), "1 label names are others with ','")
+def test_few_cells_with_another_separator_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_cells(tmp_path, ["a|b", "b|c", "a, b", "a|c", "a"])
+    line = told(caplog, "1 label names are others with ','")
     assert "such as 'a, b' (1 cells in all)" in line
 
 
 @pytest.mark.parametrize("separator", ["|", ", ", "/"])
-def test_joined_labels_of_a_single_label_task_are_told(tmp_path: Path, separator: str) -> None:
-    line = told(load_cells(tmp_path, ["a", f"a{separator}b", "b", "x/y"], SINGLE), "1 label names are others with")
+def test_joined_labels_of_a_single_label_task_are_told(
+    tmp_path: Path, separator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_cells(tmp_path, ["a", f"a{separator}b", "b", "x/y"], SINGLE)
+    line = told(caplog, "1 label names are others with")
     assert f"'a{separator}b'" in line and "write tasks.t.problem_type: multi_label_classification" in line
 
 
@@ -200,10 +212,12 @@ def test_list_with_broken_quotes_is_no_name(tmp_path: Path) -> None:
         {"r1": {"text": "a", "label": "x"}, "r2": {"text": "b", "label": "y"}},
     ],
 )
-def test_json_that_is_no_list_of_rows_is_read_as_a_table(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_json_that_is_no_list_of_rows_is_read_as_a_table(
+    tmp_path: Path, content: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     loaded = load(tmp_path, json.dumps(content), "json")
     assert rows(loaded) == [("a", "x"), ("b", "y")]
-    assert "read as a table of 2 rows" in told(loaded, "no list of rows")
+    assert "read as a table of 2 rows" in told(caplog, "no list of rows")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,7 @@ def test_byte_order_mark_takes_no_label_and_stands_in_no_text(tmp_path: Path) ->
     assert rows(load(tmp_path, None, "folder", **splits)) == [("a", "x"), ("b", "y")]
 
 
-def test_workbook_names_its_sheets_and_where_a_column_stands(tmp_path: Path) -> None:
+def test_workbook_names_its_sheets_and_where_a_column_stands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
     with pd.ExcelWriter(tmp_path / "rows.xlsx") as book:
         pd.DataFrame({"note": ["by us"]}).to_excel(book, sheet_name="Info", index=False)
@@ -241,8 +255,10 @@ def test_workbook_names_its_sheets_and_where_a_column_stands(tmp_path: Path) -> 
     with pd.ExcelWriter(tmp_path / "rows.xlsx") as book:
         frame.to_excel(book, sheet_name="one", index=False)
         frame.to_excel(book, sheet_name="two", index=False)
-    assert "only the first is read" in told(load(tmp_path, None, "xlsx"), "of the sheets ['one', 'two']")
-    assert "sheets" not in "".join(load(tmp_path, None, "xlsx", sheet_name="two").announcements)
+    load(tmp_path, None, "xlsx")
+    assert "only the first is read" in told(caplog, "of the sheets ['one', 'two']")
+    load(tmp_path, None, "xlsx", sheet_name="two")
+    assert "sheets" not in "".join(caplog.messages)
     (tmp_path / "rows.xlsx").write_text("text,label\na,x\n", encoding="utf-8")
     with pytest.raises(ValueError, match="The file is no Excel file, whatever its name says"):
         load(tmp_path, None, "xlsx")
@@ -252,14 +268,15 @@ def test_workbook_names_its_sheets_and_where_a_column_stands(tmp_path: Path) -> 
     ("column", "good", "bad"), [("answer", "accept", "reject"), ("status", "completed", "pending")]
 )
 def test_rejected_rows_are_told_where_no_condition_leaves_them_out(
-    tmp_path: Path, column: str, good: str, bad: str
+    tmp_path: Path, column: str, good: str, bad: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = [{"text": "a", "label": "x", column: good}, {"text": "b", "label": "y", column: good}]
     content = json.dumps([*found, {"text": "c", "label": "x", column: bad}])
-    line = told(load(tmp_path, content, "json"), "count like all others")
+    load(tmp_path, content, "json")
+    line = told(caplog, "count like all others")
     assert f"{bad} (2 rows)" in line and f"tasks.t.where: {{{column}: {good}}}" in line  # once in each split
     loaded = load(tmp_path, content, "json", where={column: good})
-    assert len(rows(loaded)) == 2 and "count like" not in "".join(loaded.announcements)
+    assert len(rows(loaded)) == 2 and "count like" not in "".join(caplog.messages)
 
 
 @pytest.mark.parametrize("path", ["csv", "parquet", "json"])
@@ -320,10 +337,10 @@ def test_long_values_are_cut_in_errors(tmp_path: Path, cells: list[str], changes
     assert "xxxxx" in str(error.value) and len(str(error.value)) < 2000
 
 
-def test_long_announcements_are_cut(tmp_path: Path) -> None:
+def test_long_lines_are_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load_cells(tmp_path, [f"{LONG}1", f"{LONG}2"], SINGLE)
     assert loaded.labels["t"] == [f"{LONG}1", f"{LONG}2"]
-    assert max(map(len, loaded.announcements)) < 1000
+    assert max(map(len, caplog.messages)) < 1000
 
 
 @pytest.mark.parametrize(

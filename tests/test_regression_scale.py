@@ -79,7 +79,7 @@ def test_scores_from_2_to_98_are_learnt(backbone, tmp_path):
     assert np.abs(values - labels).mean() < 8
 
 
-def test_scale_is_that_of_the_labelled_rows_that_training_draws_from(backbone, tmp_path):
+def test_scale_is_that_of_the_labelled_rows_that_training_draws_from(backbone, tmp_path, caplog):
     labelled_set = in_units(rated_set(train=60, validation=20), 10.0, 70.0)
     model = helpers.make_model(backbone, ("sentiment", "rating"))
     settings = model.config.tasks["rating"]
@@ -92,20 +92,20 @@ def test_scale_is_that_of_the_labelled_rows_that_training_draws_from(backbone, t
     settings = model.config.tasks["rating"]
     assert settings.target_mean == pytest.approx(np.mean(drawn), rel=1e-12)
     assert settings.target_deviation == pytest.approx(np.std(drawn), rel=1e-12)
-    announced = [line for line in trainer.announcements if line.startswith("rating: targets are standardised")]
+    announced = [line for line in caplog.messages if line.startswith("rating: targets are standardised")]
     assert len(announced) == 1
     assert f"{len(drawn)} training rows" in announced[0]
 
 
 @pytest.mark.parametrize("ratings", [[0.1] * 8, [1987.0]])
-def test_equal_targets_and_a_single_one_have_their_value_as_mean_and_deviation_1(backbone, tmp_path, ratings):
+def test_equal_targets_and_a_single_one_have_their_value_as_mean_and_deviation_1(backbone, tmp_path, ratings, caplog):
     rows = Dataset.from_dict({"sentences": [[f"word{n}"] for n in range(len(ratings))], "label_rating": ratings})
     trainer = helpers.make_trainer(
         helpers.make_model(backbone, ("rating",)), [LabelledSet(["rating"], {"train": rows})], tmp_path
     )
     settings = trainer.tasks["rating"]
     assert (settings.target_mean, settings.target_deviation) == (ratings[0], 1.0)
-    assert any("there is nothing to learn" in line for line in trainer.announcements)
+    assert any("there is nothing to learn" in line for line in caplog.messages)
     trainer.train()
     assert np.isfinite(trainer.model.predict("word1")["rating"]["values"])
 

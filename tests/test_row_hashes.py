@@ -122,20 +122,21 @@ def test_one_flipped_bit_among_the_hashes_is_noticed(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_rows_that_the_model_was_trained_on_are_told_of_with_their_number() -> None:
+def test_rows_that_the_model_was_trained_on_are_told_of_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
     loaded = LoadedTasks([one_set()], earlier=RowHashes("runs/first", {("old", "train"): hashes("A FISH", "y")}))
     announce_trained_on(loaded)
-    (line,) = loaded.announcements
+    (line,) = caplog.messages
     assert line.startswith("mood, topic: 1 of 1 test rows were training rows of runs/first, whose scores there")
+    caplog.clear()
     clean = LoadedTasks([one_set()], earlier=RowHashes("runs/first", {("old", "train"): hashes("a dog.")}))
     announce_trained_on(clean)
-    assert clean.announcements == []
+    assert caplog.messages == []
 
 
-def test_a_model_without_the_file_is_told_of_once() -> None:
+def test_a_model_without_the_file_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     loaded = LoadedTasks([one_set(), one_set()], earlier=RowHashes("runs/first", {}, is_complete=False))
     announce_trained_on(loaded)
-    (line,) = loaded.announcements
+    (line,) = caplog.messages
     assert line.startswith("runs/first does not say (all of) what it was trained on")
 
 

@@ -50,12 +50,12 @@ def sentences(loaded: LoadedTasks, place: int = 0) -> list[list[str]]:
     ],
 )
 def test_where_keeps_the_rows_with_the_wanted_values_and_counts_the_others(
-    tmp_path: Path, where: dict, kept: list, left_out: int
+    tmp_path: Path, where: dict, kept: list, left_out: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load(tmp_path, ANSWERS, task(where=where, labels=["x", "y"]))
     assert sentences(loaded) == [[text] for text in kept]
-    assert f"t: {left_out} of 5 train rows are left out by where {where}" in loaded.announcements
-    assert not any("carry no label" in line for line in loaded.announcements)
+    assert f"t: {left_out} of 5 train rows are left out by where {where}" in caplog.messages
+    assert not any("carry no label" in line for line in caplog.messages)
 
 
 def test_row_that_where_leaves_out_is_not_read_and_later_ones_keep_their_numbers(tmp_path: Path) -> None:
@@ -64,11 +64,13 @@ def test_row_that_where_leaves_out_is_not_read_and_later_ones_keep_their_numbers
         load(tmp_path, content, task(where={"answer": "accept"}, labels=["x", "y"]))
 
 
-def test_unlabelled_rows_are_counted_apart_from_those_left_out(tmp_path: Path) -> None:
+def test_unlabelled_rows_are_counted_apart_from_those_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     content = "text,label,answer\na,x,accept\nb,y,accept\nc,,accept\nd,x,reject\n"
-    loaded = load(tmp_path, content, task(where={"answer": "accept"}))
-    assert "t: 1 of 4 train rows are left out by where {'answer': 'accept'}" in loaded.announcements
-    assert "t: 1 of 3 train rows carry no label and are left out" in loaded.announcements
+    load(tmp_path, content, task(where={"answer": "accept"}))
+    assert "t: 1 of 4 train rows are left out by where {'answer': 'accept'}" in caplog.messages
+    assert "t: 1 of 3 train rows carry no label and are left out" in caplog.messages
 
 
 def test_where_compares_json_values_and_class_names_as_text(tmp_path: Path) -> None:
@@ -113,13 +115,13 @@ def test_where_that_empties_one_split_names_it(tmp_path: Path) -> None:
         load(tmp_path, ANSWERS, task(dataset=dataset, where={"answer": "accept"}))
 
 
-def test_tasks_with_another_where_have_sets_of_their_own(tmp_path: Path) -> None:
+def test_tasks_with_another_where_have_sets_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tasks = [task("all", where=None), task("en", where={"language": ["en"]}), task("too", where={"language": ["en"]})]
     content = "text,label,language\na,x,en\nb,y,de\nc,y,en\n"
     assert [[one.name for one in group] for group in group_sources(tasks)] == [["all"], ["en", "too"]]
     loaded = load(tmp_path, content, *tasks)
     assert (sentences(loaded), sentences(loaded, 1)) == ([["a"], ["b"], ["c"]], [["a"], ["c"]])
-    assert "en, too: 1 of 3 train rows are left out by where {'language': ['en']}" in loaded.announcements
+    assert "en, too: 1 of 3 train rows are left out by where {'language': ['en']}" in caplog.messages
 
 
 def test_recipe_passes_where_on(tmp_path: Path) -> None:

@@ -245,7 +245,9 @@ def test_a_group_larger_than_the_share_trains_and_some_group_is_always_held_out(
         assert len(two["validation"]) == 40
 
 
-def test_group_is_a_column_of_text_or_numbers_whose_empty_cells_are_groups_of_their_own(tmp_path: Path) -> None:
+def test_group_is_a_column_of_text_or_numbers_whose_empty_cells_are_groups_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for cells in ([7, 8.0, 9, None], ["anna", "bo", "cy", ""], ["7", "8", "9", " "]):
         rows = [
             {"text": f"s{number}", "label": ["no", "yes"][number % 2], "thread": cells[number // 20]}
@@ -268,7 +270,7 @@ def test_group_is_a_column_of_text_or_numbers_whose_empty_cells_are_groups_of_th
         assert 15 <= len(found["test"]) <= 25
         assert sum(map(len, found.values())) == 80
         announced = f"({len(found['test'])} of 80) set aside, whole groups of 'thread', seed 42"
-        assert f"mood: no test split; 25 % of the training rows {announced}" in loaded.announcements
+        assert f"mood: no test split; 25 % of the training rows {announced}" in caplog.messages
         assert set(loaded.sets[0].splits["train"].column_names) == {"sentences", "label_mood"}
 
 
@@ -281,7 +283,7 @@ def test_a_missing_group_column_names_the_nearest(tmp_path: Path) -> None:
 # What is said
 
 
-def test_what_is_set_aside_is_announced(tmp_path: Path) -> None:
+def test_what_is_set_aside_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = ["rare"] * 20 + ["some"] * 120 + ["many"] * 300
     text = "text,label\n" + "".join(f"s{row},{label}\n" for row, label in enumerate(labels))
     loaded = load(tmp_path, text, source(test_split=0.05))
@@ -293,9 +295,10 @@ def test_what_is_set_aside_is_announced(tmp_path: Path) -> None:
         "mood: no validation split; 10 % of the training rows (44 of 440) set aside, stratified, seed 42",
         "mood: no test split; 5 % of the training rows (22 of 440) set aside, stratified, seed 42",
     ):
-        assert line in loaded.announcements
-    assert "mood: no test split" not in loaded.announcements
-    assert "mood: no test split" in load(tmp_path, text, source()).announcements
+        assert line in caplog.messages
+    assert "mood: no test split" not in caplog.messages
+    load(tmp_path, text, source())
+    assert "mood: no test split" in caplog.messages
 
 
 def test_a_split_without_a_row_for_a_task_is_an_error(tmp_path: Path) -> None:

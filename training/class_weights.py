@@ -1,5 +1,6 @@
 """Class imbalance: `balanced` in a task's loss options becomes numbers, counted from its training rows."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from datasets import Dataset
 
 from ..tasks_multitask import TaskConfig
 from .drawing import given_labels
+
+logger = logging.getLogger(__name__)
 
 
 def balanced_class_weights(counts: np.ndarray) -> np.ndarray:
@@ -24,23 +27,21 @@ def balanced_pos_weight(counts: np.ndarray, num_rows: int) -> np.ndarray:
     return (num_rows - counts) / counts
 
 
-def resolve_balanced(
-    tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def resolve_balanced(tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]) -> dict[str, dict[str, Any]]:
     """
-    The numbers that `balanced` stands for, and what a person should know about them.
+    The numbers that `balanced` stands for.
 
     Args:
         tasks: task settings by name, as in `MultiTaskConfig.tasks`.
         training_rows: by task, its training rows.
 
     Returns:
-        By task its `loss_options`, with numbers in the place of `balanced`, and announcements.
+        By task its `loss_options`, with numbers in the place of `balanced`.
 
     Raises:
         ValueError: a class or label is on none of a task's training rows, or a label on all of them.
     """
-    resolved, announcements = {}, []
+    resolved = {}
     for task, rows in training_rows.items():
         options = tasks[task].loss_options
         key = next((key for key, value in options.items() if value == "balanced"), None)
@@ -60,5 +61,5 @@ def resolve_balanced(
         weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, len(labels))
         resolved[task] = {"loss_options": {**options, key: weights.tolist()}}
         shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
-        announcements.append(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
-    return resolved, announcements
+        logger.info(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
+    return resolved

@@ -7,6 +7,7 @@ steps_of_epoch   how many optimizer steps that is
 describe_epoch   what an epoch is, in words
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ..data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labell
 from ..problem_types_multitask import LOSSES
 from .distillation.settings import UNLABELED
 from .mixture import MixtureConfig
+
+logger = logging.getLogger(__name__)
 
 LEAST_ROWS_TO_COMPARE = 16  # stand together where a loss compares them
 
@@ -54,9 +57,7 @@ def given_labels(rows: Dataset, task: str) -> list[Any]:
     return [label for label in rows.with_format(None)[LABEL_PREFIX + task][:] if label is not None]
 
 
-def _cut_rows(
-    mixture: MixtureConfig, tasks: list[str], rows: Dataset, which: int, seed: int, announcements: list[str]
-) -> Dataset:
+def _cut_rows(mixture: MixtureConfig, tasks: list[str], rows: Dataset, which: int, seed: int) -> Dataset:
     """
     The rows that `max_rows` leaves of set number `which`: those that stand first in a permutation by the seed.
 
@@ -65,7 +66,7 @@ def _cut_rows(
     """
     max_rows = mixture.of_set("max_rows", tasks)
     if max_rows is not None and max_rows < len(rows):
-        announcements.append(
+        logger.info(
             f"{', '.join(tasks)}: {max_rows} of {len(rows)} training rows are used, the same in every epoch "
             f"(max_rows, seed {seed})"
         )
@@ -114,7 +115,7 @@ def draw_sets(
     batch_size: int,
     seed: int,
     unlabeled: Dataset | None = None,
-) -> tuple[list[DrawnSet], list[str]]:
+) -> list[DrawnSet]:
     """
     What training draws from each set with a task that trains.
 
@@ -126,29 +127,26 @@ def draw_sets(
         seed: of the permutations.
         unlabeled: text that only teachers answer, drawn like one more set.
 
-    Returns:
-        The drawn sets, and what a person should know about them.
-
     Raises:
         ValueError: a task has no labelled training row.
     """
-    tasks, rows, announcements = [], [], []
+    tasks, rows = [], []
     for labelled_set in sets:
         if trained := [task for task in labelled_set.tasks if task in trained_tasks]:
             found = labelled_set.splits["train"]
             found = found if trained == list(labelled_set.tasks) else rows_labelled_for(found, trained)
-            rows.append(_cut_rows(mixture, trained, found, len(tasks), seed, announcements))
+            rows.append(_cut_rows(mixture, trained, found, len(tasks), seed))
             tasks.append(trained)
     groups = list(tasks)
     if unlabeled is not None:
-        rows.append(_cut_rows(mixture, [UNLABELED], unlabeled, len(tasks), seed, announcements))
+        rows.append(_cut_rows(mixture, [UNLABELED], unlabeled, len(tasks), seed))
         groups.append([UNLABELED])
         tasks.append([])
     taken = _rows_per_epoch(mixture, groups, list(map(len, rows)))
     return [
         DrawnSet(names, found, count, _least_rows(mixture, names, found, trained_tasks, batch_size))
         for names, found, count in zip(tasks, rows, taken, strict=True)
-    ], announcements
+    ]
 
 
 def make_sampler(

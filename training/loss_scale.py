@@ -4,25 +4,23 @@ measure_targets  mean and deviation of a regression task's training targets, whi
 LossWatch        a warning where one task's weighted loss is many times that of every other in the first steps
 """
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers.utils import logging
 
 from ..tasks_multitask import TaskConfig
 from .drawing import given_labels
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_STEPS = 10  # optimizer steps that the losses are compared over
 DWARFING_FACTOR = 20  # between losses of such different kinds as CoSENT and BCE, five to ten times are usual
 
 
-def measure_targets(
-    tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]
-) -> tuple[dict[str, dict[str, float]], list[str]]:
+def measure_targets(tasks: dict[str, TaskConfig], training_rows: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
     """
     Mean and deviation of the training targets of each regression task that has none yet.
 
@@ -35,9 +33,9 @@ def measure_targets(
         training_rows: by task, its training rows.
 
     Returns:
-        By task, `target_mean` and `target_deviation`, and announcements.
+        By task, `target_mean` and `target_deviation`.
     """
-    measured, announcements = {}, []
+    measured = {}
     for task, rows in training_rows.items():
         if not tasks[task].kind.has_target_scale or tasks[task].target_mean is not None:
             continue
@@ -45,13 +43,13 @@ def measure_targets(
         is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit
         mean, deviation = (targets[0], 1.0) if is_constant else (targets.mean(), targets.std())
         measured[task] = {"target_mean": float(mean), "target_deviation": float(deviation)}
-        announcements.append(
+        logger.info(
             f"{task}: all {len(targets)} training targets are {mean:g}, so there is nothing to learn"
             if is_constant
             else f"{task}: targets are standardised by mean {mean:.6g} and deviation {deviation:.6g} of "
             f"{len(targets)} training rows; values and metrics keep the units of the labels"
         )
-    return measured, announcements
+    return measured
 
 
 def dwarfing(losses: dict[str, float], weights: dict[str, float], steps: int) -> str | None:

@@ -9,7 +9,7 @@ from .class_weights import resolve_balanced
 from .loss_scale import measure_targets
 
 
-def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> list[str]:
+def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -> None:
     """
     Put into a model's configuration what is measured on training rows: it is part of the model that is saved.
 
@@ -18,17 +18,10 @@ def take_measures(model: MultiTaskModel, training_rows: Mapping[str, Dataset]) -
     Args:
         model: the model; entries of its `config.tasks` are replaced.
         training_rows: by task, its training rows.
-
-    Returns:
-        What a person should know.
     """
-    announcements = []
     for measure in (resolve_balanced, measure_targets):
-        measured, found = measure(model.config.tasks, training_rows)
-        for task, settings in measured.items():
+        for task, settings in measure(model.config.tasks, training_rows).items():
             model.config.change_task(task, **settings)
-        announcements += found
-    return announcements
 
 
 __all__ = ["take_measures"]

@@ -142,8 +142,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
                 "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
         self.columns = columns
-        loaded = as_labelled_sets(model.config.tasks, train_dataset, eval_dataset, columns)
-        self.sets = loaded.sets
+        self.sets = as_labelled_sets(model.config.tasks, train_dataset, eval_dataset, columns)
         if args.eval_strategy != "no" and not any("validation" in entry.splits for entry in self.sets):
             raise ValueError(
                 f"training.eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on. Give "
@@ -174,15 +173,14 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         unlabeled = lessons.unlabeled if lessons else None
         groups = [*(entry.tasks for entry in train_sets), *([[UNLABELED]] if unlabeled is not None else [])]
         self.mixture = MixtureConfig.from_recipe(mixture).for_sets(groups)
-        self.drawn, announcements = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
-        self.announcements = [*loaded.announcements, *announcements]
+        self.drawn = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 
         training_rows = {task: entry.rows for entry in self.drawn for task in entry.tasks}
         for entry in train_sets:  # of the other tasks all rows count, whose losses are shown
             idle = [task for task in entry.tasks if task in names and task not in trained]
             training_rows |= dict.fromkeys(idle, entry.splits["train"])
-        self.announcements += take_measures(model, training_rows)
+        take_measures(model, training_rows)
         self.tasks = {name: model.config.tasks[name] for name in names}
         self.trained_tasks = {name: self.tasks[name] for name in trained}
 

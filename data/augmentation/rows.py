@@ -12,6 +12,7 @@ nor taken from what comes back.
 """
 
 import importlib
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ from ..loading import LabelledSet, LoadedTasks, group_sources
 from ..sources import TaskSource
 from ..texts import text_key
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
+
+logger = logging.getLogger(__name__)
 
 BACK_TRANSLATION = "back_translation"
 MOST_EXAMPLES = 3
@@ -226,7 +229,7 @@ def _augment_set(
         further = Dataset.from_dict(added, train.features)
         labelled_set.splits["train"] = concatenate_datasets([train, further])
 
-    loaded.announcements.append(
+    logger.info(
         f"{', '.join(tasks)}: {len(chosen)} of {len(labelled)} training rows chosen for "
         f"{augmentation.settings['method']}, {len(examples)} came back changed and are added"
         + "".join(f"\n    {_shown(before)}\n -> {_shown(after)}" for before, after in examples[:MOST_EXAMPLES])
@@ -242,7 +245,7 @@ def augment_sets(loaded: LoadedTasks, augmentations: Sequence[Augmentation], see
     Add the rows that the augmentations make to the train splits of loaded sets, in place.
 
     Which rows are chosen follows from the seed and the name of the first task that names the augmentation. What was
-    done is noted in `loaded.announcements` and, by task, in `loaded.augmentations`: the settings, `chosen` (rows),
+    done is logged and noted, by task, in `loaded.augmentations`: the settings, `chosen` (rows),
     `rows` (added rows that are labelled for the task) and the models' `revisions`. Every process has to call this.
 
     Raises:

@@ -1,6 +1,7 @@
 """Reading csv and tsv files: every cell as text, no row lost to a stray quote, and no option without effect."""
 
 import csv
+import logging
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from ..parts import Part, attempt, no_pattern
 from ..problems import brief
 from .csv_hints import column_hint, failure_hint, fields_hint, sample_of
 from .csv_quotes import check_line_breaks, check_quotes
+
+logger = logging.getLogger(__name__)
 
 # Empty cells are null; the words NA, None and null stay words, which pandas by itself turns into nothing.
 CSV_DEFAULTS = {"keep_default_na": False, "na_values": [""]}
@@ -84,7 +87,7 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
     return options
 
 
-def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load one csv or tsv file.
 
     Args:
@@ -92,7 +95,6 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
         file: path or address.
         options: what `check_csv_options` returned.
         columns: the task's own, for the hint at a missing one.
-        notes: what a person should know of the file is added here.
 
     Raises:
         ValueError: the file cannot be read as a table, or a stray quote swallows rows.
@@ -124,14 +126,13 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
         **parsing,
     )
     rows = attempt(task, shown, load, hint)["train"]
-    check_line_breaks(task, file, rows, parsing, notes)
+    check_line_breaks(task, file, rows, parsing)
     encoding = parsing.get("encoding") or "utf-8-sig"
-    check_quotes(
-        task, file, content.decode(encoding, parsing.get("encoding_errors") or "strict"), rows, parsing, notes
-    )
-    _announce_twice(task, file, head, used, notes)
+    text = content.decode(encoding, parsing.get("encoding_errors") or "strict")
+    check_quotes(task, file, text, rows, parsing)
+    _announce_twice(task, file, head, used)
     if errors != "strict":
-        count_halves(task, file, rows, notes)
+        count_halves(task, file, rows)
     return Part(file, rows, all_text=True, hint=partial(column_hint, task, file, rows, parsing, columns), **marks)
 
 
@@ -156,11 +157,11 @@ def _check_header(task: str, file: str, head: pd.DataFrame, parsing: dict[str, A
             )
 
 
-def _announce_twice(task: str, file: str, head: pd.DataFrame, used: list[str], notes: list[str]) -> None:
+def _announce_twice(task: str, file: str, head: pd.DataFrame, used: list[str]) -> None:
     """Tell of a column of the task whose name stands in the header twice: pandas calls the second `name.1`."""
     for name in used:
         if {name, f"{name}.1"} <= set(head.columns):
-            notes.append(
+            logger.info(
                 f"{task}: {file} has two columns {brief(name)}; the first is read. The second goes by the name "
                 f"'{name}.1' "
                 f"under tasks.{task}.columns"

@@ -4,6 +4,7 @@ check_line_breaks   lines are counted against rows; a cell that has swallowed ro
 check_quotes        text behind a closing quote, and quotes behind a space, are announced
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ..labels.reading import number
 from ..problems import brief
 from .csv_hints import LINE_BREAK
 
+logger = logging.getLogger(__name__)
+
 
 def _count_lines(file: str) -> int:
     """Lines that hold more than white space."""
@@ -25,7 +28,7 @@ def _count_lines(file: str) -> int:
         return sum(1 for line in opened if line.strip())
 
 
-def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, Any], notes: list[str]) -> None:
+def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, Any]) -> None:
     """Count lines against rows, and look into cells of several lines: one of them may have swallowed rows."""
     broken = _cells_with_breaks(rows)
     within = sum(len([line for line in LINE_BREAK.split(cell)[1:-1] if line.strip()]) + 1 for *_, cell in broken)
@@ -33,7 +36,7 @@ def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, An
         _check_swallowed(task, file, rows, parsing, broken)
     if broken:
         row, place, longest = max(broken, key=lambda found: len(found[2]))
-        notes.append(
+        logger.info(
             f"{task}: {len(broken)} cells of {file} hold several lines; the longest, row {row + 1}, column "
             f"{brief(rows.column_names[place])}, has {len(LINE_BREAK.split(longest))} lines and {len(longest)} "
             "characters"
@@ -41,7 +44,7 @@ def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, An
     if "://" not in file and not (parsing.get("encoding") or "").lower().startswith(("utf-16", "utf_16", "utf-32")):
         header = 0 if parsing.get("header", "infer") is None or parsing.get("column_names") else 1
         if (missing := _count_lines(file) - within - header - len(rows)) > 0:
-            notes.append(f"{task}: {missing} lines of {file} give no row ({len(rows)} rows)")
+            logger.info(f"{task}: {missing} lines of {file} give no row ({len(rows)} rows)")
 
 
 def _cells_with_breaks(rows: Dataset) -> list[tuple[int, int, str]]:
@@ -140,7 +143,7 @@ def _well_closed(
         yield found >= 0 and text[position : position + 1] in ("", "\r", "\n", delimiter)
 
 
-def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[str, Any], notes: list[str]) -> None:
+def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[str, Any]) -> None:
     """Tell of quotes that are read otherwise than they were probably meant, with the option that mends it.
 
     Text behind a closing quote comes of a quote within the cell that was not doubled: `"say \\"hi\\" twice"` and
@@ -159,7 +162,7 @@ def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[s
     if wrong:
         escaped = any(found[1].endswith("\\") for found in wrong)
         remedy = "add `escapechar: '\\'`" if escaped else "add `quoting: 3`"
-        notes.append(
+        logger.info(
             f"{task}: in {len(wrong)} cells of {file} text follows a closing quote, first in "
             f"{brief(wrong[0][0][:60])}: such "
             f"quotes are lost. If quotes are part of the text, {remedy} to {where}"
@@ -170,7 +173,7 @@ def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[s
             column = rows.data.column(name)
             kept[name] = pc.sum(pc.match_substring_regex(column, rf"^ +{before}.*{before} *$")).as_py() or 0
         if total := kept.total():
-            notes.append(
+            logger.info(
                 f"{task}: {total} cells of {file} keep quotes behind a space, first in column "
                 f"{brief(next(iter(+kept)))}: add "
                 f"`skipinitialspace: true` to {where} if the quotes enclose these cells"

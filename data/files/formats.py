@@ -1,8 +1,7 @@
 """The file formats that a recipe may name: a reader for each, and the options it takes.
 
-A reader is a function `(task, file, options, columns, notes)` that returns a Part. `task` is a name for messages,
-`options` holds what the recipe's `dataset` says beside files and splits, `columns` are the task's own, for hints, and
-`notes` takes what a person should know of the file.
+A reader is a function `(task, file, options, columns)` that returns a Part. `task` is a name for messages,
+`options` holds what the recipe's `dataset` says beside files and splits, and `columns` are the task's own, for hints.
 """
 
 import re
@@ -41,14 +40,12 @@ class Format:
     source: str = "file"
 
 
-def _packaged(
-    builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]
-) -> Part:
+def _packaged(builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load one file with the builder of `datasets` for its format."""
     load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, **options)
     hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
     rows = attempt(task, {"path": file} | options, load, hint)["train"]
-    return Part(file, without_halves(task, file, rows, notes))
+    return Part(file, without_halves(task, file, rows))
 
 
 def _read_text(task: str, file: str, options: dict[str, Any]) -> str:
@@ -62,7 +59,7 @@ def _read_text(task: str, file: str, options: dict[str, Any]) -> str:
     return attempt(task, {"path": file} | options, load, partial(encoding_hint, task, file))
 
 
-def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load lines of `__label__a __label__b text` as columns `text` and `label`, a list of names."""
     prefix = options.get("label_prefix", LABEL_PREFIX)
     marked = re.compile(rf"(?:^|(?<=\s)){re.escape(prefix)}(\S+)")
@@ -77,12 +74,12 @@ def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[
             "or name "
             f"what marks a label under tasks.{task}.dataset.label_prefix."
         )
-    count_halves(task, file, texts, notes)
+    count_halves(task, file, texts)
     features = Features({"text": Value("string"), "label": List(Value("string"))})
     return Part(file, Dataset.from_dict({"text": texts, "label": labels}, features))
 
 
-def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load a folder with a folder of text files for each class as columns `text`, `label` and `file`."""
     found = [
         (path, folder.name)
@@ -97,7 +94,7 @@ def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[st
             f"under tasks.{task}.dataset.data_files."
         )
     texts = [_read_text(task, str(path), options) for path, _ in found]
-    count_halves(task, file, texts, notes)
+    count_halves(task, file, texts)
     names = [str(path.relative_to(file)) for path, _ in found]
     return Part(file, Dataset.from_dict({"text": texts, "label": [label for _, label in found], "file": names}))
 

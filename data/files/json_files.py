@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 from functools import partial
 from typing import Any
 
@@ -12,27 +13,29 @@ from ..half_characters import count_halves, encoding_errors_for, holds_escaped_h
 from ..parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 from ..problems import brief
 
+logger = logging.getLogger(__name__)
 
-def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+
+def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load a JSON file: a list of rows, or the one below `field`, with `column_names` where each row is a list.
 
     A reader as formats.py describes it. `datasets` reads what it reads well; Python the rest.
     """
     if options.get("field") is not None or options.get("column_names") is not None:
-        return _read_field(task, file, options, notes)
+        return _read_field(task, file, options)
     shown, hint = {"path": file} | options, partial(_failure_hint, task, file)
     content = b"" if "://" in file else attempt(task, shown, partial(read_bytes, file), hint)
     encoding = _encoding(options)
     if encoding_errors_for(content, encoding) != "strict" or holds_escaped_halves(content):
         found = mended(attempt(task, shown, partial(_rows, content, encoding), hint))
-        count_halves(task, file, found, notes)
+        count_halves(task, file, found)
         rows = attempt(task, shown, partial(Dataset.from_list, found, on_mixed_types="use_json"), hint)
     else:
         load = partial(load_dataset, "json", data_files={"train": [no_pattern(file)]}, **options)
         rows = attempt(task, shown, load, hint)["train"]
     if len(rows) == 1 and (turned := _turned(rows[0], columns)) is not None:
         rows = turned
-        notes.append(f"{task}: {file} holds no list of rows but one object; it is read as a table of {len(rows)} rows")
+        logger.info(f"{task}: {file} holds no list of rows but one object; it is read as a table of {len(rows)} rows")
     return Part(file, rows, hint=partial(_json_hint, task, rows))
 
 
@@ -105,7 +108,7 @@ def _failure_hint(task: str, file: str, cause: BaseException) -> str:
     return ""
 
 
-def _read_field(task: str, file: str, options: dict[str, Any], notes: list[str]) -> Part:
+def _read_field(task: str, file: str, options: dict[str, Any]) -> Part:
     """The rows below `field`, of objects, or of lists of the cells that `column_names` names."""
     field, names = options.get("field"), options.get("column_names")
     encoding = _encoding(options)
@@ -141,7 +144,7 @@ def _read_field(task: str, file: str, options: dict[str, Any], notes: list[str])
     if names is not None:
         content = [dict(zip(names, cells, strict=True)) for cells in content]
     content = mended(content)
-    count_halves(task, where, content, notes)
+    count_halves(task, where, content)
     rows = Dataset.from_list(content, on_mixed_types="use_json")
     return Part(where, rows, hint=partial(_json_hint, task, rows))
 

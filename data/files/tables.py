@@ -1,5 +1,6 @@
 """Reading Excel files, SQLite files and SQL data bases through pandas."""
 
+import logging
 import os
 import re
 import sqlite3
@@ -18,8 +19,10 @@ from ..labels.reading import show_names
 from ..parts import Part, attempt
 from ..problems import brief
 
+logger = logging.getLogger(__name__)
 
-def read_excel(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+
+def read_excel(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load one sheet of an Excel file: the first, or `sheet_name`. A reader as formats.py describes it."""
     sheet = options.get("sheet_name", 0)
     settings = {"keep_default_na": False, "na_values": [""], "dtype": object} | options
@@ -33,7 +36,7 @@ def read_excel(task: str, file: str, options: dict[str, Any], columns: dict[str,
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"tasks.{task}.dataset.sheet_name should name one sheet. Found {sheet!r}.")
     if "sheet_name" not in options and len(sheets) > 1:
-        notes.append(
+        logger.info(
             f"{task}: of the sheets {show_names(sheets)} in {file}, only the first is read; another one is read with "
             f"`sheet_name: ...` in tasks.{task}.dataset"
         )
@@ -57,7 +60,7 @@ def _excel_hint(task: str, file: str, sheet: Any, sheets: list[str], missing: st
     return ""
 
 
-def read_sqlite(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+def read_sqlite(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """The rows that `sql`, a query or a table's name, gives in an SQLite file, which is opened for reading only."""
     query = _query(task, options)
 
@@ -67,11 +70,11 @@ def read_sqlite(task: str, file: str, options: dict[str, Any], columns: dict[str
             return pd.read_sql(query, connection, dtype_backend="numpy_nullable")
 
     part = _from_query(task, file, query, load)
-    count_halves(task, part.where, part.rows, notes)
+    count_halves(task, part.where, part.rows)
     return part
 
 
-def read_sql(task: str, file: str, options: dict[str, Any], columns: dict[str, Any], notes: list[str]) -> Part:
+def read_sql(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """The rows that `sql` gives in a data base; `file` is its SQLAlchemy address, or `$NAME` of a variable with one.
 
     Raises:

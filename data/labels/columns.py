@@ -4,6 +4,7 @@
 split), says what looks wrong about it (names.py), and reads the cells against it (reading.py).
 """
 
+import logging
 import math
 from collections import Counter
 from functools import partial
@@ -35,6 +36,8 @@ from .reading import (
     whole_number,
 )
 from .rules import ReadingRules, reading_rules
+
+logger = logging.getLogger(__name__)
 
 Labels = dict[str, list[list[Any]]]  # by split, of each part, one label for each row
 
@@ -122,7 +125,6 @@ def _infer_names(
     rules: ReadingRules,
     train: list[list[Marks | None]],
     parts: list[Part],
-    announcements: list[str],
     problems: Problems,
 ) -> list[str]:
     """Label names in id order: those that the train split holds."""
@@ -137,16 +139,16 @@ def _infer_names(
         _check_no_vectors(task, rows)
     _check_fractions(source, counts, train, parts, problems)
     if rules.multi_label:
-        check_joined(task, rows, rules.label_separator, announcements)
+        check_joined(task, rows, rules.label_separator)
     else:
         remedy = f"write tasks.{task}.problem_type: multi_label_classification"
-        announce_joined(task, rows, (*SEPARATORS, "|"), remedy, announcements)
+        announce_joined(task, rows, (*SEPARATORS, "|"), remedy)
     names = sort_names(counts)
     if not problems.shown:  # else the rows are at fault
         check_names(task, names, 1 if rules.multi_label else 2)
     shown = ", ".join(map(shorten, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    announcements.append(f"{task}: {len(names)} labels, from the train split: {shown}")
-    announce_doubtful_names(task, counts, announcements)
+    logger.info(f"{task}: {len(names)} labels, from the train split: {shown}")
+    announce_doubtful_names(task, counts)
     return names
 
 
@@ -163,29 +165,27 @@ def _vectors(marks: set[Marks], rules: ReadingRules, names: list[str]) -> bool |
     return True if all(fits.values()) else None
 
 
-def _announce_unused(rules: ReadingRules, seen: set[str], announcements: list[str]) -> None:
+def _announce_unused(rules: ReadingRules, seen: set[str]) -> None:
     """Tell of names in `label_map` and `missing_labels` that no cell of any split holds."""
     for key, names in (("label_map", rules.label_map), ("missing_labels", rules.missing_labels)):
         if unused := sorted(name for name in names if name not in seen):
-            announcements.append(f"{rules.task}: no cell holds {show_names(unused)} of tasks.{rules.task}.{key}")
+            logger.info(f"{rules.task}: no cell holds {show_names(unused)} of tasks.{rules.task}.{key}")
 
 
-def _read_classes(
-    source: TaskSource, parts: dict[str, list[Part]], announcements: list[str], problems: Problems
-) -> tuple[list[str], Labels]:
+def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Problems) -> tuple[list[str], Labels]:
     """Names and labels of a classification task with one label column."""
     rules, task = reading_rules(source), source.name
     opened = {split: [_open_part(source, rules, part, problems) for part in found] for split, found in parts.items()}
     distinct = {marks for split in opened.values() for part in split for marks in part if marks is not None}
     seen = {name for marks in distinct for name in (*marks.on, *marks.off)}
-    _announce_unused(rules, seen, announcements)
+    _announce_unused(rules, seen)
     given = source.labels
     if not given and (own := _feature_names(parts, source.columns["label"])):
         given = list(dict.fromkeys(name for name in map(rules.class_of, map(clean, own)) if name is not None))
     if given:
         names = check_names(task, given, 1 if rules.multi_label else 2)
     elif "train" in parts:
-        names = _infer_names(source, rules, opened["train"], parts["train"], announcements, problems)
+        names = _infer_names(source, rules, opened["train"], parts["train"], problems)
     else:
         raise ValueError(f"Task {task!r}: without a train split the labels must stand under tasks.{task}.labels.")
     if rules.multi_label:
@@ -207,7 +207,7 @@ def _read_classes(
 
 
 def read_labels(
-    source: TaskSource, parts: dict[str, list[Part]], announcements: list[str], problems: Problems
+    source: TaskSource, parts: dict[str, list[Part]], problems: Problems
 ) -> tuple[list[str] | None, Labels]:
     """
     The label names of a task in id order (None for scores), and of every row its label: class id, 0/1 list or score.
@@ -225,7 +225,7 @@ def read_labels(
             f"column under tasks.{task}.labels, or leave the labels out."
         )
     if names is None and not PROBLEM_TYPES[source.problem_type].has_scores:
-        return _read_classes(source, parts, announcements, problems)
+        return _read_classes(source, parts, problems)
 
     def read_part(part: Part) -> list[Any]:
         if names is None:

@@ -1,5 +1,6 @@
 """The same text with different labels in one split: counted, and settled as the recipe says."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +9,11 @@ from ...problem_types_multitask import PROBLEM_TYPES
 from ..texts import row_key, text_key
 from .rules import ReadingRules
 
+logger = logging.getLogger(__name__)
+
 
 def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
-    """What became of the rows, as the end of an announcement."""
+    """What became of the rows, as the end of a line."""
     if rules.contradictions == "keep":
         others = "drop or mean" if PROBLEM_TYPES[rules.problem_type].has_scores else "drop or majority"
         return f" They stay; tasks.{rules.task}.contradictions: {others} settles them."
@@ -22,7 +25,7 @@ def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
 
 
 def settle_contradictions(
-    rules: ReadingRules, split: str, rows: Sequence[Sequence[str]], labels: list[Any], announcements: list[str]
+    rules: ReadingRules, split: str, rows: Sequence[Sequence[str]], labels: list[Any]
 ) -> list[Any]:
     """
     The labels of one task in one split, without those that contradict each other, as far as the rules say so.
@@ -35,7 +38,7 @@ def settle_contradictions(
         labels: class id, 0/1 list or score of each row, `None` where it is not labelled.
 
     Returns:
-        The labels, `None` where a row is no longer labelled. What was found and done goes into `announcements`.
+        The labels, `None` where a row is no longer labelled.
     """
     rows_of: dict[tuple[str, ...], list[int]] = {}
     for row, label in enumerate(labels):
@@ -62,7 +65,7 @@ def settle_contradictions(
                 settled[row] = None
             removed, ties = removed + len(against), ties + tied
     contradicting = sum(map(len, groups))
-    announcements.append(
+    logger.info(
         f"{rules.task}: {len(groups)} texts have different labels in the {split} split ({contradicting} rows)."
         + _outcome(rules, removed, ties)
     )

@@ -5,6 +5,7 @@ announce_joined            names that are other names with a separator between t
 check_joined               names that are several labels with a separator between them
 """
 
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from decimal import Decimal, InvalidOperation
 
 from ..problems import brief
 from .reading import Marks, clean, quoted
+
+logger = logging.getLogger(__name__)
 
 MISSING_WORDS = {
     *("", "na", "n/a", "n.a.", "n.a", "nan", "nat", "none", "null", "nil", "nul", "missing", "undefined", "empty"),
@@ -57,7 +60,7 @@ def _form(name: str) -> str:
     return bare or "".join(folded.split())
 
 
-def announce_doubtful_names(task: str, counts: Counter[str], announcements: list[str]) -> None:
+def announce_doubtful_names(task: str, counts: Counter[str]) -> None:
     """Tell of names that look like missing values, and of such that differ in hardly anything, with their rows."""
 
     def show(name: str) -> str:
@@ -65,7 +68,7 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
 
     missing = [name for name in counts if _looks_missing(name)]
     if missing:
-        announcements.append(
+        logger.info(
             f"{task}: labels that look like missing values are classes: {', '.join(map(show, sorted(missing)))}. "
             f"Where they mean that a row is not labelled, write tasks.{task}.missing_labels: "
             f"[{', '.join(map(quoted, sorted(missing)))}]; where not, list all labels under tasks.{task}.labels."
@@ -83,7 +86,7 @@ def announce_doubtful_names(task: str, counts: Counter[str], announcements: list
         shown = "; ".join(", ".join(map(show, group)) for group in alike[:MOST_GROUPS])
         more = f"; and {len(alike) - MOST_GROUPS} more groups" if len(alike) > MOST_GROUPS else ""
         pairs = [f"{quoted(name)}: {quoted(group[0])}" for group in alike[:MOST_GROUPS] for name in group[1:]]
-        announcements.append(
+        logger.info(
             f"{task}: labels are separate classes that differ only in case, space, punctuation, Unicode form or the "
             f"way a number is written: {shown}{more}. Where they mean the same, write tasks.{task}.label_map: "
             f"{{{', '.join(pairs)}}}; where not, list all labels under tasks.{task}.labels."
@@ -96,9 +99,7 @@ def _other_signs(names: set[str]) -> list[str]:
     return sorted(sign for sign in signs - set(SEPARATORS) if unicodedata.category(sign) in ("Po", "Sm", "So", "Pd"))
 
 
-def announce_joined(
-    task: str, rows: Counter[Marks], separators: Sequence[str], remedy: str, announcements: list[str]
-) -> None:
+def announce_joined(task: str, rows: Counter[Marks], separators: Sequence[str], remedy: str) -> None:
     """Tell of names that are other names of the task with a separator between them."""
     names = {name for marks in rows for name in marks.on}
     for separator in separators:
@@ -106,14 +107,14 @@ def announce_joined(
         joined = sorted(name for name in joined if names.issuperset(map(clean, name.split(separator))))
         if joined:
             cells = sum(count for marks, count in rows.items() if not set(joined).isdisjoint(marks.on))
-            announcements.append(
+            logger.info(
                 f"{task}: {len(joined)} label names are others with {quoted(separator)} between them, such as "
                 f"{quoted(joined[0])} ({cells} cells in all): they are classes of their own. If they are several "
                 f"labels, {remedy}."
             )
 
 
-def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, announcements: list[str]) -> None:
+def check_joined(task: str, rows: Counter[Marks], label_separator: str | None) -> None:
     """
     Look whether the names of a multi-label task are several labels with a separator between them.
 
@@ -128,7 +129,7 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
     if label_separator == "|":
         return
     if 2 * sum(rows[marks] for marks in rows if len(marks.on) == 1) <= labelled:
-        announce_joined(task, rows, SEPARATORS, "write all cells in one way", announcements)
+        announce_joined(task, rows, SEPARATORS, "write all cells in one way")
         return
     names = {name for marks in rows for name in marks.on}
     for separator in (*SEPARATORS, *CONJUNCTIONS, *WITHIN_NAMES, *_other_signs(names)):
@@ -153,7 +154,7 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None, a
         elif within_names or len(joined) < 2 or 2 * len(joined) <= len(names):
             continue
         if joined:
-            announcements.append(
+            logger.info(
                 f"{task}: {len(joined)} of {len(names)} label names hold {written}, such as {brief(joined[0])}. If it "
                 f"stands between labels, write tasks.{task}.label_separator: {written}."
             )

@@ -104,7 +104,7 @@ def train_single_teachers(backbone: Path, folder: Path, **arguments: Any) -> dic
     initial = partial(make_model, backbone, ("sentiment", "rating"))
     options = {"lessons": Lessons(Distillation("single"))}
     trainer = make_trainer(initial(), sets, folder, options, **{"per_device_train_batch_size": 2, **arguments})
-    folders = take_single_teachers(trainer, initial, lambda _: None)
+    folders = take_single_teachers(trainer, initial)
     trainer.train()
     return {task: str(found) for task, found in folders.items()}
 

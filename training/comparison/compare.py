@@ -9,6 +9,7 @@ shows the comparison.
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ from .single_runs import (
     single_settings,
     train_single,
 )
+
+logger = logging.getLogger(__name__)
 
 LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is computed from
 
@@ -176,7 +179,6 @@ def compare_single(
     make_initial: Callable[[], MultiTaskModel],
     history: list[dict[str, Any]],
     scores: dict[str, dict[str, dict[str, float]]],
-    announce: Callable[[str], None],
 ) -> dict[str, Any]:
     """
     Train each task alone, and compare.
@@ -186,7 +188,6 @@ def compare_single(
         make_initial: makes the model that the joint run started from.
         history: the joint run's log history when its training ended.
         scores: the joint model's, by split and task.
-        announce: called with a line before each single run.
 
     Returns:
         What `compare_single` in results.json holds, on the main process; nothing on the others.
@@ -206,7 +207,7 @@ def compare_single(
     for number, task in enumerate(tasks, 1):
         is_known = find_finished(joint, [folder / task], single_settings(joint, initial, task)) is not None
         title = f"{task} alone ({number} of {len(tasks)})"
-        announce(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
+        logger.info(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
         if not is_known:
             train_single(joint, initial, task, folder / task, splits[task])
         if not joint.accelerator.is_main_process:

@@ -81,7 +81,7 @@ def check_single_runs(joint: MultiTaskTrainer) -> None:
         labelled_set, passes = single_set(joint, task)
         args = single_arguments(joint, task, Path(joint.args.output_dir))
         mixture, batch_size = single_mixture(joint, task, passes), args.per_device_train_batch_size
-        drawn, _ = draw_sets(mixture, [labelled_set], {task: joint.tasks[task]}, batch_size, args.seed)
+        drawn = draw_sets(mixture, [labelled_set], {task: joint.tasks[task]}, batch_size, args.seed)
         sampler = make_sampler(mixture, drawn, batch_size, args.world_size, args.seed)
         steps = steps_of_epoch(sampler, args)
         try:

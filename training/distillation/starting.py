@@ -6,6 +6,7 @@ take_single_teachers  each task's own model, trained alone first or found, for `
 """
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .lessons import Lessons
 from .settings import Distillation, TeacherName
 from .teachers import check_teacher, open_teacher
 from .unlabeled import load_unlabeled
+
+logger = logging.getLogger(__name__)
 
 
 def check_distillation(
@@ -107,7 +110,7 @@ def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: Load
     Args:
         distillation: the recipe's block.
         model: the model to train, whose task settings are complete.
-        loaded: the data of all tasks; its announcements learn of unlabelled text.
+        loaded: the data of all tasks.
         data_root: what relative paths start from.
 
     Raises:
@@ -116,7 +119,7 @@ def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: Load
     """
     unlabeled = None
     if distillation.unlabeled is not None:
-        unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets), loaded.announcements)
+        unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets))
     lessons = Lessons(distillation, unlabeled=unlabeled)
     if not distillation.has_single_teachers:
         lessons.take(
@@ -134,9 +137,7 @@ def measured_split(trainer: Any, task: str) -> str:
     return "test" if "test" in splits and any(x is not None for x in splits["test"][f"label_{task}"]) else "validation"
 
 
-def take_single_teachers(
-    trainer: Any, make_initial: Callable[[], MultiTaskModel], announce: Callable[[str], None]
-) -> dict[str, Path]:
+def take_single_teachers(trainer: Any, make_initial: Callable[[], MultiTaskModel]) -> dict[str, Path]:
     """
     Train each task's own model, where there is none of an earlier run, and let the trainer's tasks learn from them.
 
@@ -146,7 +147,6 @@ def take_single_teachers(
     Args:
         trainer: the student's, which has not trained yet.
         make_initial: makes the model that it starts from.
-        announce: called with a line before each single run.
 
     Returns:
         By task, the folder of its single run.
@@ -158,7 +158,7 @@ def take_single_teachers(
         own = output_dir / SINGLE_FOLDER / task
         found = find_finished(trainer, [own, *beside], settings)
         title = f"{task} alone ({number} of {len(trainer.trained_tasks)})"
-        announce(f"\n{title}: finished before, in {found}" if found else f"\n{title}")
+        logger.info(f"\n{title}: finished before, in {found}" if found else f"\n{title}")
         if found is None:
             train_single(trainer, initial, task, own, measured_split(trainer, task))
         folders[task] = found or own

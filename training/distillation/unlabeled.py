@@ -1,5 +1,6 @@
 """Further text without labels, which only teachers answer: the recipe's `distillation.unlabeled`."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from ...data.sources import TaskSource, load_parts
 from .answers import HeldOut
 from .settings import UNLABELED
 
+logger = logging.getLogger(__name__)
+
 WHERE = "distillation.unlabeled"
 
 
-def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut, announcements: list[str]) -> Dataset:
+def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut) -> Dataset:
     """
     The text of the data set's train split, in the column `sentences`.
 
@@ -24,7 +27,6 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut,
         settings: `dataset` and `columns`, and perhaps `where`, as a task has them.
         data_root: what relative paths start from.
         held_out: the rows of all validation and test splits.
-        announcements: learns what a person should know.
 
     Raises:
         ValueError: something is wrong with the data set, a cell is no text, or no row is left.
@@ -33,7 +35,7 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut,
     # Any problem type reads sentences and pairs alike; there are no labels that it would have to fit.
     source = TaskSource(UNLABELED, "regression", settings["dataset"], settings["columns"], where=settings.get("where"))
     try:
-        parts = load_parts([source], data_root, announcements)
+        parts = load_parts([source], data_root)
         if "train" not in parts:
             raise ValueError(f"{WHERE}.dataset has no train split, but {', '.join(parts)}. Name it under splits.")
         cells = [
@@ -56,10 +58,10 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut,
     total = len(rows) + no_text + measured
     for count, reason in ((no_text, "have no text"), (measured, "stand in a validation or test split")):
         if count:
-            announcements.append(f"unlabelled text: {count} of {total} rows {reason} and are left out")
+            logger.info(f"unlabelled text: {count} of {total} rows {reason} and are left out")
     if not rows:
         raise ValueError(f"{WHERE}: none of the {total} rows is left. Give other text, or leave the block out.")
-    announcements.append(f"unlabelled text: {len(rows)} rows, which teachers alone answer")
+    logger.info(f"unlabelled text: {len(rows)} rows, which teachers alone answer")
     return Dataset.from_dict({"sentences": rows}, Features({"sentences": List(Value("string"))}))
 
 
