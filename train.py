@@ -33,12 +33,11 @@ from multitask_sentence.data.row_hashes import RowHashes, collect_row_hashes
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.best_checkpoints import format_best
-from multitask_sentence.training.comparison.compare import compare_single, watch_joint_run
-from multitask_sentence.training.comparison.report import format_comparison
+from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
 from multitask_sentence.training.console import say, show_facts
-from multitask_sentence.training.distillation.report import compare_distilled, format_distilled
-from multitask_sentence.training.distillation.starting import joint_run_of, make_lessons, take_single_teachers
+from multitask_sentence.training.distillation.report import report_distillation
+from multitask_sentence.training.distillation.starting import make_lessons, take_single_teachers
 from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.machine import look_at_machine
 from multitask_sentence.training.output_folder import claim_output_dir
@@ -52,7 +51,6 @@ from multitask_sentence.training.report.model_card import CARD_FILE, edited_card
 from multitask_sentence.training.report.predictions import write_predictions
 from multitask_sentence.training.report.publish import check_can_push, push_folder
 from multitask_sentence.training.report.results import (
-    add_result,
     format_scores,
     format_settings,
     save_result,
@@ -197,21 +195,6 @@ def show_scores(trainer: MultiTaskTrainer, scores: dict[str, Any]) -> None:
         say("\n" + format_best(best, trainer.best_of_tasks.chosen_step))
 
 
-def report_comparison(compared: dict[str, Any], output_dir: Path, write_card: Callable[[], Path]) -> None:
-    """Put the comparison into results.json and the card, and print it."""
-    if PartialState().is_main_process:
-        add_result(output_dir, "compare_single", compared)
-        write_card()
-        say("\n" + format_comparison(compared))
-
-
-def report_distillation(compared: dict[str, Any], output_dir: Path, write_card: Callable[[], Path]) -> None:
-    """Put what teachers were worth into results.json and the card, and print it."""
-    add_result(output_dir, "distillation", compared)
-    write_card()
-    say("\n" + format_distilled(compared))
-
-
 def take_over_push(args: MultiTaskTrainingArguments) -> tuple[str | None, bool]:
     """The repository and whether the finished folder goes there, in one commit at the end; the Trainer pushes none."""
     pushes, args.push_to_hub = args.push_to_hub, False
@@ -281,10 +264,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         if abstention:
             say("\n" + format_abstention(abstention))
     if is_main and trainer.lessons is not None:
-        joint = options.joint or joint_run_of(singles, output_dir)
-        report_distillation(compare_distilled(trainer, answers, scores, singles, joint), output_dir, write_card)
+        report_distillation(trainer, answers, scores, singles, options.joint, write_card)
     if options.compare_single:
-        report_comparison(compare_single(trainer, make_initial, history, scores), output_dir, write_card)
+        report_comparison(trainer, make_initial, history, scores, write_card)
     if is_main:
         where = f"AutoModel.from_pretrained({str(output_dir)!r}, trust_remote_code=True)"
         say(f"\nSaved to {output_dir}. Open it with {where}.")

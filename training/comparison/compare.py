@@ -2,7 +2,7 @@
 
     check_comparison  what can be refused before any data is loaded
     watch_joint_run   before the joint run: what it should measure for the comparison
-    compare_single    after it: the single runs, and all that the comparison says; it goes into results.json
+    report_comparison after it: the single runs, and all that the comparison says, in results.json and the card
 
 single_runs.py trains a task alone, gradient_cosines.py measures the tasks' gradients during the joint run, report.py
 shows the comparison.
@@ -26,9 +26,11 @@ from ..best_checkpoints import score_key
 from ..evaluation import metric_options, metric_scores
 from ..groups import common_split, joined
 from ..recipe.recipe import Recipe
+from ..report.results import add_result
 from ..strategy import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
 from .gradient_cosines import GradientCosines, cosines_of_history
+from .report import LEAST_EVALUATIONS, format_comparison
 from .single_runs import (
     MEAN_COSINES,
     PREDICTIONS_FILE,
@@ -41,8 +43,6 @@ from .single_runs import (
 )
 
 logger = logging.getLogger(__name__)
-
-LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is computed from
 
 Predictions = tuple[np.ndarray, np.ndarray | None]
 
@@ -248,4 +248,19 @@ def compare_single(
     }
 
 
-__all__ = ["LEAST_EVALUATIONS", "check_comparison", "compare_single", "watch_joint_run"]
+def report_comparison(
+    joint: MultiTaskTrainer,
+    make_initial: Callable[[], MultiTaskModel],
+    history: list[dict[str, Any]],
+    scores: dict[str, dict[str, dict[str, float]]],
+    write_card: Callable[[], Path],
+) -> None:
+    """Train each task alone, and put the comparison into results.json, the card and the log; as `compare_single`."""
+    compared = compare_single(joint, make_initial, history, scores)
+    if joint.accelerator.is_main_process:
+        add_result(Path(joint.args.output_dir), "compare_single", compared)
+        write_card()
+        logger.info("\n" + format_comparison(compared))
+
+
+__all__ = ["check_comparison", "compare_single", "report_comparison", "watch_joint_run"]

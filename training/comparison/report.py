@@ -18,11 +18,11 @@ from tabulate import tabulate
 from ...checks_multitask import is_number
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
-from .compare import LEAST_EVALUATIONS
 from .gradient_cosines import mean_cosines
 
 DIFFERENCES_PICTURE = "compare_single.png"
 COSINES_PICTURE = "gradient_cosines.png"
+LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is computed from
 
 NO_COSINES = (
     "No gradients were compared: the tasks share nothing that was trained (backbone and projection are frozen)."

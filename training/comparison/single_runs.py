@@ -44,7 +44,6 @@ from ..trainer import MultiTaskTrainer
 SINGLE_FOLDER = "single"
 RESULT_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.safetensors"
-LEAST_EVALUATIONS = 3  # that a correlation between two validation curves is computed from
 MEAN_COSINES = ("mean_cosine_related", "mean_cosine_unrelated")
 
 Predictions = tuple[np.ndarray, np.ndarray | None]

@@ -1,14 +1,15 @@
 """Single, joint without teachers, distilled: the three figures of each task, with paired intervals.
 
-compare_distilled     what `distillation` of results.json holds
+report_distillation   what teachers were worth, into results.json, the card and the log
 format_distilled      the table that a run ends with
 distilled_section     the same for the model card
 draw_distilled        each task's differences with their intervals
 """
 
 import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from ..evaluation import TaskAnswers, answer_task, metric_options, metric_scores
 from ..groups import common_split, joined
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
-from .starting import measured_split
+from ..report.results import add_result
+from .starting import joint_run_of, measured_split
+
+logger = logging.getLogger(__name__)
 
 PICTURE = "distillation.png"
 OTHERS = {"single": "alone", "joint": "joint without teachers"}
@@ -158,6 +162,22 @@ def compare_distilled(
     }
 
 
+def report_distillation(
+    trainer: Any,
+    answers: dict[str, dict[str, TaskAnswers]],
+    scores: dict[str, dict[str, dict[str, float]]],
+    singles: dict[str, Path],
+    joint: Path | None,
+    write_card: Callable[[], Path],
+) -> None:
+    """Put what teachers were worth into results.json, the card and the log; arguments as of `compare_distilled`."""
+    output_dir = Path(trainer.args.output_dir)
+    compared = compare_distilled(trainer, answers, scores, singles, joint or joint_run_of(singles, output_dir))
+    add_result(output_dir, "distillation", compared)
+    write_card()
+    logger.info("\n" + format_distilled(compared))
+
+
 def _shown(value: Any) -> str:
     return f"{round(100 * value, 1) + 0.0:.1f}" if is_number(value) else "undefined"
 
@@ -264,4 +284,4 @@ def _draw_points(axes: Any, points: Sequence[tuple[float, dict[str, Any]]], colo
         axes.plot(100 * found["difference"], place, marker="o", color=colour, markersize=7, linestyle="none", **shown)
 
 
-__all__ = ["compare_distilled", "distilled_section", "draw_distilled", "format_distilled"]
+__all__ = ["distilled_section", "draw_distilled", "report_distillation"]
