@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput
 
 from .answers_multitask import one_word
 from .backbone_multitask import (
+    SentenceTransformersSettings,
     find_backbone,
     load_dense_weights,
     longest_input,
@@ -127,6 +128,7 @@ class MultiTaskModel(
         max_length: int | None = None,
         dtype: str | torch.dtype = torch.float32,
         trust_remote_code: bool = False,
+        _stored: SentenceTransformersSettings | None = None,  # where a run has read it before
     ) -> "MultiTaskModel":
         """
         Start a model from a pretrained encoder, with new heads.
@@ -154,7 +156,7 @@ class MultiTaskModel(
         path = find_backbone(backbone)
         backbone_config = open_backbone_config(path)
         check_encoder(backbone_config)
-        stored = read_sentence_transformers(path, unless_given=pooling)
+        stored = _stored or read_sentence_transformers(path, unless_given=pooling)
         limit = longest_input(backbone_config)
         if max_length is None:
             max_length = stored.max_length or 128

@@ -116,7 +116,8 @@ def make_trainer(
             mixture=recipe.mixture,
             tasks=list(recipe.settings),
             strategy=recipe.strategy,
-            balancing=recipe.balancing,
+            plan=checked.start.plan,
+            balancing=checked.balancer,
             origin=describe_origin(recipe),
             lessons=lessons,
             groups=recipe.groups,
@@ -166,7 +167,7 @@ def find_teachers(trainer: MultiTaskTrainer, make_initial: Callable[[], MultiTas
 
 def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
     """Train, from the start or from a checkpoint; nothing where all is frozen."""
-    if checked.trains:
+    if checked.start.plan.stages:
         trainer.train(resume_from_checkpoint=str(checked.checkpoint) if checked.checkpoint else None)
     else:
         say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")

@@ -22,6 +22,7 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import main, run
+from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.recipe.starting import check_start, scores_before, start_model
 
@@ -54,6 +55,10 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 TASKS["mood"]["head"] = {"hidden_dims": [11], "dropout": 0.1}
 TASKS["mood"]["metrics"] = ["macro_f1", "accuracy"]
+
+
+def arguments(folder: Path) -> MultiTaskTrainingArguments:
+    return MultiTaskTrainingArguments(output_dir=str(folder / "result"))
 
 
 def write_job(folder: Path, tasks: list[str], **changes: Any) -> Path:
@@ -187,7 +192,7 @@ def test_settings_say_what_is_continued_new_and_kept(first: SimpleNamespace, sec
 def test_heads_without_data_are_frozen_and_a_new_one_is_not(first: SimpleNamespace, tmp_path: Path):
     # Distributed training waits in vain for the gradient of a trainable parameter that takes no part.
     recipe = load_recipe(write_job(tmp_path / "job", ["mood", "stars"], continue_from=str(first.folder)))
-    start = check_start(recipe, tmp_path / "result")
+    start = check_start(recipe, arguments(tmp_path))
     model = start_model(start, recipe, SimpleNamespace(labels={}, score_ranges={}))
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"heads.tags.layers.1.weight", "heads.tags.layers.1.bias"}
@@ -202,7 +207,7 @@ def test_metrics_of_a_continued_task_bring_their_own_classes_of_f1(first: Simple
     def start_with(**changes: Any) -> TaskConfig:
         for key, value in changes.items():
             change(job, "tasks", "mood", key, value=value)
-        return check_start(load_recipe(job), tmp_path / "result").tasks["mood"]
+        return check_start(load_recipe(job), arguments(tmp_path)).tasks["mood"]
 
     task = start_with(metrics=None)
     assert (task.metrics, task.f1_labels) == (["f1", "accuracy"], ["negative"])
@@ -361,7 +366,7 @@ def test_labels_after_the_old_ones_are_learnt_and_the_old_rows_of_the_head_stay(
     change(job, "tasks", "tags", "labels", value=[*tags.labels, "hour"])
 
     recipe = load_recipe(job)
-    start = check_start(recipe, job.parent / "result")
+    start = check_start(recipe, arguments(job.parent))
     model = start_model(start, recipe, SimpleNamespace(labels={}, score_ranges={}))
     for task in ("mood", "tags"):
         for ours, theirs in zip(model.heads[task].parameters(), old.heads[task].parameters(), strict=True):

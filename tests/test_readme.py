@@ -19,7 +19,7 @@ from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import RECIPE_KEYS, load_recipe
-from multitask_sentence.training.recipe.starting import check_start, plan_before_data
+from multitask_sentence.training.recipe.starting import check_start
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -143,8 +143,7 @@ def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> N
     (tmp_path / "whole.yaml").write_text(block if "tasks:" in block else WHOLE + block, encoding="utf-8")
     recipe = load_recipe(tmp_path / "whole.yaml")
     arguments = MultiTaskTrainingArguments(output_dir=str(tmp_path), num_train_epochs=3)
-    start = check_start(recipe, tmp_path / "result")
-    assert plan_before_data(start, recipe, arguments).stages
+    assert check_start(recipe, arguments).plan.stages
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
 
 

@@ -9,14 +9,14 @@ Without a schedule there is one stage. How a plan is carried out stands in stage
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn as nn
 from tabulate import tabulate
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..checks_multitask import check_keys, check_mapping, is_number
 from ..configuration_multitask import MultiTaskConfig
@@ -35,6 +35,11 @@ class Stage:
 
     epochs: float | None
     learning_rates: dict[str, float]
+
+
+def _trainable(parts: Parts, names: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
+    """By part, its trainable parameters by name."""
+    return {part: {name: p for name, p in parts[part].items() if p.requires_grad} for part in names}
 
 
 @dataclass
@@ -60,6 +65,10 @@ class Plan:
     def trains_backbone(self) -> bool:
         """Whether any part of the backbone ever trains."""
         return any(part != "projection" and not part.startswith("heads.") for part in self.parameters)
+
+    def of_model(self, parts: Parts) -> "Plan":
+        """The plan for these parts: they have the names of those that it was made from."""
+        return replace(self, parameters=_trainable(parts, self.parameters))
 
     def has_own_rates(self, learning_rate: float) -> bool:
         """Whether any part ever trains with another learning rate than this one, or joins later."""
@@ -245,7 +254,7 @@ def make_plan(strategy: dict[str, Any] | None, parts: Parts, args: TrainingArgum
             Stage(epochs, {part: learning_rate(part, own_rates) for part in free if part in joined})
             for epochs, joined, own_rates in stages
         ],
-        parameters={part: {name: p for name, p in parts[part].items() if p.requires_grad} for part in free},
+        parameters=_trainable(parts, free),
     )
     if len(stages) > 1 and any(rate <= 0 for stage in plan.stages for rate in stage.learning_rates.values()):
         raise ValueError("strategy.unfreeze needs learning rates above 0. Raise training.learning_rate.")
@@ -281,10 +290,13 @@ def plan_of_tasks(plan: Plan, tasks: Iterable[str]) -> Plan:
     )
 
 
-def planned_parts(config: MultiTaskConfig) -> Parts:
-    """The parts that a model of this configuration will have."""
+def planned_parts(config: MultiTaskConfig, adapted: PreTrainedModel | None = None) -> Parts:
+    """The parts that a model of this configuration will have; with an adapter, those of a backbone that has it."""
     with torch.device("meta"):
-        return MultiTaskModel(config).parts()
+        model = MultiTaskModel(config)
+    if adapted is not None:
+        model.backbone = adapted
+    return model.parts()
 
 
 # ---- what is shown ----

@@ -32,7 +32,7 @@ from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
 from .arguments import MultiTaskTrainingArguments
-from .balancing.balancers import GradientBalancer
+from .balancing.balancers import Balancer, GradientBalancer
 from .balancing.making import check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
@@ -54,7 +54,7 @@ from .mixture import MixtureConfig
 from .resuming.checkpoints import Checkpoints
 from .resuming.files import last_checkpoint
 from .stages import Stages, enter_stage, parameter_groups, stage_starts
-from .strategy import make_plan, plan_of_tasks
+from .strategy import Plan, make_plan, plan_of_tasks
 
 logger = logging.get_logger(__name__)
 
@@ -93,9 +93,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             `train_dataset`, or with labelled sets all tasks.
         strategy: what is frozen, what joins when, and learning rates by part; see `make_plan`.
         balancing: how the tasks' losses become one: a `BalancingConfig`, a method's name, or
-            `{"method": ..., **options}`.
+            `{"method": ..., **options}`; or a `Balancer`.
         origin: what else identifies the run, such as names of data columns; its checkpoints record it.
         lessons: what tasks learn from teachers beside their labels.
+        plan: what follows from `strategy`, where it is made and the arguments are checked already.
 
     Attributes:
         tasks: settings of the tasks that take part.
@@ -128,11 +129,12 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         tasks: Sequence[str] | None = None,
         strategy: dict[str, Any] | None = None,
-        balancing: BalancingConfig | str | dict[str, Any] | None = None,
+        balancing: Balancer | BalancingConfig | str | dict[str, Any] | None = None,
         origin: dict[str, Any] | None = None,
         columns: Columns | None = None,
         lessons: Lessons | None = None,
         groups: Mapping[str, TaskGroup | dict[str, Any]] | None = None,
+        plan: Plan | None = None,
     ):
         if not isinstance(args, MultiTaskTrainingArguments):
             raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
@@ -157,10 +159,12 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         names = [name for name in model.config.tasks if tasks is None or name in tasks]
         participating = {name: model.config.tasks[name] for name in names}
         self.groups = read_groups(groups, participating)
-        check_best_metric(args, participating, self.groups)
-        check_early_stopping(args, [*names, *self.groups])
-
-        self.plan = plan_of_tasks(make_plan(strategy, parts := model.parts(), args), names)
+        parts = model.parts()
+        if plan is None:
+            check_best_metric(args, participating, self.groups)
+            check_early_stopping(args, [*names, *self.groups])
+            plan = make_plan(strategy, parts, args)
+        self.plan = plan_of_tasks(plan.of_model(parts), names)
         for part in self.plan.frozen:
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
@@ -184,9 +188,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.tasks = {name: model.config.tasks[name] for name in names}
         self.trained_tasks = {name: self.tasks[name] for name in trained}
 
-        balancing = BalancingConfig.from_recipe(balancing if trained else None)
-        self.balancer = make_balancer(balancing, len(trained), args)
-        check_shared_parts(self.balancer.method, self.plan)
+        if not isinstance(balancing, Balancer):
+            balancing = make_balancer(BalancingConfig.from_recipe(balancing if trained else None), len(trained), args)
+            check_shared_parts(balancing.method, self.plan)
+        self.balancer = balancing
         self.loss_meter = LossMeter(self.trained_tasks, self.balancer, args)
         self.second_pass = None
         if self.balancer.learns_after_step:

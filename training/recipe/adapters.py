@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ...adapter_multitask import ADAPTER_NAME, import_peft, inject_adapter, take_off_backbone
 from ...checks_multitask import check_choice, check_keys, suggest
@@ -101,9 +101,12 @@ def _check_targets(config: Any, backbone: nn.Module) -> None:
             )
 
 
-def check_adapter(settings: dict[str, Any], backbone_config: PreTrainedConfig) -> None:
+def check_adapter(settings: dict[str, Any], backbone_config: PreTrainedConfig) -> PreTrainedModel:
     """
     Try the `peft` block on a random backbone of the same shape: target modules, values, one pass, and merging.
+
+    Returns:
+        That backbone with the adapter.
 
     Raises:
         ImportError: peft is not installed.
@@ -121,7 +124,8 @@ def check_adapter(settings: dict[str, Any], backbone_config: PreTrainedConfig) -
             inject_adapter(backbone, config)
             backbone(input_ids=torch.ones(1, 2, dtype=torch.long), attention_mask=torch.ones(1, 2, dtype=torch.long))
             if settings.get("save", SAVES[0]) == "merged":
-                take_off_backbone(backbone)
+                take_off_backbone(copy.deepcopy(backbone))
+        return backbone
     except NotImplementedError as error:
         raise ValueError(
             f"peft ({config.peft_type.value}): an adapter of this type cannot be merged. Set save: adapter."

@@ -9,7 +9,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...data.augmentation.rows import Augmentation, open_augmentations
 from ..argument_checks import check_packages
 from ..arguments import MultiTaskTrainingArguments
+from ..balancing.balancers import Balancer
 from ..balancing.making import check_shared_parts, make_balancer
+from ..balancing.settings import BalancingConfig
 from ..best_checkpoints import check_best_metric
 from ..comparison.compare import check_comparison
 from ..distillation.starting import check_distillation
@@ -17,7 +19,7 @@ from ..early_stopping import check_early_stopping
 from ..output_folder import check_output_dir
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
 from .recipe import Recipe
-from .starting import Start, check_start, plan_before_data
+from .starting import Start, check_start
 
 
 def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
@@ -49,15 +51,15 @@ class Checked:
     Attributes:
         checkpoint: the one to resume from, `None` to start anew.
         starts_anew: whether the output folder is begun: no checkpoint in it is resumed from.
-        start: what the model starts from.
-        trains: whether anything trains.
+        start: what the model starts from, and what of it trains when.
+        balancer: turns the tasks' losses into the step.
         augmentations: what makes further training rows.
     """
 
     checkpoint: Path | None
     starts_anew: bool
     start: Start
-    trains: bool
+    balancer: Balancer
     augmentations: list[Augmentation]
 
 
@@ -74,24 +76,22 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     check_packages(arguments)
-    make_balancer(recipe.balancing, len(recipe.settings), arguments)
-    check_best_metric(arguments, recipe.tasks, recipe.groups)
     check_early_stopping(arguments, (*recipe.tasks, *recipe.groups))
-    start = check_start(recipe, output_dir, pushes=arguments.push_to_hub)
-    needs_plan = recipe.strategy or options.compare_single or recipe.distillation
-    plan = plan_before_data(start, recipe, arguments) if needs_plan else None
-    trains = plan is None or bool(plan.stages)
-    if plan is not None:
-        check_shared_parts(recipe.balancing.method, plan)
-    if checkpoint and not trains:
+    start = check_start(recipe, arguments)
+    tasks = {name: start.tasks.get(name, task) for name, task in recipe.tasks.items()}
+    check_best_metric(arguments, tasks, recipe.groups)
+    trained = [task for task in recipe.settings if start.plan.trains(task)]
+    balancer = make_balancer(recipe.balancing if trained else BalancingConfig(), len(trained), arguments)
+    check_shared_parts(balancer.method, start.plan)
+    if checkpoint and not trained:
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
-        check_comparison(plan, recipe, arguments)
+        check_comparison(start.plan, recipe, arguments)
     if options.joint is not None and recipe.distillation is None:
         raise ValueError("--joint goes with a distillation block in the recipe, which is not there. Leave it out.")
     if recipe.distillation is not None:
-        check_distillation(recipe.distillation, recipe.tasks, plan, arguments, options.joint)
+        check_distillation(recipe.distillation, recipe.tasks, start.plan, arguments, options.joint)
     if checkpoint:
         check_files(checkpoint, arguments.world_size)
-    augmentations = open_augmentations(start.sources, recipe.path.parent) if trains else []
-    return Checked(checkpoint, starts_anew, start, trains, augmentations)
+    augmentations = open_augmentations(start.sources, recipe.path.parent) if trained else []
+    return Checked(checkpoint, starts_anew, start, balancer, augmentations)

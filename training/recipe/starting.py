@@ -1,7 +1,6 @@
 """What a run starts from: an encoder with new heads, or a trained model with tasks added; with an adapter or without.
 
-check_start      all that can be refused before any data is loaded
-plan_before_data what is frozen, what joins when, and learning rates
+check_start      all that can be refused before any data is loaded, and what trains when
 start_model      the model to train
 describe_start   what is printed at the start
 describe_origin  what of the recipe makes the run the one it is
@@ -16,7 +15,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ...backbone_multitask import find_backbone, open_backbone_config, read_sentence_transformers
+from ...backbone_multitask import (
+    SentenceTransformersSettings,
+    find_backbone,
+    open_backbone_config,
+    read_sentence_transformers,
+)
 from ...configuration_multitask import MultiTaskConfig, check_encoder, complete_projection
 from ...data.loading import LoadedTasks
 from ...data.row_hashes import RowHashes, read_row_hashes
@@ -43,16 +47,20 @@ class Start:
     Attributes:
         path: folder or Hub id to load from.
         sources: where each task's rows come from, with the labels of tasks that the model has already.
+        plan: what trains when, of a model without weights; the trainer binds it to its own.
         tasks: settings of those tasks, by name, with new labels; empty for a new model.
         new_labels: by task, the labels that the model does not have yet.
         earlier: which rows the model has seen already; `None` for a new model.
+        embedding: what a backbone of sentence-transformers says of its embedding; `None` for a trained model.
     """
 
     path: str
     sources: list[TaskSource]
+    plan: Plan
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     new_labels: dict[str, list[str]] = field(default_factory=dict)
     earlier: RowHashes | None = None
+    embedding: SentenceTransformersSettings | None = None
 
 
 def _trained_config(name_or_path: str) -> MultiTaskConfig:
@@ -118,88 +126,85 @@ def _continued_task(recipe: Recipe, name: str, saved: TaskConfig) -> TaskConfig:
     return replace(saved, **changed, where=f"tasks.{name}")
 
 
-def _check_continued(recipe: Recipe, output_dir: Path) -> Start:
-    source, config = Path(recipe.continue_from), _trained_config(recipe.continue_from)
+def _continued_tasks(recipe: Recipe, config: MultiTaskConfig) -> dict[str, TaskConfig]:
+    """Settings of all tasks of the model to continue from, with what the recipe says of them."""
+    _check_same_embedding(recipe, config)
+    tasks = dict(config.tasks)
+    tasks |= {name: _continued_task(recipe, name, tasks[name]) for name in recipe.tasks if name in tasks}
+    read_groups(recipe.groups, {**recipe.tasks, **tasks})
+    return tasks
+
+
+def _check_apart(source: Path, output_dir: Path) -> None:
     if source.is_dir() and output_dir.resolve() in (source.resolve(), *source.resolve().parents):
         raise ValueError(
             f"continue_from {source} lies in the output_dir {output_dir}, which would be written over. Give another "
             "--output_dir."
         )
-    _check_same_embedding(recipe, config)
-    tasks = dict(config.tasks)
-    tasks |= {name: _continued_task(recipe, name, tasks[name]) for name in recipe.tasks if name in tasks}
-    read_groups(recipe.groups, {**recipe.tasks, **tasks})
-    sources = [
-        replace(source, labels=tasks[source.name].labels or None) if source.name in tasks else source
-        for source in recipe.sources
-    ]
-    new_labels = {name: task.labels[len(config.tasks[name].labels) :] for name, task in tasks.items()}
-    new_labels = {name: new for name, new in new_labels.items() if new}
-    return Start(recipe.continue_from, sources, tasks, new_labels, read_row_hashes(recipe.continue_from))
 
 
-def check_start(recipe: Recipe, output_dir: Path, pushes: bool = False) -> Start:
+def _check_peft(recipe: Recipe, pushes: bool) -> None:
+    """What can be refused of the `peft` block before anything is looked for on the Hub."""
+    adapter_config(recipe.peft)
+    source = recipe.continue_from or recipe.backbone
+    if pushes and recipe.peft.get("save") == "adapter" and Path(source).is_dir():
+        raise ValueError(
+            f"peft.save is 'adapter', but {'continue_from' if recipe.continue_from else 'the backbone'} is the "
+            f"folder {source}, where nobody else finds it. Set save: merged, or start from a model on the Hub."
+        )
+
+
+def check_start(recipe: Recipe, args: MultiTaskTrainingArguments) -> Start:
     """
-    Find what the recipe starts from, and check that its tasks and its adapter fit.
+    Find what the recipe starts from, check that its tasks and its adapter fit, and plan what trains when.
 
     Args:
         recipe: the recipe.
-        output_dir: where the run will save.
-        pushes: whether the finished folder will go to the Hub.
+        args: of the run; where it saves, whether it pushes, and what `make_plan` reads.
 
     Raises:
         ValueError: the backbone is no encoder; the model to continue from is none, has other settings than the recipe
-            says, or lies in `output_dir`; the adapter does not fit.
+            says, or lies in the output folder; the adapter or the strategy does not fit.
         ImportError: the recipe has a `peft` block, and peft is not installed.
     """
     if recipe.peft is not None:
-        adapter_config(recipe.peft)  # before anything is looked for on the Hub
-        source = recipe.continue_from or recipe.backbone
-        if pushes and recipe.peft.get("save") == "adapter" and Path(source).is_dir():
-            raise ValueError(
-                f"peft.save is 'adapter', but {'continue_from' if recipe.continue_from else 'the backbone'} is the "
-                f"folder {source}, where nobody else finds it. Set save: merged, or start from a model on the Hub."
-            )
+        _check_peft(recipe, args.push_to_hub)
     if recipe.continue_from is not None:
-        start = _check_continued(recipe, output_dir)
-        backbone_config = MultiTaskConfig.from_pretrained(start.path).backbone_config
-    else:
-        start = Start(find_backbone(recipe.backbone), recipe.sources)
-        backbone_config = open_backbone_config(start.path)
-        check_encoder(backbone_config)
-    if recipe.peft is not None:
-        check_adapter(recipe.peft, backbone_config)
-    return start
-
-
-def _planned_config(start: Start, recipe: Recipe) -> MultiTaskConfig:
-    """The configuration of the model to train, as far as it is known without data: labels may be stand-ins."""
-    new = {name: task for name, task in recipe.tasks.items() if name not in start.tasks}
-    if recipe.continue_from is not None:
-        config = MultiTaskConfig.from_pretrained(start.path)
+        path, config = recipe.continue_from, _trained_config(recipe.continue_from)
+        _check_apart(Path(path), Path(args.output_dir))
         backbone_config, projection = config.backbone_config, config.projection
+        tasks = _continued_tasks(recipe, config)
+        new_labels = {name: task.labels[len(config.tasks[name].labels) :] for name, task in tasks.items()}
+        earlier, embedding = read_row_hashes(path), None
     else:
-        backbone_config = open_backbone_config(start.path)
-        stored = read_sentence_transformers(start.path, unless_given=recipe.pooling)
-        projection = recipe.projection or stored.projection
-    return MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**start.tasks, **new})
-
-
-def plan_before_data(start: Start, recipe: Recipe, args: MultiTaskTrainingArguments) -> Plan:
-    """
-    What trains when, known before any data is loaded.
-
-    Raises:
-        ValueError: what `make_plan` says, after the recipe's name.
-    """
-    parts = planned_parts(_planned_config(start, recipe))
-    for name in start.tasks.keys() - recipe.settings.keys():
+        path = find_backbone(recipe.backbone)
+        backbone_config = open_backbone_config(path)
+        check_encoder(backbone_config)
+        embedding = read_sentence_transformers(path, unless_given=recipe.pooling)
+        tasks, new_labels, earlier, projection = {}, {}, None, recipe.projection or embedding.projection
+    adapted = None if recipe.peft is None else check_adapter(recipe.peft, backbone_config)
+    new = {name: task for name, task in recipe.tasks.items() if name not in tasks}
+    planned = MultiTaskConfig(backbone_config=backbone_config, projection=projection, tasks={**tasks, **new})
+    parts = planned_parts(planned, adapted)
+    for name in tasks.keys() - recipe.settings.keys():
         for parameter in parts.get(f"heads.{name}", {}).values():
             parameter.requires_grad_(False)  # as `start_model` does
     try:
-        return make_plan(recipe.strategy, parts, args)
+        plan = make_plan(recipe.strategy, parts, args)
     except ValueError as error:
         raise ValueError(f"{recipe.path}: {error}") from error
+    return Start(
+        path=path,
+        sources=[
+            replace(source, labels=tasks[source.name].labels or None) if source.name in tasks else source
+            for source in recipe.sources
+        ],
+        plan=plan,
+        tasks=tasks,
+        new_labels={name: labels for name, labels in new_labels.items() if labels},
+        earlier=earlier,
+        embedding=embedding,
+    )
 
 
 def new_tasks(recipe: Recipe, loaded: LoadedTasks, known: Collection[str] = ()) -> dict[str, TaskConfig]:
@@ -230,6 +235,7 @@ def start_model(start: Start, recipe: Recipe, loaded: LoadedTasks) -> MultiTaskM
             projection=recipe.projection,
             normalize=recipe.normalize,
             max_length=recipe.max_length,
+            _stored=start.embedding,
         )
         model.config.backbone_config._name_or_path = recipe.backbone  # also where a packaged copy was taken
     else:
