@@ -25,6 +25,7 @@ def _names(sources: Sequence[str]) -> list[str]:
 def run(options: argparse.Namespace) -> str:
     """Compare the models, keep what is wanted, and return the table."""
     from ..configuration_multitask import MultiTaskConfig
+    from ..training.console import say, show_facts
     from ..training.finished.comparing import compare_models, format_compared, measured_tables, stored_tables
     from ..training.finished.data import stored_groups
     from ..training.finished.measuring import choose_splits, measure_model
@@ -33,7 +34,8 @@ def run(options: argparse.Namespace) -> str:
     check_output(options)
     if len(set(options.sources)) != len(options.sources) or len(options.sources) < 2:
         raise ValueError(f"Give two different models or more. Found {', '.join(options.sources)}.")
-    names, announcements, tasks, tables = _names(options.sources), [], [], []
+    show_facts()
+    names, tasks, tables = _names(options.sources), [], []
     groups = None
     for name, source in zip(names, options.sources, strict=True):
         config = MultiTaskConfig.from_pretrained(source)
@@ -42,8 +44,8 @@ def run(options: argparse.Namespace) -> str:
             tables.append(stored_tables(Path(source)))
             groups = stored_groups(source, tasks[0]) if groups is None else groups
             continue
+        say(f"{name}:")
         data = read_data(options, source, config.tasks, options.data)
-        announcements += [f"{name}: {line}" for line in data.loaded.announcements]
         splits = choose_splits(data.loaded.sets, options.splits)
         model = open_model(source, options.dtype)
         measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
@@ -53,8 +55,7 @@ def run(options: argparse.Namespace) -> str:
     compared = compare_models(names, tasks, tables, groups)
     if (folder := claim_output(options)) is not None:
         write_json(folder / "comparison.json", compared)
-    parts = ["\n".join(announcements), format_compared(names, compared), f"Written to {folder}." if folder else ""]
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join([format_compared(names, compared)] + [f"Written to {folder}."] * (folder is not None))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
-        print(run(options))  # noqa: T201 - what this command is for
+        print("\n" + run(options))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
 

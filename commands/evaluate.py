@@ -20,6 +20,7 @@ from ._finished import add_data_options, check_options, check_output, claim_outp
 def run(options: argparse.Namespace) -> str:
     """Measure the model, keep what is wanted, and return the tables."""
     from ..configuration_multitask import MultiTaskConfig
+    from ..training.console import show_facts
     from ..training.finished.measuring import choose_splits, describe, format_measured, measure_model, score_intervals
     from ..training.output_folder import write_json
     from ..training.report.abstention import format_abstention
@@ -27,6 +28,7 @@ def run(options: argparse.Namespace) -> str:
     from ..training.report.predictions import write_predictions
 
     check_output(options)
+    show_facts()
     config = MultiTaskConfig.from_pretrained(options.source, revision=options.revision or "main")
     data = read_data(options, options.source, config.tasks, options.data)
     splits = choose_splits(data.loaded.sets, options.splits)
@@ -37,11 +39,11 @@ def run(options: argparse.Namespace) -> str:
     if (folder := claim_output(options)) is not None:
         write_json(folder / "evaluation.json", described)
         write_predictions(folder, measured.tasks, measured.evaluations, measured.answers)
-    parts = ["\n".join(data.loaded.announcements), format_measured(measured, intervals)]
+    parts = [format_measured(measured, intervals)]
     parts += [format_calibration(described["calibration"])] if described["calibration"] else []
     parts += [format_abstention(described["abstention"])] if described["abstention"] else []
     parts += [f"Written to {folder}."] if folder else []
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
-        print(run(options))  # noqa: T201 - what this command is for
+        print("\n" + run(options))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
 
