@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from ..checks_multitask import suggest
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..problem_types_multitask import PROBLEM_TYPES, ProblemType
 from .labels.columns import read_labels
 from .labels.contradictions import settle_contradictions
 from .labels.reading import is_empty, number
@@ -30,13 +30,6 @@ from .splitting import check_splits, set_aside
 logger = logging.getLogger(__name__)
 
 SPLIT_SETTINGS = ("validation_split", "test_split", "group")
-LABEL_FEATURES = {
-    "single_label_classification": Value("int64"),
-    "multi_label_classification": List(Value("float32")),
-    "regression": Value("float64"),
-    "similarity": Value("float64"),
-    "contrastive": Value("float64"),
-}
 
 
 @dataclass
@@ -63,9 +56,16 @@ class LoadedTasks:
     sets: list[LabelledSet]
     labels: dict[str, list[str]] = field(default_factory=dict)
     score_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    problem_types: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, ProblemType] = field(default_factory=dict)
     augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
     earlier: RowHashes | None = None
+
+
+def _label_feature(kind: ProblemType) -> Any:
+    """The type of a task's label column."""
+    if kind.is_multi_label:
+        return List(Value("float32"))
+    return Value("int64" if kind.has_labels else "float64")
 
 
 def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
@@ -79,8 +79,7 @@ def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
             f"Task {task!r}: unknown problem_type {brief(source.problem_type)}."
             f"{suggest(source.problem_type, PROBLEM_TYPES)} Known: {sorted(PROBLEM_TYPES)}."
         )
-    kind = PROBLEM_TYPES[source.problem_type]
-    forms = [[*form, *(["label"] if kind.has_label_column else [])] for form in kind.columns]
+    forms = [[*form, *(["label"] if source.kind.has_label_column else [])] for form in source.kind.columns]
     if set(columns) not in [set(form) for form in forms]:
         raise ValueError(
             f"Task {task!r} ({source.problem_type}): columns should name {' or '.join(map(str, forms))}. "
@@ -88,7 +87,7 @@ def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
         )
     pairs = []
     for key, value in columns.items():
-        many = source.problem_type == "multi_label_classification" if key == "label" else True
+        many = source.kind.is_multi_label if key == "label" else True
         names = value if many and isinstance(value, list) else [value]
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {brief(value)}.")
@@ -181,7 +180,7 @@ def _finish_split(
     unlabelled = total - no_text - len(columns["sentences"])
     contradicting = set()
     for source in sources:
-        if PROBLEM_TYPES[source.problem_type].has_label_column:
+        if source.kind.has_label_column:
             labels = columns[f"label_{source.name}"]
             settled = settle_contradictions(reading_rules(source), split, columns["sentences"], labels)
             columns[f"label_{source.name}"] = settled
@@ -236,8 +235,8 @@ def label_parts(
     """From the parts of one group of tasks to a set in canonical columns; arguments as of `_load_set`."""
     problems, labels = Problems(), {}
     for source in sources:
-        loaded.problem_types[source.name] = source.problem_type
-        if not PROBLEM_TYPES[source.problem_type].has_label_column:
+        loaded.kinds[source.name] = source.kind
+        if not source.kind.has_label_column:
             labels[source.name] = {
                 split: [_contrastive_labels(source, part) for part in found] for split, found in parts.items()
             }
@@ -262,16 +261,15 @@ def label_parts(
 
     for source in sources if "train" in columns else []:
         labels = [label for label in columns["train"][f"label_{source.name}"] if label is not None]
-        if PROBLEM_TYPES[source.problem_type].has_scores:
+        if source.kind.has_scores:
             loaded.score_ranges[source.name] = (min(labels), max(labels))
         elif names := loaded.labels.get(source.name):
-            multi = source.problem_type == "multi_label_classification"
-            seen = set(np.flatnonzero(np.sum(labels, axis=0)).tolist() if multi else labels)
+            seen = set(np.flatnonzero(np.sum(labels, axis=0)).tolist() if source.kind.is_multi_label else labels)
             if unseen := [name for index, name in enumerate(names) if index not in seen]:
                 logger.info(f"{source.name}: no training row has the label {', '.join(unseen)}")
     features = Features(
         {"sentences": List(Value("string"))}
-        | {f"label_{source.name}": LABEL_FEATURES[source.problem_type] for source in sources}
+        | {f"label_{source.name}": _label_feature(source.kind) for source in sources}
     )
     splits = {split: Dataset.from_dict(columns[split], features) for split in SPLIT_NAMES if split in columns}
     return LabelledSet([source.name for source in sources], splits)

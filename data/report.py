@@ -7,7 +7,6 @@ import numpy as np
 from datasets import Dataset
 from tabulate import tabulate
 
-from ..problem_types_multitask import PROBLEM_TYPES
 from .loading import LabelledSet, LoadedTasks
 from .texts import row_key, text_key
 
@@ -44,16 +43,13 @@ def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, tuple[int, i
 
 def _label_summary(task: str, labels: list[Any], loaded: LoadedTasks) -> dict[str, Any] | None:
     """Rows per label name, or the spread of the scores; None for contrastive."""
-    kind = PROBLEM_TYPES[loaded.problem_types[task]]
+    kind = loaded.kinds[task]
     if not kind.has_label_column:
         return None
     if kind.has_scores:
         return {"min": min(labels), "mean": float(np.mean(labels)), "max": max(labels)}
     names = loaded.labels[task]
-    if loaded.problem_types[task] == "multi_label_classification":
-        counts = np.sum(labels, axis=0)
-    else:
-        counts = np.bincount(labels, minlength=len(names))
+    counts = np.sum(labels, axis=0) if kind.is_multi_label else np.bincount(labels, minlength=len(names))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 

@@ -20,7 +20,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 from datasets.packaged_modules.text.text import TextConfig
 
 from ..checks_multitask import suggest
-from ..problem_types_multitask import PROBLEM_TYPES
+from ..problem_types_multitask import PROBLEM_TYPES, ProblemType
 from .files.csv_files import CSV_OPTIONS, check_csv_options, read_csv
 from .files.formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, UNREAD, check_options
 from .half_characters import without_halves
@@ -61,6 +61,11 @@ class TaskSource:
     empty_text: str | None = None
     contradictions: str | None = None
     augmentation: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> ProblemType:
+        """What its problem type means."""
+        return PROBLEM_TYPES[self.problem_type]
 
 
 def _files(task: str, split: str, spec: Any, data_root: Path, folders: bool) -> list[str]:
@@ -353,7 +358,7 @@ def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Par
     Raises:
         ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
     """
-    source, scores = sources[0], any(PROBLEM_TYPES[one.problem_type].has_scores for one in sources)
+    source, scores = sources[0], any(one.kind.has_scores for one in sources)
     check_source(source)
     task, dataset = source.name, source.dataset
     source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})

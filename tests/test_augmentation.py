@@ -27,6 +27,7 @@ from multitask_sentence.data.augmentation.rows import (
     open_augmentations,
 )
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.recipe import load_recipe
 
@@ -49,7 +50,7 @@ def make_loaded(
 ) -> LoadedTasks:
     """One loaded set; its tasks are those of the label columns."""
     tasks = [name.removeprefix("label_") for name in train if name != "sentences"]
-    loaded = LoadedTasks([LabelledSet(tasks, {})], problem_types=dict.fromkeys(tasks, problem_type))
+    loaded = LoadedTasks([LabelledSet(tasks, {})], kinds=dict.fromkeys(tasks, PROBLEM_TYPES[problem_type]))
     loaded.sets[0].splits = {split: Dataset.from_dict(rows) for split, rows in {"train": train, **splits}.items()}
     return loaded
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from multitask_sentence.data.loading import LABEL_FEATURES
 from multitask_sentence.data.metrics import METRIC_MODULES
 from multitask_sentence.problem_types_multitask import LOSSES, METRICS, PROBLEM_TYPES, find_problem_type
 
@@ -58,10 +57,6 @@ def test_metrics_go_by_the_names_of_the_hub() -> None:
 
 def test_every_metric_that_a_task_can_list_is_computed_and_resampled() -> None:
     assert set(METRICS) == set(METRIC_MODULES) - {"mean_cosine_related", "mean_cosine_unrelated"}
-
-
-def test_every_problem_type_has_a_kind_of_label_column() -> None:
-    assert set(LABEL_FEATURES) == set(PROBLEM_TYPES)
 
 
 def test_problem_type_cannot_be_changed() -> None:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 
 
 class WordTokenizer:
@@ -45,11 +46,11 @@ def loaded_tasks() -> LoadedTasks:
         ],
         labels={"mood": ["bad", "good"], "tags": ["x", "y"]},
         score_ranges={"rating": (2.5, 2.5)},
-        problem_types={
-            "mood": "single_label_classification",
-            "tags": "multi_label_classification",
-            "rating": "regression",
-            "search": "contrastive",
+        kinds={
+            "mood": PROBLEM_TYPES["single_label_classification"],
+            "tags": PROBLEM_TYPES["multi_label_classification"],
+            "rating": PROBLEM_TYPES["regression"],
+            "search": PROBLEM_TYPES["contrastive"],
         },
     )
 
@@ -133,7 +134,7 @@ def one_task(*texts: str, test: tuple[str, ...] = ()) -> LoadedTasks:
         for name, own in (("train", texts), ("test", test))
         if own
     }
-    return LoadedTasks([LabelledSet(["mood"], splits)], problem_types={"mood": "regression"})
+    return LoadedTasks([LabelledSet(["mood"], splits)], kinds={"mood": PROBLEM_TYPES["regression"]})
 
 
 def test_duplicates_and_in_train_see_neither_case_nor_white_space_nor_unicode_form() -> None:

@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 BACK_TRANSLATION = "back_translation"
 MOST_EXAMPLES = 3
 MOST_CHARACTERS = 100  # of an example's sentence
-AUGMENTED_SENTENCES = {"contrastive": 2}  # anchor and positive; of other rows, every sentence
 
 
 @dataclass
@@ -204,7 +203,7 @@ def _augment_set(
     labelled = [row for row in range(len(train)) if any(labels[task][row] is not None for task in tasks)]
     chosen = choose_rows(labelled, augmentation.settings["share"], seed, tasks[0])
     rows = {row: train[row]["sentences"] for row in chosen}
-    width = AUGMENTED_SENTENCES.get(loaded.problem_types[tasks[0]])
+    width = None if loaded.kinds[tasks[0]].has_label_column else 2  # else anchor and positive, and no negative
     sentences = dict.fromkeys(sentence for row in rows.values() for sentence in row[:width])
     set_seed(seed)  # so that a function that draws at random does so alike, whatever was drawn before
     texts = _texts(augmentation, [sentence for sentence in sentences if text_key(sentence) not in held_out])

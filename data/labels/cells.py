@@ -125,7 +125,7 @@ def _item_name(rules: ReadingRules, item: Any, cell: Any) -> str:
 
 def _wrong_kind(rules: ReadingRules, cell: Any) -> CellError:
     found = f"found {type(cell).__name__} {brief(cell)} where"
-    if rules.multi_label:
+    if rules.kind.is_multi_label:
         return CellError(
             f"{found} multi-label task {rules.task!r} needs a list of labels, or text with "
             f"{brief(rules.label_separator or '|')} between the labels.",
@@ -151,6 +151,7 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
         CellError: the cell cannot be read as labels of such a task.
     """
     items: Any = cell
+    several = rules.kind.is_multi_label
     if isinstance(cell, str):
         text = clean(cell)
         if not text:
@@ -158,14 +159,14 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
         if text not in known and (wrapped := _WRAPPED.fullmatch(text)):
             text = wrapped[1].strip() or "[]"
         text = _unquoted(text) if text not in known else text
-        if text in known or (not rules.multi_label and text[0] not in BRACKETS):
+        if text in known or (not several and text[0] not in BRACKETS):
             return Marks((text,))
         items = _written_out(text) if BRACKETS.get(text[0]) == text[-1] else None
         if items is None:
-            items = _split(rules, text) if rules.multi_label else [text]
+            items = _split(rules, text) if several else [text]
     elif cell is None:
         return None
-    elif isinstance(cell, int | float | Decimal) and (not rules.multi_label or spell(cell) in rules.missing_labels):
+    elif isinstance(cell, int | float | Decimal) and (not several or spell(cell) in rules.missing_labels):
         items = [cell]
     off: tuple[str, ...] = ()
     if isinstance(items, dict):
@@ -178,10 +179,10 @@ def open_cell(rules: ReadingRules, cell: Any, known: Collection[str] = ()) -> Ma
                 return None
             off = tuple(_item_name(rules, name, cell) for name, flag in flags.items() if flag is False)
             items = [name for name, flag in flags.items() if flag]
-    if not isinstance(items, list | tuple) or (not rules.multi_label and (len(items) > 1 or (off and not items))):
+    if not isinstance(items, list | tuple) or (not several and (len(items) > 1 or (off and not items))):
         raise _wrong_kind(rules, cell)
     on = tuple(_item_name(rules, item, cell) for item in items)
-    if not rules.multi_label and not on:
+    if not several and not on:
         return None
     return Marks(on, off)
 

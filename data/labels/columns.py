@@ -13,7 +13,6 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from ...problem_types_multitask import PROBLEM_TYPES
 from ..parts import Part
 from ..problems import CellError, Problems, brief, shorten
 from ..sources import TaskSource
@@ -135,17 +134,17 @@ def _infer_names(
         for name in (*marks.on, *marks.off):
             if (target := rules.class_of(name)) is not None:
                 counts[target] += count if name in marks.on else 0
-    if rules.multi_label and not rules.label_map:
+    if rules.kind.is_multi_label and not rules.label_map:
         _check_no_vectors(task, rows)
     _check_fractions(source, counts, train, parts, problems)
-    if rules.multi_label:
+    if rules.kind.is_multi_label:
         check_joined(task, rows, rules.label_separator)
     else:
         remedy = f"write tasks.{task}.problem_type: multi_label_classification"
         announce_joined(task, rows, (*SEPARATORS, "|"), remedy)
     names = sort_names(counts)
     if not problems.shown:  # else the rows are at fault
-        check_names(task, names, 1 if rules.multi_label else 2)
+        check_names(task, names, rules.kind.least_labels)
     shown = ", ".join(map(shorten, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     logger.info(f"{task}: {len(names)} labels, from the train split: {shown}")
     announce_doubtful_names(task, counts)
@@ -183,12 +182,12 @@ def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Pr
     if not given and (own := _feature_names(parts, source.columns["label"])):
         given = list(dict.fromkeys(name for name in map(rules.class_of, map(clean, own)) if name is not None))
     if given:
-        names = check_names(task, given, 1 if rules.multi_label else 2)
+        names = check_names(task, given, rules.kind.least_labels)
     elif "train" in parts:
         names = _infer_names(source, rules, opened["train"], parts["train"], problems)
     else:
         raise ValueError(f"Task {task!r}: without a train split the labels must stand under tasks.{task}.labels.")
-    if rules.multi_label:
+    if rules.kind.is_multi_label:
         vectors = _vectors(distinct, rules, names) if given else False
         if vectors and (number_names := {"0", "1"} & set(names)):
             raise ValueError(
@@ -224,7 +223,7 @@ def read_labels(
             f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for each "
             f"column under tasks.{task}.labels, or leave the labels out."
         )
-    if names is None and not PROBLEM_TYPES[source.problem_type].has_scores:
+    if names is None and not source.kind.has_scores:
         return _read_classes(source, parts, problems)
 
     def read_part(part: Part) -> list[Any]:

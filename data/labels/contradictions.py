@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ...problem_types_multitask import PROBLEM_TYPES
 from ..texts import row_key, text_key
 from .rules import ReadingRules
 
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
     """What became of the rows, as the end of a line."""
     if rules.contradictions == "keep":
-        others = "drop or mean" if PROBLEM_TYPES[rules.problem_type].has_scores else "drop or majority"
+        others = "drop or mean" if rules.kind.has_scores else "drop or majority"
         return f" They stay; tasks.{rules.task}.contradictions: {others} settles them."
     if rules.contradictions == "mean":
         return " All rows of such a text get the mean of its scores."
@@ -43,7 +42,7 @@ def settle_contradictions(
     rows_of: dict[tuple[str, ...], list[int]] = {}
     for row, label in enumerate(labels):
         if label is not None:
-            key = row_key(rows[row]) if rules.problem_type == "similarity" else tuple(map(text_key, rows[row]))
+            key = row_key(rows[row]) if rules.kind.has_score_range else tuple(map(text_key, rows[row]))
             rows_of.setdefault(key, []).append(row)
     plain = [tuple(label) if isinstance(label, list) else label for label in labels]
     groups = [group for group in rows_of.values() if len({plain[row] for row in group}) > 1]

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...checks_multitask import check_choice, suggest
-from ...problem_types_multitask import PROBLEM_TYPES
+from ...problem_types_multitask import ProblemType
 from ..problems import brief
 from ..sources import TaskSource
 from .reading import clean, spell
 
-MULTI_LABEL = "multi_label_classification"
 EMPTY_TEXT = ("error", "drop")
-_NAMED = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.has_labels)
-_LABELLED = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.has_label_column)
-# Which problem types a setting says something about, and what to tell the others.
+# What a problem type must be for a setting to say something about it, and what to tell the others.
 _APPLIES = {
-    "label_separator": ((MULTI_LABEL,), "only a multi-label task has several labels in a cell"),
-    "label_map": (_NAMED, "only classification tasks have label names"),
-    "missing_labels": (_LABELLED, "a contrastive task has no labels"),
-    "contradictions": (_LABELLED, "a contrastive task has no labels"),
+    "label_separator": ("is_multi_label", "only a multi-label task has several labels in a cell"),
+    "label_map": ("has_labels", "only classification tasks have label names"),
+    "missing_labels": ("has_label_column", "a contrastive task has no labels"),
+    "contradictions": ("has_label_column", "a contrastive task has no labels"),
 }
 
 
@@ -40,16 +37,12 @@ class ReadingRules:
     """
 
     task: str
-    problem_type: str
+    kind: ProblemType
     label_separator: str | None
     label_map: dict[str, str]
     missing_labels: frozenset[str]
     empty_text: str
     contradictions: str
-
-    @property
-    def multi_label(self) -> bool:
-        return self.problem_type == MULTI_LABEL
 
     def class_of(self, name: str) -> str | None:
         """The class that a name in the data means, `None` for no label."""
@@ -133,10 +126,12 @@ def reading_rules(source: TaskSource) -> ReadingRules:
         ValueError: a setting has another form than it should have, contradicts another one or the labels, or has no
             effect on a task of this kind.
     """
-    where, kind = f"tasks.{source.name}", source.problem_type
-    for key, (kinds, reason) in _APPLIES.items():
-        if getattr(source, key) is not None and kind not in kinds:
-            raise ValueError(f"{where}.{key} has no effect on a task of type {kind}: {reason}. Leave it out.")
+    where = f"tasks.{source.name}"
+    for key, (fact, reason) in _APPLIES.items():
+        if getattr(source, key) is not None and not getattr(source.kind, fact):
+            raise ValueError(
+                f"{where}.{key} has no effect on a task of type {source.problem_type}: {reason}. Leave it out."
+            )
     if isinstance(source.columns.get("label"), list):
         for key in ("label_separator", "label_map"):
             if getattr(source, key) is not None:
@@ -156,7 +151,7 @@ def reading_rules(source: TaskSource) -> ReadingRules:
     )
     return ReadingRules(
         task=source.name,
-        problem_type=kind,
+        kind=source.kind,
         label_separator=separator,
         label_map={}
         if source.label_map is None
@@ -166,7 +161,7 @@ def reading_rules(source: TaskSource) -> ReadingRules:
         contradictions=_choice(
             f"{where}.contradictions",
             source.contradictions,
-            ("keep", "drop", "mean" if PROBLEM_TYPES[kind].has_scores else "majority"),
+            ("keep", "drop", "mean" if source.kind.has_scores else "majority"),
         ),
     )
 

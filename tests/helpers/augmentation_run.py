@@ -19,6 +19,7 @@ from transformers import MarianMTModel
 
 from multitask_sentence.data.augmentation.rows import augment_sets, complete_augmentation, open_augmentations
 from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource
+from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 
 SENTENCES = [f"the {word} {verb} today" for word in ("cat", "dog", "bird") for verb in ("sat", "ran", "sang")]
 KIND = "single_label_classification"
@@ -46,7 +47,7 @@ def main(there: str, back: str, folder: Path) -> None:
     for task in blocks:
         rows = {"sentences": [[sentence] for sentence in SENTENCES], f"label_{task}": [1] * len(SENTENCES)}
         sets.append(LabelledSet([task], {"train": Dataset.from_dict(rows)}))
-    loaded = LoadedTasks(sets, problem_types=dict.fromkeys(blocks, KIND))
+    loaded = LoadedTasks(sets, kinds=dict.fromkeys(blocks, PROBLEM_TYPES[KIND]))
     augment_sets(loaded, open_augmentations(sources, folder), seed=1)
     found = {
         "sentences": {found.tasks[0]: found.splits["train"]["sentences"][:] for found in loaded.sets},
