@@ -6,6 +6,7 @@ check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
 nobody_reads    what to say where none does
 when_to_abstain  from which confidence on each task gives a label
+farthest_labelled   up to which percentile out of its scope it gives one
 plain_answers   a dictionary per row that passes `json.dumps`
 
 This file imports only Python's own library, and files that do: the runtime without torch reads it as well.
@@ -110,11 +111,47 @@ def when_to_abstain(tasks: dict[str, TaskConfig], names: Iterable[str], abstain:
     return {name: found.least_confidence for name in names if (found := tasks[name].abstain) is not None}
 
 
+def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstain: Any) -> dict[str, float]:
+    """
+    By task, the percentile out of its scope up to which it gives a label; tasks without one are left out.
+
+    Arguments are those of `when_to_abstain`, which checks them.
+
+    Raises:
+        ValueError: a percentile is asked for of a task that does not know its scope.
+    """
+    if abstain is False:
+        return {}
+    given = None if abstain is None else complete_abstain("abstain", abstain)
+    found = {}
+    for name in names:
+        own = tasks[name].abstain if given is None else given
+        if own is None or own.out_of_scope is None or not tasks[name].kind.has_labels:
+            continue
+        if tasks[name].out_of_scope:
+            found[name] = own.out_of_scope
+        elif given is None:
+            raise ValueError(
+                f"Task {name!r} should give no label beyond the percentile {own.out_of_scope:g}, but does not know "
+                "its scope. Train it with `out_of_scope: true` in the recipe, or give abstain=False."
+            )
+    if given is not None and given.out_of_scope is not None and not found:
+        raise ValueError(
+            f"abstain is {abstain!r}, but none of the tasks {', '.join(names)} knows its scope. Train with "
+            "`out_of_scope: true` in the recipe."
+        )
+    return found
+
+
 def _plain_column(task: TaskConfig, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """A task's answers, a dictionary per row."""
     if "labels" not in answer:
         singular, values = ("value", answer["values"]) if "values" in answer else ("score", answer["scores"])
         return [{singular: value} for value in values.tolist()]
+    if "out_of_scope" in answer:
+        rest = {key: value for key, value in answer.items() if key != "out_of_scope"}
+        beyond = answer["out_of_scope"].tolist()
+        return [{**row, "out_of_scope": own} for row, own in zip(_plain_column(task, rest), beyond, strict=True)]
     by_label = [dict(zip(task.labels, row, strict=True)) for row in answer["probabilities"].tolist()]
     found = zip(answer["labels"], by_label, strict=True)
     if task.kind.is_multi_label:
@@ -135,7 +172,8 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
         rows: how many.
 
     Returns for each row, by task, `label`, `score` (the highest) and `scores` by label; multi-label: the list of
-    `labels`, and `scores`; where a task abstains, `label` or `labels` is `None`; regression: `value`; similarity and
+    `labels`, and `scores`; where a task abstains, `label` or `labels` is `None`; of a task that knows its scope also
+    `out_of_scope`; regression: `value`; similarity and
     contrastive: `score`. An `embedding` is a list of numbers, of a pair two of them.
     """
     columns = {
@@ -145,4 +183,13 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
-__all__ = ["check_tasks", "listed", "nobody_reads", "one_word", "plain_answers", "tasks_for", "when_to_abstain"]
+__all__ = [
+    "check_tasks",
+    "farthest_labelled",
+    "listed",
+    "nobody_reads",
+    "one_word",
+    "plain_answers",
+    "tasks_for",
+    "when_to_abstain",
+]

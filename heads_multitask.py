@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from .answers_multitask import check_tasks, listed
 from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
+from .scope_multitask import Scope, scope_centres
 from .tasks_multitask import TaskConfig, complete_task, extend_labels
 
 
@@ -86,6 +87,7 @@ class MultiTaskHead(nn.Module):
             nn.Linear(size, 1 if self.is_value else len(task.labels)),
         ]
         self.layers = nn.Sequential(*layers)
+        self.scope = Scope(embedding_dim, scope_centres(task)) if task.out_of_scope else None
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         if self.pair:
@@ -195,7 +197,18 @@ class TaskHeads:
             wider.weight[: old.out_features] = old.weight
             wider.bias[: old.out_features] = old.bias
         layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
+        self.heads[name].scope = None
         self.config.tasks = {**self.config.tasks, name: task}
+
+    def _set_scope(self, name: str, fitted: Mapping[str, torch.Tensor] | None) -> None:
+        """Put the statistics of a task's training rows beside its head, or take them away."""
+        task = self.config.change_task(name, out_of_scope=fitted is not None)
+        scope = None
+        if fitted is not None:
+            scope = Scope(self.config.embedding_dim, scope_centres(task))
+            scope.load_state_dict(fitted)
+            scope = scope.to(self.heads[name].layers[-1].weight.device).train(self.training)
+        self.heads[name].scope = scope
 
     def _check_tasks(self, names: Iterable[str]) -> None:
         check_tasks(self.config.tasks, names)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
+from .answers_multitask import farthest_labelled, nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
 from .checks_multitask import check_choice
 from .encoding_multitask import CONVERSIONS
 from .heads_multitask import calibrated, confidences, task_logits
@@ -22,6 +22,7 @@ from .rows_multitask import (
     windows_of,
     without_lone_surrogates,
 )
+from .scope_multitask import out_of_scope
 
 
 class TaskPrediction:
@@ -56,13 +57,15 @@ class TaskPrediction:
                 (values of a regression stay float32: half precision has no room for years). With `as_list`, neither.
             tasks: the same as `head`, as older code spells it.
             abstain: where no label is given, though probabilities are: `None` for what the configuration says, `False`
-                for nowhere, or `{"confidence": 0.8}` where a task is less sure (see `AbstainConfig`).
+                for nowhere, or `{"confidence": 0.8}` where a task is less sure (see `AbstainConfig`), or
+                `{"out_of_scope": 99}` where a row is farther from what it was trained on; or both.
 
         Returns:
             By task: `labels` and `probabilities (rows, num_labels)` for classification (calibrated, where the
             configuration has temperatures; `labels` is a list per row for multi-label tasks, by the thresholds of the
             configuration; a label, or such a list, is `None` where the task abstains), `values (rows,)` for
-            regression, and `scores (rows,)`, cosines, for similarity and contrastive tasks. With `embeddings`, first
+            regression, and `scores (rows,)`, cosines, for similarity and contrastive tasks. A task that knows its
+            scope also gives `out_of_scope (rows,)`, percentiles from 0 to 100 (see `Scope`). With `embeddings`, first
             of all `embedding (rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs. One string or pair gives
             single values.
 
@@ -85,8 +88,8 @@ class TaskPrediction:
             if name == "embedding":
                 answers[name] = self._converted(answer, convert_to)
             else:
-                keys = [key for key in answer if key != "labels"]
-                answer.update({key: self._converted(answer[key], convert_to, key == "values") for key in keys})
+                for key in answer.keys() - {"labels"}:
+                    answer[key] = self._converted(answer[key], convert_to, key in ("values", "out_of_scope"))
         if is_single:
             answers = {
                 name: answer[0] if name == "embedding" else {key: value[0] for key, value in answer.items()}
@@ -112,6 +115,7 @@ class TaskPrediction:
         is_pair = bool(first) and isinstance(first[0], (tuple, list))
         names = tasks_for(self.config.tasks, head, is_pair, check_kind=bool(first))
         least = when_to_abstain(self.config.tasks, names, abstain)
+        farthest = farthest_labelled(self.config.tasks, names, abstain)
         if not names and first and head is None and self.config.tasks and not keep_embeddings:
             raise ValueError(nobody_reads(self.config.tasks, is_pair))
         if isinstance(rows, (list, tuple)):
@@ -129,6 +133,7 @@ class TaskPrediction:
 
         embeddings = [self._no_embeddings(0, 2 if is_pair else None)]
         logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
+        beyond: dict[str, list[torch.Tensor]] = {}  # percentiles out of scope, of the tasks that know theirs
         steps = total and total * (1 + is_pair)
         with self._computing(), self._progress(steps, show_progress) as bar:
             for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
@@ -140,15 +145,24 @@ class TaskPrediction:
                 window, index = window.to(self._input_device, self.dtype), index.to(self._input_device)
                 for name, found in task_logits(self, window, names, dict.fromkeys(names, index)).items():
                     logits[name].append(found.float().cpu())
+                for name, found in out_of_scope(self.heads, window, names).items():
+                    beyond.setdefault(name, []).append(found[index].cpu())
                 if bar is not None:
                     bar.update(index.numel() - len(sentences))  # some stood there twice
         answers: dict[str, Any] = {}
         if keep_embeddings:
             found = torch.cat(embeddings)
             answers["embedding"] = F.normalize(found, dim=-1) if self.config.normalize else found
-        answers.update(
-            (name, self._answer(name, torch.cat(chunks), least.get(name))) for name, chunks in logits.items()
-        )
+        for name, chunks in logits.items():
+            answers[name] = self._answer(name, torch.cat(chunks), least.get(name))
+            if self.config.tasks[name].out_of_scope:
+                found = torch.cat([self._no_embeddings(0)[:, 0], *beyond.get(name, [])])
+                answers[name]["out_of_scope"] = found
+                if name in farthest:
+                    labels, is_near = answers[name]["labels"], (found <= farthest[name]).tolist()
+                    answers[name]["labels"] = [
+                        own if near else None for own, near in zip(labels, is_near, strict=True)
+                    ]
         return count, answers
 
     def _no_logits(self, name: str) -> torch.Tensor:

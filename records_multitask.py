@@ -112,7 +112,7 @@ def complete_head(where: str, head: Any) -> HeadConfig:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AbstainConfig(Record):
     """
-    When a task gives no label: where its confidence is lower than `confidence`.
+    When a task gives no label: where its confidence is lower than `confidence`, or a row out of its scope.
 
     The confidence of a row is its highest probability; of a multi-label row, the lowest probability of what was
     decided about a label: that it applies, or that it does not.
@@ -121,6 +121,8 @@ class AbstainConfig(Record):
         risk: the largest share of wrong labels among those that are given, above 0 and below 1. Training chooses the
             confidence for it on validation data; without one that was chosen, no label is given at all.
         confidence: from 0 to 1.
+        out_of_scope: the highest percentile of the distance to what the task was trained on, from 0 to 100, with a
+            label: see scope_multitask.py.
         where: what an error says it is about.
 
     Raises:
@@ -129,10 +131,11 @@ class AbstainConfig(Record):
 
     risk: float | None = None
     confidence: float | None = None
+    out_of_scope: float | None = None
     where: InitVar[str] = "abstain"
 
     def __post_init__(self, where: str):
-        if self.risk is None and self.confidence is None:
+        if self.risk is None and self.confidence is None and self.out_of_scope is None:
             raise ValueError(f"{where} is empty, but should be like {{risk: 0.05}} or {{confidence: 0.8}}.")
         if self.risk is not None and not (is_number(self.risk) and 0 < self.risk < 1):
             raise ValueError(
@@ -140,13 +143,24 @@ class AbstainConfig(Record):
             )
         if self.confidence is not None and not (is_number(self.confidence) and 0 <= self.confidence <= 1):
             raise ValueError(f"{where}.confidence is {self.confidence!r}, but should be a probability, from 0 to 1.")
-        given = {"risk": self.risk, "confidence": self.confidence}
+        if self.out_of_scope is not None and not (is_number(self.out_of_scope) and 0 <= self.out_of_scope <= 100):
+            raise ValueError(
+                f"{where}.out_of_scope is {self.out_of_scope!r}, but should be a percentile, from 0 to 100."
+            )
+        given = {"risk": self.risk, "confidence": self.confidence, "out_of_scope": self.out_of_scope}
         self._settle(**{name: None if value is None else float(value) for name, value in given.items()})
 
     @property
     def least_confidence(self) -> float:
         """The confidence from which on a label is given; infinite for a risk that no confidence was chosen for."""
-        return math.inf if self.confidence is None else self.confidence
+        if self.confidence is None:
+            return 0.0 if self.risk is None else math.inf
+        return self.confidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them; the percentile only where there is one."""
+        found = super().to_dict()
+        return found if self.out_of_scope is not None else {key: found[key] for key in ("risk", "confidence")}
 
 
 def complete_abstain(where: str, abstain: Any) -> AbstainConfig | None:

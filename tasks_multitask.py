@@ -27,9 +27,9 @@ from .records_multitask import (
 # What only some problem types know, in the order in which it is looked for.
 _OWN_SETTINGS = tuple(dict.fromkeys(key for kind in PROBLEM_TYPES.values() for key in kind.settings))
 
-_ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures", "abstain")
+_ONLY_IF_GIVEN = ("loss_options", "f1_labels", "temperatures", "abstain", "out_of_scope")
 # What is chosen on validation data once training has ended, and what else says how answers are given.
-CHOSEN_SETTINGS = ("thresholds", "temperatures", "abstain")
+CHOSEN_SETTINGS = ("thresholds", "temperatures", "abstain", "out_of_scope")
 
 
 def _check_task_name(name: Any) -> None:
@@ -206,6 +206,7 @@ class TaskConfig(Record):
         temperatures: classification: what logits are divided by before they become probabilities: one number, of a
             multi-label task one for each label. Empty until training has fitted them: see training/calibration/.
         abstain: classification: an `AbstainConfig` or its settings; `None` to give a label always.
+        out_of_scope: classification of single sentences: whether the head has a `Scope`, see scope_multitask.py.
         target_mean, target_deviation: regression: see `target_scale`; `None` for both until training measures them.
         score_range: similarity: the scores that mean cosine 0 and cosine 1, 0 and 1 where nothing is said.
         where: what an error says it is about.
@@ -233,6 +234,7 @@ class TaskConfig(Record):
     thresholds: list[float] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     abstain: AbstainConfig | None = None
+    out_of_scope: bool = False
     target_mean: float | None = None
     target_deviation: float | None = None
     score_range: list[float] | None = None
@@ -242,7 +244,7 @@ class TaskConfig(Record):
         kind = find_problem_type(f"{where}.problem_type", self.problem_type)
         for key in _OWN_SETTINGS:
             value = getattr(self, key)
-            is_said = value is not None and not (isinstance(value, list) and not value)
+            is_said = value is not None and value is not False and not (isinstance(value, list) and not value)
             if is_said and key not in kind.settings:
                 raise ValueError(f"{where}.{key} has no meaning for problem_type {self.problem_type}. Remove it.")
 
@@ -251,6 +253,15 @@ class TaskConfig(Record):
             raise ValueError(
                 f"{where}.pair is {pair!r}, but should be "
                 + (f"true: {self.problem_type} compares two sentences." if kind.is_always_pair else "true or false.")
+            )
+        check_flag(f"{where}.out_of_scope", self.out_of_scope)
+        if self.out_of_scope and pair:
+            raise ValueError(
+                f"{where}.out_of_scope is true, but only tasks of single sentences know what is. Remove it."
+            )
+        if pair and self.abstain is not None and settings_of(self.abstain).get("out_of_scope") is not None:
+            raise ValueError(
+                f"{where}.abstain.out_of_scope: only tasks of single sentences know their scope. Remove it."
             )
         labels = _complete_labels(f"{where}.labels", self.labels, kind.least_labels) if kind.has_labels else []
         loss = self.loss or kind.losses[0]
@@ -307,7 +318,8 @@ class TaskConfig(Record):
         """The settings that the problem type knows, as JSON holds them; some only where there are any."""
         left_out = {key for key in _OWN_SETTINGS if key not in self.kind.settings}
         left_out |= {key for key in _ONLY_IF_GIVEN if not getattr(self, key)}
-        return {key: value for key, value in asdict(self).items() if key not in left_out}
+        found = {key: value for key, value in asdict(self).items() if key not in left_out}
+        return found if self.abstain is None else {**found, "abstain": self.abstain.to_dict()}
 
 
 def complete_task(name: str, task: Any, is_new: bool = False) -> TaskConfig:
@@ -348,7 +360,7 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
     A classification task with further labels after its own.
 
     What stands there for each label follows: a new label has the threshold 0.5 and the temperature 1, and counts 1 in
-    the loss. A confidence that was chosen for a risk is given up.
+    the loss. A confidence that was chosen for a risk is given up, and so is what is known of the task's scope.
 
     Raises:
         ValueError: the task has no labels, or one of them already, or none is given.
@@ -362,11 +374,12 @@ def extend_labels(name: str, task: TaskConfig, labels: list[str]) -> TaskConfig:
         raise ValueError(f"{where} has the labels {', '.join(map(repr, known))} already. Add others only.")
     abstain = task.abstain
     if abstain is not None and abstain.risk is not None:
-        abstain = AbstainConfig(risk=abstain.risk)
+        abstain = replace(abstain, confidence=None)
     return replace(
         task,
         where=where,
         abstain=abstain,
+        out_of_scope=False,
         labels=[*task.labels, *labels],
         thresholds=[*task.thresholds, *[0.5] * len(labels)] if task.kind.is_multi_label else [],
         temperatures=[*task.temperatures, *[1.0] * len(labels)]

@@ -173,6 +173,18 @@ def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
         say("\nNothing is trained, because strategy.freeze is all: the model is evaluated and saved as it is.")
 
 
+def settle(trainer: MultiTaskTrainer, recipe: Recipe) -> dict[str, str]:
+    """Choose what follows from validation data once the weights are final; by task, why it was not calibrated."""
+    left_out = trainer.calibrate(calibration=recipe.calibration)
+    forgotten = trainer.drop_old_scopes()
+    if recipe.out_of_scope or (recipe.out_of_scope is None and forgotten):
+        fitted = trainer.fit_out_of_scope()
+        forgotten = [name for name in forgotten if name not in fitted]
+    for name in forgotten:
+        say(f"{name}: what is out of its scope is no longer known, because the embedding has moved")
+    return left_out
+
+
 def evaluate(trainer: MultiTaskTrainer, before: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """By split every task's scores, each split after the scores from before training, and by split the answers."""
     scores, answers = {}, {}
@@ -246,7 +258,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     history = list(trainer.state.log_history)
     if recipe.peft is not None and recipe.peft.get("save") != "adapter":
         model.merge_adapter()
-    left_out = trainer.calibrate(calibration=recipe.calibration)
+    left_out = settle(trainer, recipe)
     scores, answers = evaluate(trainer, before)
     calibration = describe_calibration(trainer.tasks, answers, left_out)
     abstention = describe_abstention(trainer.tasks, answers)

@@ -19,17 +19,20 @@ def answer_columns(model: MultiTaskModel, tasks: list[str], embeddings: bool, pa
 
     Of each task `<task>_label` and `<task>_probability` (single label), `<task>_labels` and `<task>_probabilities` of
     the labels that were given (multi-label), `<task>_value` (regression), or `<task>_score` (similarity, contrastive).
-    With `embeddings` also `embedding`, or `embedding1` and `embedding2` of pairs: lists of a fixed size.
+    A task that knows its scope also gives `<task>_out_of_scope`, a percentile. With `embeddings` also `embedding`, or
+    `embedding1` and `embedding2` of pairs: lists of a fixed size.
     """
     columns: dict[str, pa.DataType] = {}
     for name in tasks:
-        kind = model.config.tasks[name].kind
+        kind, has_scope = model.config.tasks[name].kind, model.config.tasks[name].out_of_scope
         if kind.is_multi_label:
             columns |= {f"{name}_labels": pa.list_(pa.string()), f"{name}_probabilities": pa.list_(pa.float32())}
         elif kind.has_labels:
             columns |= {f"{name}_label": pa.string(), f"{name}_probability": pa.float32()}
         else:
             columns[f"{name}_{'value' if kind.has_head else 'score'}"] = pa.float32()
+        if has_scope:
+            columns[f"{name}_out_of_scope"] = pa.float32()
     if embeddings:
         names = ["embedding1", "embedding2"] if pairs else ["embedding"]
         columns |= dict.fromkeys(names, pa.list_(pa.float32(), model.config.embedding_dim))
@@ -41,11 +44,12 @@ def _values(answer: dict[str, Any], task: TaskConfig) -> list[Any]:
     if "labels" not in answer:
         return list(answer.values())
     labels, probabilities = answer["labels"], answer["probabilities"]
+    scope = [answer["out_of_scope"]] if "out_of_scope" in answer else []
     if not task.kind.is_multi_label:
-        return [labels, probabilities.max(axis=1)]
+        return [labels, probabilities.max(axis=1), *scope]
     places = {label: place for place, label in enumerate(task.labels)}
     rows = zip(probabilities, labels, strict=True)
-    return [labels, [own and [row[places[label]] for label in own] for row, own in rows]]
+    return [labels, [own and [row[places[label]] for label in own] for row, own in rows], *scope]
 
 
 def _vectors(vectors: np.ndarray) -> pa.Array:

@@ -1,6 +1,7 @@
 """An exported model without torch: `encode`, `predict` and `similarity` on ONNX Runtime or OpenVINO."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from .hub import download
 from .logits import answer, scaled
 from .record import EXPORT_IT, RECORD_FILE, check_record, hash_weights
 
+logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
 CONVERSIONS = ("numpy", "tensor")
 PAIRS_PER_BATCH = 4096
@@ -87,6 +89,11 @@ class MultiTaskRuntime:
             pairs = record["graphs"].get("pairs")
             self._pairs = GRAPHS[engine](where / pairs, precision, threads) if pairs else None
             check_record(str(where), record, self.config, hashed.result())
+        if scoped := [name for name, task in self.tasks.items() if task.out_of_scope]:
+            logger.warning(
+                f"{folder}: exported graphs do not tell what is out of scope, so that {', '.join(scoped)} neither "
+                "answer with out_of_scope nor abstain by it. Open the folder with AutoModel where that counts."
+            )
         self.tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])

@@ -13,6 +13,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import check_choice, suggest
 from ..data.in_memory import TaskDatasets, label_datasets
+from .calibration.scope import fit_scope, has_scope, sample_rows
 from .calibration.settling import CALIBRATIONS, settle_abstain, settle_task
 from .evaluation import (
     Evaluation,
@@ -53,23 +54,27 @@ class EvaluationLoop:
             places = self.features.places(cache, self.model, lambda: [evaluation.sentences])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 return evaluation, embed_cached(self.model, cache, places)
+        return evaluation, self._embed_shared(evaluation.sentences)
+
+    def _embed_shared(self, sentences: list[str]) -> torch.Tensor:
+        """Embeddings `(sentences, embedding_dim)`, each process having computed its share."""
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             share = torch.from_numpy(
                 self.model.encode(
-                    evaluation.sentences[rank::world_size],
+                    sentences[rank::world_size],
                     normalize=False,
                     show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
                 )
             )
         if world_size == 1:
-            return evaluation, share
-        longest = -(-len(evaluation.sentences) // world_size)
+            return share
+        longest = -(-len(sentences) // world_size)
         padded = share.new_zeros(longest, share.shape[1])
         padded[: len(share)] = share
         gathered = self.accelerator.gather(padded.to(self.args.device)).cpu()  # (world_size * longest, embedding_dim)
         gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
-        return evaluation, gathered[: len(evaluation.sentences)]
+        return gathered[: len(sentences)]
 
     def _answer(
         self, evaluation: Evaluation, embeddings: torch.Tensor, task: str, with_probabilities: bool = False
@@ -192,3 +197,49 @@ class EvaluationLoop:
                 changed = self.model.config.change_task(name, abstain=settle_abstain(changed, *found))
             self.tasks[name] = self.trained_tasks[name] = changed
         return {name: note for name, note in notes.items() if note is not None}
+
+    def drop_old_scopes(self) -> list[str]:
+        """Let tasks forget what they were trained on before this run, if their embeddings have moved; their names."""
+        if all(part.startswith("heads.") for part in self.plan.parameters):
+            return []
+        names = [name for name, task in self.model.config.tasks.items() if task.out_of_scope]
+        for name in names:
+            self.model._set_scope(name, None)
+            self._take_settings(name)
+        return names
+
+    def _take_settings(self, name: str) -> None:
+        """Take a task's settings over from the configuration, where they have changed."""
+        for tasks in (self.tasks, self.trained_tasks):
+            if name in tasks:
+                tasks[name] = self.model.config.tasks[name]
+
+    def fit_out_of_scope(self, split: str = "validation") -> list[str]:
+        """
+        Let each classification task of single sentences know what it was trained on, so that `predict` answers with
+        `out_of_scope`: see `fit_scope`. At most 20,000 training rows of each set are embedded once more.
+
+        Args:
+            split: whose rows give the scale.
+
+        Returns the names of the tasks.
+        """
+        sampled = sample_rows(
+            self.sets, [name for name, task in self.tasks.items() if has_scope(task)], self.args.seed
+        )
+        train = Evaluation(sampled, self.tasks, "train")
+        if not train.rows:
+            return []
+        embeddings = self._embed_shared(train.sentences)
+        held_out, held_out_embeddings = self._embed_split(split)
+        for name, rows in train.rows.items():
+            own = held_out.rows.get(name)
+            fitted = fit_scope(
+                self.tasks[name],
+                embeddings[rows[:, 0]],
+                train.labels[name],
+                None if own is None else held_out_embeddings[own[:, 0]],
+            )
+            self.model._set_scope(name, fitted)
+            self._take_settings(name)
+        return list(train.rows)

@@ -4,6 +4,7 @@ settle_task     thresholds and temperatures of one classification task
 settle_abstain  the confidence for a risk that it promises
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def settle_abstain(task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor)
     wrong = decisions(task, logits) != labels.numpy()
     is_wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
     chosen = choose_confidence(task_confidences(task, logits).numpy(), is_wrong, task.abstain.risk)
-    return AbstainConfig(risk=task.abstain.risk, confidence=chosen.confidence)
+    return replace(task.abstain, confidence=chosen.confidence)
 
 
 __all__ = ["CALIBRATIONS", "settle_abstain", "settle_task"]

@@ -31,7 +31,7 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 RECIPE_KEYS = (
     *("backbone", "continue_from", "pooling", "projection", "normalize", "max_length"),
     *("tasks", "groups", "drop_held_out", "mixture", "balancing", "distillation", "strategy", "peft"),
-    *("calibration", "training", "card"),
+    *("calibration", "out_of_scope", "training", "card"),
 )
 _SETTING_KEYS = (
     *("problem_type", "labels", "head", "loss", "loss_options", "loss_weight", "metrics", "f1_labels", "score_range"),
@@ -70,6 +70,7 @@ class Recipe:
         groups: tasks that are scored together, by the group's name.
         peft: settings of an adapter, `None` for none; see adapters.py.
         calibration: what makes probabilities of logits mean what they say: `temperature` or `none`.
+        out_of_scope: whether tasks shall know what they were trained on; `None` where nothing is said.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Recipe:
     drop_held_out: bool = False
     peft: dict[str, Any] | None = None
     calibration: str = "temperature"
+    out_of_scope: bool | None = None
     groups: dict[str, TaskGroup] = field(default_factory=dict)
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
     distillation: Distillation | None = None
@@ -221,6 +223,18 @@ def _read_card(card: Any) -> dict[str, Any]:
     return card
 
 
+def _read_out_of_scope(wanted: Any, tasks: dict[str, TaskConfig]) -> bool | None:
+    """Whether tasks shall know what they were trained on: if it is said, or a task abstains by it."""
+    asking = [name for name, task in tasks.items() if task.abstain and task.abstain.out_of_scope is not None]
+    if wanted is not None:
+        check_flag("out_of_scope", wanted)
+        if not wanted and asking:
+            raise ValueError(
+                f"out_of_scope is false, but tasks.{asking[0]}.abstain.out_of_scope needs it. Remove one of the two."
+            )
+    return wanted or (True if asking else wanted)
+
+
 def _read_groups(groups: Any, tasks: dict[str, TaskConfig], settings: dict[str, Any]) -> dict[str, TaskGroup]:
     """The groups of tasks, with their classes as the text that stands in the data."""
     groups = _mapping("groups", groups)
@@ -285,6 +299,7 @@ def load_recipe(path: str | Path) -> Recipe:
             continue_from=str(continue_from) if continue_from else None,
             drop_held_out=drop_held_out,
             calibration=calibration,
+            out_of_scope=_read_out_of_scope(content.get("out_of_scope"), planned),
             peft=_mapping("peft", content["peft"]) if content.get("peft") is not None else None,
             **{key: content.get(key) for key in ("pooling", "projection", "normalize", "max_length")},
         )

@@ -35,7 +35,7 @@ def describe_abstention(
     described = {}
     for task, settings in tasks.items():
         found = {split: by_task[task] for split, by_task in answers.items() if task in by_task}
-        if settings.abstain is None or not found:
+        if settings.abstain is None or not found or settings.abstain.least_confidence == 0:
             continue
         risk, confidence = settings.abstain.risk, settings.abstain.confidence
         described[task] = {
