@@ -98,7 +98,7 @@ def test_single_teachers_of_an_earlier_comparison_are_taken_and_all_three_are_re
             assert entry[other]["difference"] == pytest.approx(entry["distilled"] - entry[other]["score"])
             low, high = entry[other]["interval"]
             assert low <= high
-    assert "teachers each task's own, annealing, temperature 1, all rows, cosine_mse for cosines" in printed
+    assert "teachers each task's own, annealing, temperature 1, all rows, divergence for cosines" in printed
     assert "Distilled, and what it is measured against" in printed
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "## Distillation" in card and "Each task's teacher is its own model" in card

@@ -223,7 +223,7 @@ def test_teacher_of_another_kind_than_the_task_is_refused(tmp_path, tiny_tokeniz
         ({"teachers": "single", "rows": "every"}, "rows is 'every', but should be one of all, own"),
         (
             {"teachers": "single", "similarity_loss": "mse"},
-            "similarity_loss is 'mse', but should be one of cosine_mse",
+            "similarity_loss is 'mse', but should be one of divergence",
         ),
         ({"teachers": "single", "unlabeled": {"columns": {"text": "a"}}}, "unlabeled.columns is {'text': 'a'}"),
         ({"teachers": "single", "unlabeled": {"columns": {"sentence": "a"}}}, "unlabeled.dataset is None"),
@@ -241,5 +241,5 @@ def test_block_names_one_teacher_or_several_and_a_task_of_each():
     assert found.teachers["mood"] == (TeacherName("folder"),)
     assert found.teachers["similarity"] == (TeacherName("a"), TeacherName("b", "likeness"))
     assert (found.schedule, found.temperature, found.rows) == ("annealing", 1.0, "all")
-    assert json.dumps(found.similarity_loss) == '"cosine_mse"'
+    assert json.dumps(found.similarity_loss) == '"divergence"'
     assert read_distillation(None, TASKS) is None

@@ -17,7 +17,7 @@ from ...checks_multitask import check_choice, check_keys, check_mapping, is_numb
 SINGLE = "single"  # each task's own model, trained alone first
 ANNEALING = "annealing"
 ROWS = ("all", "own")
-SIMILARITY_LOSSES = ("cosine_mse", "cosent", "divergence")
+SIMILARITY_LOSSES = ("divergence", "cosent", "cosine_mse")
 UNLABELED = "unlabeled"  # what the further text is called in the mixture
 _UNLABELED_KEYS = ("dataset", "columns", "where")
 
@@ -62,7 +62,7 @@ class Distillation:
     temperature: float = 1.0
     rows: str = "all"
     unlabeled: dict[str, Any] | None = field(default=None)
-    similarity_loss: str = "cosine_mse"
+    similarity_loss: str = "divergence"
 
     def __post_init__(self) -> None:
         if self.teachers != SINGLE and not (isinstance(self.teachers, dict) and self.teachers):
