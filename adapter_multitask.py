@@ -30,6 +30,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from .backbone_multitask import find_backbone, open_backbone
 from .configuration_multitask import public_name
+from .staging_multitask import in_place
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "default"  # peft's own, and part of parameter names in memory but not in files
@@ -316,10 +317,10 @@ class BackboneAdapter:
         """Save the adapter beside heads and projection, where there is one."""
         if not has_adapter(self.base_model.backbone):
             return
-        if is_same_folder(self.config.base_name_or_path, folder):
+        if is_same_folder(self.config.base_name_or_path, in_place(folder)):
             raise ValueError(
-                f"{folder} holds the weights that the adapter was trained on, which would be written over. Save to "
-                "another folder, or fold the adapter in first: model.merge_adapter()."
+                f"{in_place(folder)} holds the weights that the adapter was trained on, which would be written over. "
+                "Save to another folder, or fold the adapter in first: model.merge_adapter()."
             )
         known, rows = self.base_model._vocab_size_of_base, self.config.vocab_size
         if rows != known:
@@ -350,10 +351,10 @@ class BackboneAdapter:
 
     @contextlib.contextmanager
     def _base_relative_to(self, folder: str | os.PathLike) -> Iterator[None]:
-        """Inside, a base that is a folder is named as seen from `folder`, in which the model is saved."""
+        """Inside, a base that is a folder is named as seen from the place of `folder`, in which the model is saved."""
         base = self.config.base_name_or_path
         if base and os.path.isdir(base):
-            relative = os.path.relpath(os.path.realpath(base), os.path.realpath(folder)).replace(os.sep, "/")
+            relative = os.path.relpath(os.path.realpath(base), os.path.realpath(in_place(folder))).replace(os.sep, "/")
             self.config.base_name_or_path = relative if relative.startswith(".") else f"./{relative}"
         try:
             yield

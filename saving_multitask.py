@@ -4,8 +4,8 @@ sentence_transformers_files   the small files in which sentence-transformers loo
 MultiTaskPreTrainedModel      from_pretrained, save_pretrained and push_to_hub of the model and of a view of one head
 """
 
+import contextlib
 import glob
-import hashlib
 import json
 import os
 import re
@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .adapter_multitask import BackboneAdapter
+from .adapter_multitask import BackboneAdapter, is_same_folder
 from .configuration_multitask import MultiTaskConfig
+from .manifest_multitask import MANIFEST_FILE, check_opened, listed, sha256_of, update_manifest
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
+from .staging_multitask import check_moved
 from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
 
@@ -28,17 +30,13 @@ MODEL_CLASSES = {
     "AutoModel": "modeling_multitask.MultiTaskModel",
     "AutoModelForSequenceClassification": "modeling_multitask.MultiTaskForSequenceClassification",
 }
+SENTENCE_TRANSFORMERS_SETTINGS = "config_sentence_transformers.json"
 _SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # the names that every version knows, older folders use them
 
 
 def _reference(remote_class: type) -> str:
     """`file.Class`, as config.json names the code beside it."""
     return f"{remote_class.__module__.rsplit('.', 1)[-1]}.{remote_class.__name__}"
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sentence_transformers_files(config: MultiTaskConfig) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def sentence_transformers_files(config: MultiTaskConfig) -> dict[str, Any]:
         "module_output_name": "token_embeddings" if has_pooling else "sentence_embedding",
         "unpad_inputs": False,
     }
-    files["config_sentence_transformers.json"] = {
+    files[SENTENCE_TRANSFORMERS_SETTINGS] = {
         "model_type": "SentenceTransformer",
         "similarity_fn_name": "cosine",
         "prompts": {},
@@ -100,17 +98,25 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             make_importable(kind)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, verify: bool = False, **kwargs
+    ):
         """
         Open a saved model: complete, from safetensors, or not at all.
 
+        Args:
+            verify: whether the sha256 of every file is compared with the folder's manifest, weights too. Without it,
+                sizes of weights and hashes of code have to be right; see `manifest_multitask`.
+
         Raises:
-            OSError: there are no safetensors, or they are damaged.
+            OSError: there are no safetensors, they are damaged or others than were saved, or saving was interrupted.
             ValueError: weights are missing, or have other shapes than config.json says.
             ImportError: the model was saved as an adapter, and peft is not installed.
         """
         name_or_path = pretrained_model_name_or_path
         kwargs.setdefault("use_safetensors", True)  # never unpickle
+        if name_or_path is not None:
+            check_moved(name_or_path)
         sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
             model, report = super().from_pretrained(
@@ -131,10 +137,15 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
                 f"{name_or_path}: weights are missing for {', '.join(sorted(report['missing_keys'])[:4])}. Save the "
                 "model again, or start a new one with MultiTaskModel.from_backbone."
             )
-        # The tokenizer comes from the commit of the weights, with the same token, and before the folder can change.
         reached = ("token", "cache_dir", "subfolder", "local_files_only", "proxies")
         options = {name: kwargs[name] for name in reached if name in kwargs}
         options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
+        if name_or_path is not None:
+            without = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
+            manifest = cached_file(name_or_path, MANIFEST_FILE, **options, **without)
+            if manifest is not None:
+                check_opened(os.path.dirname(manifest), name_or_path, all_files=verify)
+        # The tokenizer comes from the commit of the weights, with the same token, and before the folder can change.
         model.base_model._hub_options = options
         # Absolute, wherever the process goes before something else is read from there.
         if name_or_path is not None and os.path.isdir(name_or_path):
@@ -153,24 +164,40 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder."""
+        """
+        Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder.
+
+        An error or a full disk leaves the folder as it was. (Not with `distributed_checkpoint`, where all processes
+        write.)
+        """
         if kwargs.get("push_to_hub"):
             self._check_can_push()
         self.config.auto_map = {"AutoConfig": _reference(type(self.config)), **MODEL_CLASSES}
         self.config.custom_pipelines = {
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
         }
-        if is_main_process:
-            self.base_model._find_tokenizer()  # one that cannot be read leaves no folder that is saved by half
-            self._settle_origin(kwargs.get("state_dict"))
-            self._save_adapter(save_directory, kwargs.get("state_dict"))
-        with self._base_relative_to(save_directory):
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            self._save_companions(save_directory)
+        if os.path.isfile(save_directory):
+            raise ValueError(f"{save_directory} is a file, so a model cannot be saved there. Give a folder.")
+        if not is_main_process:
+            return super().save_pretrained(save_directory, is_main_process=False, **kwargs)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+        self.base_model._find_tokenizer()
+        self._settle_origin(kwargs.get("state_dict"))
+        is_written_by_all = kwargs.get("distributed_checkpoint")
+        files = contextlib.nullcontext(os.fspath(save_directory)) if is_written_by_all else listed(save_directory)
+        with files as folder, self._base_relative_to(save_directory):
+            # sentence-transformers saves prompts, similarity and truncation before it lets the model be saved.
+            settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
+            if os.path.isfile(settings) and not is_same_folder(folder, save_directory):
+                shutil.copyfile(settings, os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS))
+            self._save_adapter(folder, kwargs.get("state_dict"))
+            super().save_pretrained(folder, **kwargs)
+            self._save_companions(folder)
             # safetensors writes files that only their owner can read; config.json has what the umask gives.
-            for path in glob.glob(os.path.join(glob.escape(os.fspath(save_directory)), "*.safetensors")):
-                shutil.copymode(os.path.join(save_directory, CONFIG_NAME), path)
+            for path in glob.glob(os.path.join(glob.escape(folder), "*.safetensors")):
+                shutil.copymode(os.path.join(folder, CONFIG_NAME), path)
+            update_manifest(folder)
 
     def push_to_hub(self, *args, **kwargs) -> str:
         """
@@ -190,8 +217,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         for filename, content in sentence_transformers_files(self.config).items():
             path = os.path.join(save_directory, filename)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            # sentence-transformers saves prompts, similarity and truncation there before it lets the model be saved.
-            if filename == "config_sentence_transformers.json" and os.path.isfile(path):
+            if filename == SENTENCE_TRANSFORMERS_SETTINGS and os.path.isfile(path):
                 continue
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2)
@@ -219,6 +245,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             for filename in ("results.json", "recipe.yaml", *pictures):
                 self._copy_from_source(filename, working_dir)
         self._copy_exports(working_dir)
+        update_manifest(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _copy_exports(self, folder: str | os.PathLike) -> None:
@@ -233,7 +260,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             with open(record, encoding="utf-8") as file:
                 weights = json.load(file)["weights"]
             paths = {name: os.path.join(folder, name) for name in weights}
-            if all(os.path.isfile(path) and _sha256(path) == weights[name] for name, path in paths.items()):
+            if all(os.path.isfile(path) and sha256_of(path) == weights[name] for name, path in paths.items()):
                 shutil.copytree(os.path.join(source, engine), os.path.join(folder, engine), dirs_exist_ok=True)
                 for name in ("runtime_multitask.py", "handler.py", "requirements.txt"):
                     self._copy_from_source(name, folder)

@@ -29,8 +29,9 @@ from multitask_sentence.data.augmentation.rows import augment_sets, describe_aug
 from multitask_sentence.data.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.loading import LoadedTasks, load_tasks
 from multitask_sentence.data.report import describe, format_report
-from multitask_sentence.data.row_hashes import RowHashes, collect_row_hashes
+from multitask_sentence.data.row_hashes import collect_row_hashes
 from multitask_sentence.modeling_multitask import MultiTaskModel
+from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.best_checkpoints import format_best
 from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
@@ -38,9 +39,8 @@ from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
 from multitask_sentence.training.console import say, show_facts
 from multitask_sentence.training.distillation.report import report_distillation
 from multitask_sentence.training.distillation.starting import make_lessons, take_single_teachers
-from multitask_sentence.training.kept_rows import KeepRowHashes
 from multitask_sentence.training.machine import look_at_machine
-from multitask_sentence.training.output_folder import claim_output_dir
+from multitask_sentence.training.output_folder import claim_output_dir, release_output_dir
 from multitask_sentence.training.recipe.before_data import Checked, check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import Recipe
@@ -148,14 +148,11 @@ def end_check(checked: Checked) -> None:
     say("\nChecked: recipe and data fit together. Nothing was trained or saved; leave out --check to train.")
 
 
-def keep_row_hashes(trainer: MultiTaskTrainer, loaded: LoadedTasks) -> RowHashes | None:
+def keep_row_hashes(trainer: MultiTaskTrainer, loaded: LoadedTasks) -> None:
     """Hashes of the rows, beside every model that the run saves; nothing where they are not wanted."""
-    if not trainer.args.keep_row_hashes:
-        return None
-    trained = trainer.trained_tasks.keys()
-    row_hashes = collect_row_hashes(trainer.args.output_dir, loaded.sets, trained, loaded.earlier)
-    trainer.add_callback(KeepRowHashes(row_hashes))
-    return row_hashes
+    if trainer.args.keep_row_hashes:
+        trained = trainer.trained_tasks.keys()
+        trainer.row_hashes = collect_row_hashes(trainer.args.output_dir, loaded.sets, trained, loaded.earlier)
 
 
 def find_teachers(trainer: MultiTaskTrainer, make_initial: Callable[[], MultiTaskModel]) -> dict[str, Path]:
@@ -246,7 +243,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         end_check(checked)
         return trainer.accelerator.end_training()
 
-    card, row_hashes = edited_card(output_dir), keep_row_hashes(trainer, loaded)
+    card = edited_card(output_dir)
+    keep_row_hashes(trainer, loaded)
     if is_main:  # an earlier run is given up only now that all is in order
         keep = [SINGLE_FOLDER] * (recipe.distillation is not None and recipe.distillation.has_single_teachers)
         claim_output_dir(output_dir, empty=checked.starts_anew and options.overwrite, keep=keep)
@@ -266,11 +264,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
     if is_main:
         measured = {"scores": scores, "calibration": calibration, "abstention": abstention}
-        save_result(recipe, model, trainer, loaded, measured, answers, time.time() - started, row_hashes)
+        save_result(recipe, model, trainer, loaded, measured, answers, time.time() - started)
         write_predictions(output_dir, trainer.tasks, trainer.evaluations, answers)
         if card is not None:
-            (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
+            write_whole(output_dir / CARD_FILE, card)
         write_card()
+        release_output_dir(output_dir)
         show_scores(trainer, scores)
         if calibration:
             say("\n" + format_calibration(calibration))

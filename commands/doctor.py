@@ -3,6 +3,8 @@
     multitask-sentence doctor runs/quickstart
     python -m multitask_sentence doctor user/name
     multitask-sentence doctor runs/quickstart --int8     # does int8 keep the scores on this machine, too?
+    multitask-sentence doctor runs/quickstart --verify   # is every file still what was saved?
+    multitask-sentence doctor runs/quickstart --seal     # it was changed on purpose: write its manifest anew
 
 Each door is opened in a process of its own, in another working directory, as somebody who downloaded the folder would.
 The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel.
@@ -206,6 +208,54 @@ def examine(source: str) -> list[dict[str, Any]]:
     return rows
 
 
+def verify(source: str) -> tuple[str, bool]:
+    """
+    Compare all files of a folder or repository with its manifest.
+
+    Returns a report, and whether every file is what was saved.
+
+    Raises:
+        ValueError: there is no manifest.
+        OSError: the manifest is damaged, or a repository cannot be read.
+    """
+    from multitask_sentence.manifest_multitask import MANIFEST_FILE, MAY_CHANGE, find_changes, read_manifest
+    from multitask_sentence.staging_multitask import check_moved, files_of
+    from multitask_sentence.training.report.publish import stays_behind
+
+    folder = source
+    if not os.path.isdir(source):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(source)
+    check_moved(folder)
+    files = read_manifest(folder)
+    if files is None:
+        raise ValueError(
+            f"{source} has no {MANIFEST_FILE}, so nothing is known of what was saved. An earlier version saved it. If "
+            f"it is right, write one: multitask-sentence doctor {source} --seal"
+        )
+    changes = find_changes(folder)
+    known = {*files, *MAY_CHANGE, MANIFEST_FILE, ".gitattributes"}
+    added = [name for name in files_of(folder) if name not in known and not stays_behind(name)]
+    lines = [f"{name} {change}" for name, change in changes.items()]
+    lines += [f"{name} was added (no error)" for name in added]
+    count = f"{len(files) - len(changes)} of {len(files)} files are what was saved."
+    return "\n".join([*lines, count]), not changes
+
+
+def seal(folder: str) -> str:
+    """Write a folder's manifest anew, of all that a push takes; a ValueError where it is no folder of a model."""
+    from multitask_sentence.manifest_multitask import MANIFEST_FILE, describe_files, format_manifest
+    from multitask_sentence.staging_multitask import files_of, write_whole
+    from multitask_sentence.training.report.publish import stays_behind
+
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        raise ValueError(f"{folder} holds no config.json, so it is no folder of a model.")
+    files = describe_files(folder, [name for name in files_of(folder) if not stays_behind(name)])
+    write_whole(os.path.join(folder, MANIFEST_FILE), format_manifest(files))
+    return f"{os.path.join(folder, MANIFEST_FILE)} lists {len(files)} files."
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="multitask-sentence doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,6 +265,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--door", choices=list(DOORS), help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     parser.add_argument("--int8", action="store_true", help="Run the gate of exported int8 graphs on this machine.")
+    parser.add_argument("--verify", action="store_true", help="Compare the sha256 of every file with the manifest.")
+    parser.add_argument(
+        "--seal", action="store_true", help="Write the manifest of a folder that was changed on purpose."
+    )
     parser.add_argument("--recipe", type=Path, help="Whose validation rows int8 is measured on (FOLDER/recipe.yaml).")
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     options = parser.parse_args(argv)
@@ -231,6 +285,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (ValueError, OSError, ImportError) as error:
             sys.exit(f"error: {error}")
         return
+
+    if options.verify or options.seal:
+        try:
+            report, is_right = (seal(source), True) if options.seal else verify(source)
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        print(report)  # noqa: T201
+        sys.exit(0 if is_right else 1)
 
     rows = examine(source)
     if options.json:

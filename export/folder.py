@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
 from ..runtime import MultiTaskRuntime
 from ..runtime.graphs import GRAPHS
 from ..runtime.record import RECORD_FILE, RECORD_VERSION, graph_settings, hash_file, hash_weights
+from ..staging_multitask import files_of, write_whole
 from .bundle import RUNTIME_FILE, bundle
 from .check import check_answers, check_tokens
 from .gate import POINTS, GateRows, answers_of, compare, cpu_features, failing, format_gate
@@ -231,11 +233,14 @@ def export_folder(
             del runtime
         for engine in engines:
             put_in_place(staging / engine, folder / engine, staging / f"old-{engine}")
-        (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
-        shutil.copyfile(Path(__file__).with_name("handler.py"), folder / "handler.py")
+        write_whole(folder / RUNTIME_FILE, bundle())
+        write_whole(folder / "handler.py", Path(__file__).with_name("handler.py").read_bytes())
         if not (folder / "requirements.txt").exists():  # what an Inference Endpoint installs
             packages = ["numpy", "tokenizers", *(GRAPHS[engine].package for engine in engines)]
-            (folder / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
+            write_whole(folder / "requirements.txt", "\n".join(packages) + "\n")
+    if (folder / MANIFEST_FILE).is_file():
+        made = [f"{engine}/{name}" for engine in engines for name in files_of(folder / engine)]
+        update_manifest(folder, [*made, RUNTIME_FILE, "handler.py", "requirements.txt"])
     if refused:
         raise LossError(" ".join(refused))
     return model

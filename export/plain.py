@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
 from ..heads_multitask import task_logits
+from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
+from ..staging_multitask import files_of
 from .check import SENTENCES, TOLERANCE
 from .folder import put_in_place
 
@@ -210,4 +212,6 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
             reason = why_no_classifier(model, task)
             found[task] = _write_classifier(model, task, staging / task) if reason is None else reason
         put_in_place(staging, folder, Path(temporary) / "old")
+    if (folder.parent / MANIFEST_FILE).is_file():
+        update_manifest(folder.parent, [f"{folder.name}/{name}" for name in files_of(folder)])
     return found

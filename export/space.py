@@ -8,6 +8,8 @@ import torch
 import transformers
 import yaml
 
+from ..manifest_multitask import MANIFEST_FILE, update_manifest
+
 APP = Path(__file__).with_name("space_app.py")
 SDK_VERSION = "6.31.0"  # the one that the app is tested with
 # What a run leaves beside the model, and nobody needs to try it.
@@ -38,6 +40,8 @@ def write_space(folder: Path, space: Path, title: str | None = None) -> None:
     unfinished = space.with_name(f".{space.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(folder, unfinished / "model", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    if (unfinished / "model" / MANIFEST_FILE).is_file():
+        update_manifest(unfinished / "model", names=())  # without what was left out
     app = APP.read_text(encoding="utf-8")
     app = re.sub(r"^TITLE = .*$", lambda found: f"TITLE = {title!r}", app, flags=re.MULTILINE)
     (unfinished / "app.py").write_text(app, encoding="utf-8")

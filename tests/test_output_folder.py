@@ -10,11 +10,10 @@ import pytest
 import yaml
 from transformers import Trainer, TrainerCallback
 
-from multitask_sentence import MultiTaskModel
+from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence import train as command
 from multitask_sentence.training import best_checkpoints, output_folder
 from multitask_sentence.training.output_folder import MARK_FILE, check_output_dir, claim_output_dir
-from multitask_sentence.training.report import results
 
 RECIPE = {
     "max_length": 16,
@@ -63,7 +62,8 @@ def killed(*args: Any, **kwargs: Any) -> None:
 
 
 def before_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "replace", killed)  # the mark is written under another name first
+    for name in ("replace", "remove"):  # the mark is written under another name first, and nobody clears it away
+        monkeypatch.setattr(staging_multitask.os, name, killed)
 
 
 def before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def while_the_first_best_model_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(best_checkpoints.shutil, "copytree", killed)
+    monkeypatch.setattr(best_checkpoints, "put_folder", killed)
 
 
 def while_the_first_checkpoint_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_run_that_was_killed_while_its_result_was_saved_resumes_and_can_be_repla
 ):
     result = job.parent / "result"
     with monkeypatch.context() as patched:
-        patched.setattr(results, "write_json", killed)
+        patched.setattr(command, "write_predictions", killed)
         with pytest.raises(Killed):
             run_command(patched, job)
     assert (result / "model.safetensors").is_file(), "premise: it holds more than checkpoints"

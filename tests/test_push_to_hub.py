@@ -61,7 +61,7 @@ STAYS_BEHIND = {
 # The publisher imports no transformers, so a process that only pushes starts at once.
 PUSH = """
 import json, sys
-from publish import push_folder
+from multitask_sentence.training.report.publish import push_folder
 
 print(json.dumps([push_folder(**push) for push in json.loads(sys.argv[1])]))
 """
@@ -235,7 +235,7 @@ def pushed(hub: Any, folder: Path, changed: Path, tmp_path_factory: pytest.TempP
         "branch": {"folder": str(folder), "repo_id": "team/branches", "revision": "trial/1"},
     }
     environment = hub.environment(root / "home")
-    urls = run_python(PUSH, list(pushes.values()), environment, root, path=str(ROOT / "training" / "report"))
+    urls = run_python(PUSH, list(pushes.values()), environment, root)
     return dict(zip(pushes, urls, strict=True))
 
 

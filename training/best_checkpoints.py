@@ -17,12 +17,11 @@ from tabulate import tabulate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..checks_multitask import suggest
+from ..data.row_hashes import RowHashes, write_row_hashes
+from ..staging_multitask import UNFINISHED
 from ..tasks_multitask import TaskConfig
 from .groups import TaskGroup, with_groups
-
-BEST_FOLDER = "best"
-STEP_FILE = "best.json"  # in each folder: which step it is, and its score
-UNFINISHED, COPY, OLDER = ".unfinished", ".copy", ".older"  # what is being written, and what it replaces
+from .output_folder import BEST_FOLDER, STEP_FILE, put_folder, write_json
 
 
 def score_key(task: str, settings: TaskConfig) -> str:
@@ -52,39 +51,32 @@ def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, TaskConf
     return best
 
 
-def keep_models(model: PreTrainedModel, folder: Path, found: dict[str, dict[str, Any]]) -> None:
+def keep_models(
+    model: PreTrainedModel, folder: Path, found: dict[str, dict[str, Any]], row_hashes: RowHashes | None = None
+) -> None:
     """
-    Save a model as `folder/<task>` for each of some tasks, in place of older ones.
-
-    It is written under other names first, so that a folder with a task's name is always complete.
+    Save a model as `folder/<task>` for each of some tasks, in place of older ones, which stay until it is complete.
 
     Args:
         model: what is saved.
         folder: the folder of all tasks.
         found: by task, what is written into its `best.json`.
+        row_hashes: of the rows that the model has seen, where they are to be kept.
     """
     if not found:
         return
-    unfinished, copy, older = folder / UNFINISHED, folder / COPY, folder / OLDER
-    for leftover in (unfinished, copy, older):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(unfinished)  # as deep as the copies: an adapter names its base as seen from its own folder
+    unfinished = folder / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    first, *others = (unfinished / task for task in found)
+    model.save_pretrained(first)
+    if row_hashes is not None:
+        write_row_hashes(first, row_hashes)
+    for copy in others:
+        shutil.copytree(first, copy)
     for task, content in found.items():
-        shutil.copytree(unfinished, copy)
-        (copy / STEP_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-        if (folder / task).exists():
-            (folder / task).rename(older)
-        copy.rename(folder / task)
-        shutil.rmtree(older, ignore_errors=True)
+        write_json(unfinished / task / STEP_FILE, content)
+        put_folder(unfinished / task, folder / task)
     shutil.rmtree(unfinished)
-
-
-def is_best_folder(folder: Path) -> bool:
-    """Whether it is what `BestOfTasks` leaves in an output folder, also where it was stopped."""
-    inside = list(folder.iterdir()) if folder.name == BEST_FOLDER and folder.is_dir() else []
-    return bool(inside) and all(
-        path.name in (UNFINISHED, COPY, OLDER) or (path / STEP_FILE).is_file() for path in inside
-    )
 
 
 class BestOfTasks(TrainerCallback):
@@ -119,7 +111,7 @@ class BestOfTasks(TrainerCallback):
         best = best_of_history(state.log_history, self._trained())
         improved = {task: found for task, found in best.items() if found["step"] == state.global_step}
         self.trainer.accelerator.unwrap_model(self.trainer.model).adopt_heads()
-        keep_models(self.trainer.model, Path(args.output_dir) / BEST_FOLDER, improved)
+        keep_models(self.trainer.model, Path(args.output_dir) / BEST_FOLDER, improved, self.trainer.row_hashes)
 
     def on_train_end(self, args, state, control, **kwargs):
         is_best_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None

@@ -1,18 +1,24 @@
 """The folder that a run writes to: whose it is, from its first file to its last.
 
 write_json         a file that is there as a whole or not at all
+put_folder         the same of a folder
 check_output_dir   refuses a folder that holds something else
 claim_output_dir   marks it as a run's own, before anything else is written, and empties it where that is wanted
 release_output_dir takes the mark away from a finished run
 """
 
+import ctypes
 import json
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .best_checkpoints import BEST_FOLDER, is_best_folder
+from ..staging_multitask import UNFINISHED, sync, sync_folder, write_whole
+
+BEST_FOLDER = "best"
+STEP_FILE = "best.json"  # in each folder of a best model: which step it is, and its score
 
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
@@ -40,9 +46,36 @@ def as_json(content: dict[str, Any]) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file that is either there as a whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(_layout(as_json(content)), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, _layout(as_json(content)))
+
+
+def put_folder(made: Path, place: Path) -> None:
+    """
+    Move a finished folder, which lies in one named `.unfinished`, to its place, and remove what stood there.
+
+    Where the system can, both change places at once, so that at no moment there is none.
+    """
+    sync_folder(made)
+    if not place.exists():
+        made.rename(place)
+    elif not _exchange(made, place):
+        older = made.with_name(f"older-{place.name}")
+        shutil.rmtree(older, ignore_errors=True)
+        place.rename(older)
+        made.rename(place)
+        shutil.rmtree(older, ignore_errors=True)
+    sync(place.parent)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step of the file system; whether it can."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux, or a C library without it
+        return False
+    here = -100  # AT_FDCWD: paths start from the working directory
+    return rename(here, os.fsencode(first), here, os.fsencode(second), 2) == 0  # RENAME_EXCHANGE
 
 
 def _is_marked(folder: Path) -> bool:
@@ -50,6 +83,14 @@ def _is_marked(folder: Path) -> bool:
         return json.loads((folder / MARK_FILE).read_text(encoding="utf-8")) == _MARK
     except (OSError, ValueError):
         return False
+
+
+def _is_best_folder(folder: Path) -> bool:
+    """Whether it is what a run leaves as `best`, also where it was stopped, and by earlier versions."""
+    inside = list(folder.iterdir()) if folder.is_dir() else []
+    return bool(inside) and all(
+        path.name in (UNFINISHED, ".copy", ".older") or (path / STEP_FILE).is_file() for path in inside
+    )
 
 
 def _is_finished(folder: Path) -> bool:
@@ -60,8 +101,8 @@ def _is_run(folder: Path) -> bool:
     """Whether the folder holds a finished run, or what a run that did not finish leaves behind."""
     if _is_finished(folder) or _is_marked(folder):
         return True
-    checkpoints = {*folder.glob("checkpoint-*"), *filter(is_best_folder, folder.glob(BEST_FOLDER))}
-    begun = {folder / f"{MARK_FILE}.part"} & set(folder.iterdir())
+    checkpoints = {*folder.glob("checkpoint-*"), *filter(_is_best_folder, folder.glob(BEST_FOLDER))}
+    begun = {folder / f"{MARK_FILE}.part", folder / UNFINISHED} & set(folder.iterdir())
     return bool(checkpoints or begun) and set(folder.iterdir()) <= {*checkpoints, *begun, folder / "runs"}
 
 
@@ -107,6 +148,7 @@ def claim_output_dir(folder: Path, empty: bool, keep: Collection[str] = ()) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MARK_FILE, _MARK)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     for path in folder.iterdir() if empty else ():
         if path.name not in (MARK_FILE, *keep):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

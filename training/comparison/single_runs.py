@@ -29,6 +29,7 @@ from transformers import set_seed
 from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
+from ...manifest_multitask import listed
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
@@ -158,14 +159,9 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    trainer.model.adopt_heads()
-    trainer.model.save_pretrained(folder)
     arrays = {"predictions": answers.predictions}
     if answers.references is not None:
         arrays["references"] = answers.references
-    (folder / PREDICTIONS_FILE).write_bytes(save(arrays))
     content = {
         "task": task,
         "settings": single_settings(joint, initial, task),
@@ -179,7 +175,13 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         "training": changed_arguments(args),
         "history": trainer.state.log_history,
     }
-    write_json(folder / RESULT_FILE, content)
+    trainer.model.adopt_heads()
+    with listed(folder) as unfinished:
+        trainer.model.save_pretrained(unfinished)
+        Path(unfinished, PREDICTIONS_FILE).write_bytes(save(arrays))
+        write_json(Path(unfinished, RESULT_FILE), content)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def joint_steps(joint: MultiTaskTrainer) -> int:

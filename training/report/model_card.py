@@ -14,6 +14,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ...configuration_multitask import MultiTaskConfig
+from ...manifest_multitask import listed
 from ...tasks_multitask import TaskConfig, complete_task
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
@@ -105,6 +106,13 @@ def write_model_card(
         for name, group in read_groups(results.get("groups"), settings).items()
         if set(group.tasks) <= tasks.keys()
     }
+    path = folder / CARD_FILE
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
+        path = folder / CARD_FILE_BESIDE_AN_EDITED_ONE
+        logger.warning(
+            f"{folder / CARD_FILE} was edited, so it is kept as it is. The new card is {path}: copy from it what you "
+            f"need, or delete {CARD_FILE} to have it written anew."
+        )
     content = CardContent(
         name=repo_id.split("/")[-1] if repo_id else folder.resolve().name,
         config=config,
@@ -115,22 +123,16 @@ def write_model_card(
             for task in order
             if task in recipe["tasks"]
         },
-        pictures=draw_pictures(folder, results, tasks, groups),
         groups=groups,
         repo_id=repo_id,
         language=language,
         license=license,
     )
-    text = render_card(content) + "\n"
-    text += MARK.format(hashlib.sha256(text.encode()).hexdigest())
-    path = folder / CARD_FILE
-    if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
-        path = folder / CARD_FILE_BESIDE_AN_EDITED_ONE
-        logger.warning(
-            f"{folder / CARD_FILE} was edited, so it is kept as it is. The new card is {path}: copy from it what you "
-            f"need, or delete {CARD_FILE} to have it written anew."
-        )
-    path.write_text(text, encoding="utf-8")
+    with listed(folder) as unfinished:
+        content.pictures = draw_pictures(Path(unfinished), results, tasks, groups)
+        text = render_card(content) + "\n"
+        text += MARK.format(hashlib.sha256(text.encode()).hexdigest())
+        Path(unfinished, path.name).write_text(text, encoding="utf-8")
     return path
 
 

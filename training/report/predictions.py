@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...staging_multitask import staged
 from ...tasks_multitask import TaskConfig
 from ..evaluation import Evaluation, TaskAnswers
 
@@ -82,14 +83,14 @@ def write_predictions(
         evaluations: the splits by name.
         answers: by split and task, what the finished model answers.
     """
-    (folder / PREDICTIONS_FOLDER).mkdir(exist_ok=True)
-    for task in dict.fromkeys(task for found in answers.values() for task in found):
-        tables = [
-            task_table(tasks[task], split, evaluations[split].sentences, found[task])
-            for split, found in answers.items()
-            if task in found
-        ]
-        pq.write_table(pa.concat_tables(tables), folder / PREDICTIONS_FOLDER / f"{task}.parquet", compression="zstd")
+    with staged(folder / PREDICTIONS_FOLDER) as unfinished:
+        for task in dict.fromkeys(task for found in answers.values() for task in found):
+            tables = [
+                task_table(tasks[task], split, evaluations[split].sentences, found[task])
+                for split, found in answers.items()
+                if task in found
+            ]
+            pq.write_table(pa.concat_tables(tables), Path(unfinished, f"{task}.parquet"), compression="zstd")
 
 
 __all__ = ["PREDICTIONS_FOLDER", "task_table", "write_predictions"]

@@ -13,16 +13,18 @@ from tabulate import tabulate
 from ...configuration_multitask import public_name
 from ...data.collation import LABEL_PREFIX
 from ...data.loading import LoadedTasks
-from ...data.row_hashes import RowHashes, write_row_hashes
+from ...data.row_hashes import write_row_hashes
+from ...manifest_multitask import listed
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
+from ...staging_multitask import write_whole
 from ...tasks_multitask import TaskConfig
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..drawing import describe_epoch
 from ..evaluation import TaskAnswers
 from ..groups import TaskGroup, with_groups
-from ..output_folder import RECIPE_FILE, RESULTS_FILE, release_output_dir, write_json
+from ..output_folder import RECIPE_FILE, RESULTS_FILE, write_json
 from ..recipe.recipe import Recipe
 from ..trainer import MultiTaskTrainer
 from .confusion import count_confusions
@@ -150,15 +152,8 @@ def save_result(
     measured: dict[str, dict[str, Any]],
     answers: dict[str, dict[str, TaskAnswers]],
     seconds: float,
-    row_hashes: RowHashes | None = None,
-) -> Path:
-    """Save the finished model with its recipe, results.json and, where given, its rows' hashes; returns the folder."""
-    folder = Path(trainer.args.output_dir)
-    model.adopt_heads()
-    model.save_pretrained(folder)
-    (folder / RECIPE_FILE).write_text(recipe.text, encoding="utf-8")
-    if row_hashes is not None:
-        write_row_hashes(folder, row_hashes)
+) -> None:
+    """Save the finished model with its recipe, results.json and, where kept, its rows' hashes: all or none."""
     tables = [
         (entry.tasks, {split: rows.with_format("arrow")[:] for split, rows in entry.splits.items()})
         for entry in loaded.sets
@@ -201,12 +196,18 @@ def save_result(
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "history": trainer.state.log_history,
     }
-    write_json(folder / RESULTS_FILE, results)
-    release_output_dir(folder)
-    return folder
+    model.adopt_heads()
+    with listed(trainer.args.output_dir) as unfinished:
+        folder = Path(unfinished)
+        model.save_pretrained(folder)
+        write_whole(folder / RECIPE_FILE, recipe.text)
+        if trainer.row_hashes is not None:
+            write_row_hashes(folder, trainer.row_hashes)
+        write_json(folder / RESULTS_FILE, results)
 
 
 def add_result(folder: Path, key: str, value: Any) -> None:
     """Put one more thing into a finished run's results.json."""
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    write_json(folder / RESULTS_FILE, {**results, key: value})
+    with listed(folder) as unfinished:
+        write_json(Path(unfinished, RESULTS_FILE), {**results, key: value})

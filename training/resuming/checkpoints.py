@@ -6,6 +6,8 @@ identity.py says what makes it the same run, files.py whether a checkpoint is wh
 optimizer's state finds its parameters.
 """
 
+import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,12 @@ from transformers.utils import CONFIG_NAME
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
+from ...data.row_hashes import RowHashes, write_row_hashes
+from ...manifest_multitask import listed
+from ...staging_multitask import UNFINISHED
 from ..balancing.making import load_balancer, save_balancer
 from ..early_stopping import has_stopped_improving
+from ..output_folder import put_folder
 from .files import check_files, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
@@ -38,7 +44,15 @@ def _read_state(checkpoint: Path) -> tuple[Path | None, TrainerState]:
 
 
 class Checkpoints:
-    """Expects a Trainer with all that `MultiTaskTrainer` sets up."""
+    """
+    Expects a Trainer with all that `MultiTaskTrainer` sets up.
+
+    Attributes:
+        row_hashes: of the rows that the model has seen; where given, they stand beside every model that is saved.
+    """
+
+    row_hashes: RowHashes | None = None
+    _is_saving_checkpoint = False
 
     # ---- choosing ----
 
@@ -69,22 +83,52 @@ class Checkpoints:
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         self.accelerator.unwrap_model(self.model).adopt_heads()  # also those that had no row yet
-        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return super()._save(output_dir, state_dict)
+        with listed(output_dir or self.args.output_dir) as folder:
+            super()._save(folder, state_dict)
+            if self.row_hashes is not None:
+                write_row_hashes(Path(folder), self.row_hashes)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._is_saving_checkpoint else folder
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._is_saving_checkpoint:  # else it follows when the checkpoint stands in its place
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # Older checkpoints are removed only once this one is written to its end.
+        """Write a checkpoint beside its place, and move it there once it is whole; then older ones may go."""
+        folder = Path(self._get_output_dir(trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        unfinished = folder / UNFINISHED / checkpoint.name
+        if self.args.should_save:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # no process writes before what an earlier run left is gone
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self._is_saving_checkpoint = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit, self._is_saving_checkpoint = limit, False
+        best = folder / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (best == checkpoint or best.exists()):
+            self.state.best_model_checkpoint = str(best)
         self.accelerator.wait_for_everyone()  # every process has written its random numbers
+        if self.args.should_save:
+            self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+            names = [] if self._has_shards else parameter_names(self.optimizer, self.model)
+            write_record(unfinished, self.identity, names, self.args.save_only_model)
+            put_folder(unfinished, checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.local_process_index == 0 and unfinished.exists():
+            put_folder(unfinished, checkpoint)  # a machine that does not see the folder of the first one
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
         if not self.args.should_save:
             return
-        folder = Path(self._get_output_dir(trial=trial))
-        checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        names = [] if self._has_shards else parameter_names(self.optimizer, self.model)
-        write_record(checkpoint, self.identity, names, self.args.save_only_model)
+        shutil.rmtree(unfinished.parent, ignore_errors=True)
         rotate_checkpoints(
             output_dir=str(folder),
             save_total_limit=limit,

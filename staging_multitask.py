@@ -1,0 +1,132 @@
+"""Files and folders that appear whole or not at all, wherever the process, the disk or the power ends.
+
+    write_whole    one file: written under another name, brought to the disk, renamed
+    staged         several files of a folder: written beside their places, and moved there once all are on the disk
+    check_moved    refuses a folder in which moving them was interrupted
+
+What is not finished lies in a folder named `.unfinished`, which mirrors the place that it is meant for. Whatever is
+left there of a process that was killed is removed by the next save.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+UNFINISHED = ".unfinished"
+COMPLETE = ".complete"  # in it: all files are on the disk, and are being moved
+FIRST_READ = "config.json"  # what opens a folder; moved last, so that nothing opens one that is not complete
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+
+
+def in_place(folder: str | os.PathLike) -> str:
+    """The place that a folder is meant for, which may be an unfinished one."""
+    parts = os.path.abspath(folder).split(os.sep)
+    return os.sep.join(part for part in parts if part != UNFINISHED)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Bring a folder and all that is in it to the disk."""
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in (*names, ".")]
+    with ThreadPoolExecutor(16) as pool:  # a disk takes many at a time in hardly more time than one
+        list(pool.map(sync, paths))
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """
+    Write a file, in UTF-8 where it is text, in place of an older one.
+
+    Raises:
+        OSError: there is no room, say. The older file is as it was.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    unfinished = os.path.join(folder, f"{name}.part")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        raise
+    sync(folder)
+
+
+def files_of(folder: str | os.PathLike) -> list[str]:
+    """All files of a folder and its folders, as `folder/name`, sorted; not those that are unfinished."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != UNFINISHED]
+        within = os.path.relpath(parent, folder).replace(os.sep, "/")
+        found += [name if within == "." else f"{within}/{name}" for name in names if name != COMPLETE]
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def staged(folder: str | os.PathLike) -> Iterator[str]:
+    """
+    Inside, files are written into the folder that this gives; afterwards all of them stand in `folder`.
+
+    An error inside, or a full disk, leaves `folder` as it was. Files of the same names are replaced, weights that the
+    new ones replace under another name are removed, and all others stay. A folder that is part of something unfinished
+    gets its files at once.
+    """
+    folder = os.path.abspath(folder)
+    os.makedirs(folder, exist_ok=True)
+    if in_place(folder) != folder:
+        yield folder
+        return
+    unfinished = os.path.join(folder, UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.mkdir(unfinished)
+    try:
+        yield unfinished
+        sync_folder(unfinished)
+        with open(os.path.join(unfinished, COMPLETE), "wb") as file:
+            os.fsync(file.fileno())
+        sync(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    names = files_of(unfinished)
+    for name in sorted(names, key=lambda name: name == FIRST_READ):
+        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        os.replace(os.path.join(unfinished, name), os.path.join(folder, name))
+    if any(map(_WEIGHTS.fullmatch, names)):
+        for name in filter(_WEIGHTS.fullmatch, os.listdir(folder)):
+            if name not in names:  # of shards, or in shards, where they are saved otherwise now
+                os.remove(os.path.join(folder, name))
+    sync(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_moved(folder: str | os.PathLike) -> None:
+    """
+    Make sure that a folder does not hold some files of an older and some of a newer model.
+
+    Raises:
+        OSError: saving was interrupted while its files were moved; says how to move the others.
+    """
+    unfinished = os.path.join(folder, UNFINISHED)
+    if os.path.isfile(os.path.join(unfinished, COMPLETE)) and files_of(unfinished):
+        raise OSError(
+            f"{folder}: saving was interrupted, so that files of the model before may stand beside those of the new "
+            f"one. Save it again, or move what was saved to its place: cp -r {unfinished}/. {folder}/ && rm -r "
+            f"{unfinished}"
+        )
+
+
+__all__ = ["UNFINISHED", "check_moved", "files_of", "in_place", "staged", "sync", "sync_folder", "write_whole"]
