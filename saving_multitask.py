@@ -186,13 +186,14 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         self._settle_origin(kwargs.get("state_dict"))
         is_written_by_all = kwargs.get("distributed_checkpoint")
         files = contextlib.nullcontext(os.fspath(save_directory)) if is_written_by_all else listed(save_directory)
-        with files as folder, self._base_relative_to(save_directory):
+        with files as folder:
             # sentence-transformers saves prompts, similarity and truncation before it lets the model be saved.
             settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
             if os.path.isfile(settings) and not is_same_folder(folder, save_directory):
                 shutil.copyfile(settings, os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS))
             self._save_adapter(folder, kwargs.get("state_dict"))
-            super().save_pretrained(folder, **kwargs)
+            with self._base_relative_to(save_directory):
+                super().save_pretrained(folder, **kwargs)
             self._save_companions(folder)
             # safetensors writes files that only their owner can read; config.json has what the umask gives.
             for path in glob.glob(os.path.join(glob.escape(folder), "*.safetensors")):

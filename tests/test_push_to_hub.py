@@ -310,7 +310,12 @@ def test_push_is_one_commit_of_everything_that_makes_up_the_finished_folder(
 ) -> None:
     found = pushed_files(hub, "team/model")
     assert set(found) >= OPENS_A_MODEL | BELONGS_TO_A_RUN
-    assert found == {path: content for path, content in contents(folder).items() if path not in STAYS_BEHIND}
+    listed = json.loads(found.pop("manifest.json"))["files"]
+    assert {path: entry["sha256"] for path, entry in listed.items()} == {
+        path: hashlib.sha256(content).hexdigest() for path, content in found.items()
+    }
+    stay_behind = STAYS_BEHIND | {"manifest.json"}  # the folder's own does not list what was added since
+    assert found == {path: content for path, content in contents(folder).items() if path not in stay_behind}
     assert titles(hub, "team/model") == ["Upload multi-task sentence model"]
     assert hub.count("POST", "/api/models/team/model/commit/") == 1
     commit = hub.repositories["team/model"].branches["main"][-1]
