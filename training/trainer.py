@@ -28,6 +28,7 @@ from transformers.utils import logging
 from ..data.collation import COUNTED, MultiTaskCollator, count_rows
 from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.loading import LabelledSet
+from ..data.row_hashes import RowHashes
 from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
@@ -106,6 +107,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             labelled for no other task are not drawn, and their losses are no part of `loss`.
         drawn: what training draws from each set.
         balancer: turns the tasks' losses into the step.
+        row_hashes: of the rows that the model has seen, kept beside every model that is saved; `None` for none.
 
     Raises:
         TypeError: the data has neither form, or `args` are plain `TrainingArguments`.
@@ -154,6 +156,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.origin = origin or {}
         self.lessons = lessons = None if lessons is None or lessons.settings.is_silent else lessons
         self.evaluations: dict[str, Evaluation] = {}
+        self.row_hashes: RowHashes | None = None
         if tasks is None and isinstance(train_dataset, Mapping):
             tasks = list(train_dataset)
         names = [name for name in model.config.tasks if tasks is None or name in tasks]

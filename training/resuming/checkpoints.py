@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
-from ...data.row_hashes import RowHashes, write_row_hashes
+from ...data.row_hashes import write_row_hashes
 from ...manifest_multitask import listed
 from ...staging_multitask import UNFINISHED
 from ..balancing.making import load_balancer, save_balancer
@@ -44,14 +44,8 @@ def _read_state(checkpoint: Path) -> tuple[Path | None, TrainerState]:
 
 
 class Checkpoints:
-    """
-    Expects a Trainer with all that `MultiTaskTrainer` sets up.
+    """Expects a Trainer with all that `MultiTaskTrainer` sets up."""
 
-    Attributes:
-        row_hashes: of the rows that the model has seen; where given, they stand beside every model that is saved.
-    """
-
-    row_hashes: RowHashes | None = None
     _is_saving_checkpoint = False
 
     # ---- choosing ----
