@@ -198,11 +198,20 @@ class Freezing:
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
         if not mode or not self.training:
             super().train(mode)
-        waiting: list[nn.Module] = [self] if mode else []
-        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs nothing
+        if not mode:
+            return self
+        kinds: dict[nn.Module, set[bool]] = {}  # of each module, whether parameters in it train, do not, or both
+
+        def look(module: nn.Module) -> set[bool]:
+            found = {parameter.requires_grad for parameter in module._parameters.values() if parameter is not None}
+            kinds[module] = found.union(*map(look, module.children()))
+            return kinds[module]
+
+        look(self)
+        waiting: list[nn.Module] = [self]
+        while waiting:  # the Trainer calls this in every step, so a module whose mode is right costs next to nothing
             module = waiting.pop()
-            parameters = list(module.parameters())
-            if not parameters or any(parameter.requires_grad for parameter in parameters):
+            if kinds[module] != {False}:
                 if not module.training:
                     module.training = True
                 waiting.extend(module.children())
