@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.graphs import in_a_thread_of_its_own
+
 Feeds = list[dict[str, np.ndarray]]
 CALIBRATION_SENTENCES = 200
 
@@ -124,4 +126,4 @@ INT8_FILES = {"onnx": "model_int8.onnx", "openvino": "openvino_model_int8.xml"}
 def quantise(engine: str, method: str, source: Path, target: Path, feeds: Feeds, embedding: str) -> None:
     """Write an int8 graph beside nothing: its weights stand in `target` itself (.onnx), or next to it (.xml)."""
     with _quiet():
-        METHODS[engine][method](source, target, feeds, embedding)
+        in_a_thread_of_its_own(METHODS[engine][method], source, target, feeds, embedding)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.signal_stack import signal_stack
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import doctor
 from multitask_sentence.commands import export as command
@@ -218,9 +219,11 @@ def test_doctor_opens_the_exports_as_doors(folder: Path) -> None:
 def test_openvino_gets_an_int8_graph_by_its_own_methods(folder: Path, engine: str) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
+    stack = signal_stack()
     command.main([str(folder), "--engines", engine, "--int8", "--accept_loss", "mood", "distance"])
     record = json.loads((folder / engine / "export.json").read_text())
     assert {row["method"] for row in record["int8"]["tried"]} == {"static", "weights"}
     found = MultiTaskRuntime.from_pretrained(folder, engine, "int8").encode("the cat sat")
     expected = MultiTaskRuntime.from_pretrained(folder, engine).encode("the cat sat")
     assert 1e-6 < np.abs(found - expected).max() < 0.2
+    assert signal_stack() == stack, "OpenVINO frees the stacks that it gives to threads"

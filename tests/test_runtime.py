@@ -357,14 +357,42 @@ def test_missing_engine_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         MultiTaskRuntime.from_pretrained(folder)
 
 
-def test_openvino_answers_as_the_model_does(folder: Path, model: MultiTaskModel, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def openvino_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder, exported for OpenVINO alone. Read only."""
     pytest.importorskip("openvino")
-    copy = shutil.copytree(folder, tmp_path / "model")
-    shutil.rmtree(copy / "onnx")
+    copy = tmp_path_factory.mktemp("openvino") / "model"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("onnx"))
     export_folder(copy, ["openvino"])
-    runtime = MultiTaskRuntime.from_pretrained(copy)
+    return copy
+
+
+def test_openvino_answers_as_the_model_does(openvino_folder: Path, model: MultiTaskModel) -> None:
+    runtime = MultiTaskRuntime.from_pretrained(openvino_folder)
     assert runtime.engine == "openvino"
     for call in ("encode", "predict", "predict pairs", "predict none", "encode raw"):
         assert_same(CALLS[call](runtime), CALLS[call](model))
-    rough = MultiTaskRuntime.from_pretrained(copy, precision="bfloat16")
+    rough = MultiTaskRuntime.from_pretrained(openvino_folder, precision="bfloat16")
     assert np.abs(rough.encode(SENTENCES) - model.encode(SENTENCES)).max() < 0.1
+
+
+SIGNAL = """
+import os
+import signal
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from runtime_multitask import MultiTaskRuntime
+
+first, second = (MultiTaskRuntime.from_pretrained(sys.argv[1]) for _ in range(2))
+first.encode("a cat")
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signal_is_handled_after_openvino_models_were_let_go(openvino_folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNAL, openvino_folder], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr
