@@ -4,6 +4,7 @@
     accelerate launch train.py recipes/quickstart.yaml --learning_rate 5e-5
     accelerate launch -m multitask_sentence.train recipes/quickstart.yaml
     torchrun --nproc_per_node 2 train.py recipes/quickstart.yaml      # two processes on a CPU
+    python train.py recipes/quickstart.yaml --seeds 3                 # three runs; mean and range of each score
     python train.py recipes/quickstart.yaml --check                   # look at recipe and data, and stop
 
 Flags win over the recipe's `training` block. The finished folder opens with
@@ -11,6 +12,7 @@ Flags win over the recipe's `training` block. The finished folder opens with
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -40,7 +42,12 @@ from multitask_sentence.training.console import say, show_facts
 from multitask_sentence.training.distillation.report import report_distillation
 from multitask_sentence.training.distillation.starting import make_lessons, take_single_teachers
 from multitask_sentence.training.machine import look_at_machine
-from multitask_sentence.training.output_folder import claim_output_dir, release_output_dir
+from multitask_sentence.training.output_folder import (
+    RESULTS_FILE,
+    claim_output_dir,
+    release_output_dir,
+    write_json,
+)
 from multitask_sentence.training.recipe.before_data import Checked, check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.recipe import Recipe
@@ -55,6 +62,16 @@ from multitask_sentence.training.report.results import (
     format_settings,
     save_result,
     scores_by_task,
+    stored_arguments,
+)
+from multitask_sentence.training.resuming.files import last_checkpoint
+from multitask_sentence.training.seeds import (
+    SEEDS_FILE,
+    check_seeds,
+    format_seeds,
+    is_finished,
+    seed_folder,
+    summarise_seeds,
 )
 from multitask_sentence.training.strategy import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
@@ -225,16 +242,52 @@ def publish(args: MultiTaskTrainingArguments, repo_id: str) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """One run, from the recipe to the finished folder."""
-    started = time.time()
+    """One run, from the recipe to the finished folder; or several with `--seeds`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     options, recipe, args = RecipeArgumentParser().parse(argv)
+    if options.seeds is None:
+        run_once(options, recipe, args)
+    else:
+        run_seeds(argv, options, recipe, args)
+
+
+def run_seeds(
+    argv: Sequence[str], options: argparse.Namespace, recipe: Recipe, args: MultiTaskTrainingArguments
+) -> None:
+    """The same run with several seeds; those that are finished are kept, and the others go on where they stopped."""
+    check_seeds(options.seeds, args, options.compare_single, PartialState().num_processes)
+    if options.check:
+        return run_once(options, recipe, args)
+    output_dir, results = Path(args.output_dir), {}
+    for seed in range(args.seed, args.seed + options.seeds):
+        folder = seed_folder(output_dir, seed)
+        if not options.overwrite and is_finished(folder, recipe.text, stored_arguments(args)):
+            say(f"\nseed {seed}: finished before, in {folder}")
+        else:
+            say(f"\nseed {seed}")
+            goes_on = not options.overwrite and last_checkpoint(folder) is not None
+            how = "--resume_from_checkpoint" if goes_on else "--overwrite"
+            own = [*argv, "--seed", str(seed), "--output_dir", str(folder), how]
+            run_once(*RecipeArgumentParser().parse(own), split_seed=args.seed)
+        results[seed] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    summary = summarise_seeds(results)
+    write_json(output_dir / SEEDS_FILE, summary)
+    listed = {name: found["metrics"] for name, found in {**results[seed]["tasks"], **results[seed]["groups"]}.items()}
+    say(f"\n{format_seeds(summary, listed)}\n\nWritten to {output_dir / SEEDS_FILE}.")
+
+
+def run_once(
+    options: argparse.Namespace, recipe: Recipe, args: MultiTaskTrainingArguments, split_seed: int | None = None
+) -> None:
+    """One run. With `split_seed`, rows are set aside as with that seed."""
+    started = time.time()
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
     repo_id, pushes = take_over_push(args)
     look_at_processes(args)
     show_facts()
 
-    loaded = load_data(checked, recipe, options, args.seed)
+    loaded = load_data(checked, recipe, options, args.seed if split_seed is None else split_seed)
     make_initial = partial(make_model, checked, recipe, loaded, args.seed)
     model = make_initial()
     trainer = make_trainer(model, args, checked, recipe, loaded, options)

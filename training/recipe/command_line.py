@@ -23,7 +23,8 @@ class RecipeArgumentParser(HfArgumentParser):
         super().__init__(
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
-            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--compare_single] [--joint FOLDER] "
+            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--seeds N] [--compare_single] "
+            "[--joint FOLDER] "
             "[--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
@@ -36,6 +37,7 @@ class RecipeArgumentParser(HfArgumentParser):
             action="store_true",
             help="Load the data, print settings, data table and warnings, and stop: nothing is trained or saved.",
         )
+        own.add_argument("--seeds", type=int, metavar="N", help="Train with N seeds; mean and range of each score.")
         own.add_argument("--compare_single", action="store_true", help="Also train each task alone, and compare.")
         own.add_argument(
             "--joint",

@@ -48,6 +48,14 @@ def changed_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if isinstance(value, shown) and value not in ([], {})}
 
 
+def stored_arguments(arguments: MultiTaskTrainingArguments) -> dict[str, Any]:
+    """The same as results.json holds them, without folders of this machine."""
+    return {
+        name: public_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in changed_arguments(arguments).items()
+    }
+
+
 def _metrics(task: TaskConfig) -> str:
     """`f1 (irony), accuracy`: what a task lists."""
     classes = f" ({', '.join(task.f1_labels)})"
@@ -188,10 +196,7 @@ def save_result(
         "strategy": recipe.strategy,
         "only_evaluated": [task for task in trainer.tasks if task not in trainer.trained_tasks],
         "balancing": trainer.balancer.config.to_recipe(),
-        "training": {
-            name: public_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
-            for name, value in changed_arguments(trainer.args).items()
-        },
+        "training": stored_arguments(trainer.args),
         "processes": trainer.args.world_size,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "history": trainer.state.log_history,
