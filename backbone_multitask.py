@@ -7,6 +7,7 @@
     read_sentence_transformers   pooling, projection, normalisation and maximum length, from modules.json
     load_dense_weights           the weights of a sentence-transformers Dense layer
     longest_input                how many tokens the backbone has positions for
+    choose_max_length            how many of them a model takes
 
 Only starting a model, and opening one that was saved as an adapter, needs this file.
 """
@@ -327,3 +328,21 @@ def longest_input(backbone_config: PreTrainedConfig) -> int | None:
     if backbone_config.model_type in OFFSET_POSITION_MODEL_TYPES:
         return positions - (backbone_config.pad_token_id or 0) - 1
     return positions
+
+
+def choose_max_length(
+    backbone: str, backbone_config: PreTrainedConfig, wanted: int | None, stored: SentenceTransformersSettings
+) -> int:
+    """
+    How long sentences may be, in tokens: as wanted, else as stored with the backbone, else 128.
+
+    Raises:
+        ValueError: more is wanted than the backbone has positions for.
+    """
+    limit = longest_input(backbone_config)
+    if wanted is None:
+        max_length = stored.max_length or 128
+        return min(max_length, limit) if limit else max_length
+    if limit and wanted > limit:
+        raise ValueError(f"max_length is {wanted}, but the backbone {backbone} has positions for {limit} tokens.")
+    return wanted

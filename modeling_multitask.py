@@ -26,9 +26,9 @@ from transformers.utils import ModelOutput
 from .answers_multitask import one_word
 from .backbone_multitask import (
     SentenceTransformersSettings,
+    choose_max_length,
     find_backbone,
     load_dense_weights,
-    longest_input,
     open_backbone,
     open_backbone_config,
     open_backbone_tokenizer,
@@ -157,15 +157,7 @@ class MultiTaskModel(
         backbone_config = open_backbone_config(path)
         check_encoder(backbone_config)
         stored = _stored or read_sentence_transformers(path, unless_given=pooling)
-        limit = longest_input(backbone_config)
-        if max_length is None:
-            max_length = stored.max_length or 128
-            max_length = min(max_length, limit) if limit else max_length
-        elif limit and max_length > limit:
-            raise ValueError(
-                f"max_length is {max_length}, but the backbone {backbone} has positions for {limit} tokens."
-            )
-
+        max_length = choose_max_length(backbone, backbone_config, max_length, stored)
         pretrained = open_backbone(path, backbone_config, dtype, trust_remote_code)
         pretrained.config._name_or_path = os.fspath(backbone)
         config = MultiTaskConfig(
@@ -287,14 +279,6 @@ class MultiTaskModel(
         is_dict = self.config.return_dict if return_dict is None else return_dict
         return output if is_dict else output.to_tuple()
 
-    def _recorded(
-        self, output_attentions: bool | None = None, output_hidden_states: bool | list[int] | None = None
-    ) -> dict[str, Any]:
-        """What the backbone is asked to hand out beside its last states; arguments win over the configuration."""
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
-        return {name: value for name, value in asked.items() if value}
-
     def output_names(self, head: str | Sequence[str] | None = None) -> list[str]:
         """
         Names of the tensors that `forward` returns with `return_dict=False`, in their order, for exports.
@@ -326,10 +310,6 @@ class MultiTaskModel(
             inputs["token_type_ids"] = token_type_ids
         states, pooled = self._backbone_pass(attention_mask, inputs, self._recorded())
         return self._output(states, self._project(pooled), None, return_dict)
-
-    @property
-    def _takes_token_types(self) -> bool:
-        return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
 
 
 class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):

@@ -104,6 +104,18 @@ class BackbonePass:
         """Where inputs are made. The weights of an offloaded model are nowhere until its hooks bring them in."""
         return torch.device("cpu") if self.device.type == "meta" else self.device
 
+    @property
+    def _takes_token_types(self) -> bool:
+        return bool(getattr(self.config.backbone_config, "type_vocab_size", 0))
+
+    def _recorded(
+        self, output_attentions: bool | None = None, output_hidden_states: bool | list[int] | None = None
+    ) -> dict[str, Any]:
+        """What the backbone is asked to hand out beside its last states; arguments win over the configuration."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
+        return {name: value for name, value in asked.items() if value}
+
     def _backbone_pass(
         self, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor], recorded: dict[str, Any] | None = None
     ) -> tuple[BaseModelOutput, torch.Tensor]:

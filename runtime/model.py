@@ -30,7 +30,7 @@ from ..tasks_multitask import TaskConfig
 from .graphs import GRAPHS
 from .hub import download
 from .logits import answer, scaled
-from .record import EXPORT_IT, RECORD_FILE, check_record, hash_weights
+from .record import EXPORT_IT, RECORD_FILE, check_record, check_sizes, hash_weights
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -76,13 +76,7 @@ class MultiTaskRuntime:
                 f"{where} holds no {precision} graph, only {', '.join(record['graphs'])}. Export one: "
                 "multitask-sentence export FOLDER --int8."
             )
-        for name, size in record["files"].items():
-            path = where / name
-            if path.is_file() and path.stat().st_size != size["bytes"]:
-                raise ValueError(
-                    f"{path} has {path.stat().st_size:,} bytes, but was exported with {size['bytes']:,}, so it is "
-                    f"not complete. Download it again, or export again."
-                )
+        check_sizes(where, record)
         with ThreadPoolExecutor(max_workers=1) as thread:  # beside the reading of the graphs
             hashed = thread.submit(lambda: hash_weights(folder) if weights is None else weights)
             self._sentences = GRAPHS[engine](where / graph, precision, threads)

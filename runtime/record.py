@@ -2,6 +2,7 @@
 
 hash_weights     the sha256 of each file of weights
 graph_settings   what of a config.json is built into the graphs
+check_sizes      refuses files that are not complete
 check_record     refuses graphs that belong to other weights or settings
 """
 
@@ -40,6 +41,17 @@ def graph_settings(config: dict[str, Any]) -> dict[str, Any]:
     }
     settings = {key: config.get(key) for key in ("pooling", "projection", "normalize", "base_revision")}
     return {**settings, "backbone": config["backbone_config"].get("model_type"), "tasks": tasks}
+
+
+def check_sizes(where: Path, record: dict[str, Any]) -> None:
+    """A ValueError for a file that is not complete, as after a download that broke off."""
+    for name, size in record["files"].items():
+        path = where / name
+        if path.is_file() and path.stat().st_size != size["bytes"]:
+            raise ValueError(
+                f"{path} has {path.stat().st_size:,} bytes, but was exported with {size['bytes']:,}, so it is not "
+                "complete. Download it again, or export again."
+            )
 
 
 def check_record(where: str, record: dict[str, Any], config: dict[str, Any], weights: dict[str, str]) -> None:

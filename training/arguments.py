@@ -176,3 +176,29 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}
+
+
+def check_process(args: Any) -> None:
+    """
+    Check that a trainer can work with these arguments in this process.
+
+    Raises:
+        TypeError: they are plain `TrainingArguments`.
+        ValueError: the process sees several GPUs.
+    """
+    if not isinstance(args, MultiTaskTrainingArguments):
+        raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
+            "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_evaluations(args: MultiTaskTrainingArguments, has_validation: bool) -> None:
+    """A ValueError where evaluations are asked for, and there are no rows for them."""
+    if args.eval_strategy != "no" and not has_validation:
+        raise ValueError(
+            f"training.eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on. Give "
+            "eval_dataset, or set eval_strategy and save_strategy to no and load_best_model_at_end to False."
+        )

@@ -2,14 +2,15 @@
 
 DrawnSet         the tasks and rows of a set that training draws from, and how many rows an epoch takes
 draw_sets        one for each set with a task that trains
+rows_by_task     the training rows of each task
 make_sampler     the batches of an epoch
-steps_of_epoch   how many optimizer steps that is
+steps_of_epoch   how many optimizer steps that is; steps_of_training: and the whole run
 describe_epoch   what an epoch is, in words
 """
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,14 @@ def draw_sets(
     ]
 
 
+def rows_by_task(drawn: Sequence[DrawnSet], sets: Sequence[LabelledSet], idle: Collection[str]) -> dict[str, Dataset]:
+    """By task its training rows: what is drawn, and all rows of `idle` tasks, which do not train but have a loss."""
+    rows = {task: entry.rows for entry in drawn for task in entry.tasks}
+    for entry in sets:
+        rows |= dict.fromkeys([task for task in entry.tasks if task in idle], entry.splits["train"])
+    return rows
+
+
 def make_sampler(
     mixture: MixtureConfig, drawn: Sequence[DrawnSet], batch_size: int, num_processes: int, seed: int
 ) -> MixtureBatchSampler:
@@ -189,6 +198,11 @@ class EpochOfSampler(TrainerCallback):
 def steps_of_epoch(sampler: MixtureBatchSampler, args: TrainingArguments) -> int:
     """Optimizer steps of an epoch."""
     return -(-len(sampler) // (args.world_size * args.gradient_accumulation_steps))
+
+
+def steps_of_training(sampler: MixtureBatchSampler, args: TrainingArguments) -> int:
+    """Optimizer steps of a run, from its epochs or as they are given."""
+    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_of_epoch(sampler, args))
 
 
 def describe_epoch(mixture: MixtureConfig, drawn: Sequence[DrawnSet], num_batches: int) -> str:

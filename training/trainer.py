@@ -13,7 +13,6 @@ runs. The parts have files of their own:
     evaluation_loop.py, resuming/checkpoints.py   evaluation and checkpoints, mixed in
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from ..data.row_hashes import RowHashes
 from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
-from .arguments import MultiTaskTrainingArguments
+from .arguments import MultiTaskTrainingArguments, check_evaluations, check_process
 from .balancing.balancers import Balancer, GradientBalancer
 from .balancing.making import check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
@@ -40,7 +39,7 @@ from .balancing.settings import BalancingConfig
 from .best_checkpoints import BestOfTasks, check_best_metric
 from .distillation.lessons import Lessons
 from .distillation.settings import UNLABELED
-from .drawing import EpochOfSampler, draw_sets, make_sampler, steps_of_epoch
+from .drawing import EpochOfSampler, draw_sets, make_sampler, rows_by_task, steps_of_epoch, steps_of_training
 from .early_stopping import EarlyStopping, check_early_stopping
 from .evaluation import Evaluation
 from .evaluation_loop import EvaluationLoop
@@ -138,20 +137,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         groups: Mapping[str, TaskGroup | dict[str, Any]] | None = None,
         plan: Plan | None = None,
     ):
-        if not isinstance(args, MultiTaskTrainingArguments):
-            raise TypeError(f"args should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
-                "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
-            )
+        check_process(args)
         self.columns = columns
         self.sets = as_labelled_sets(model.config.tasks, train_dataset, eval_dataset, columns)
-        if args.eval_strategy != "no" and not any("validation" in entry.splits for entry in self.sets):
-            raise ValueError(
-                f"training.eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on. Give "
-                "eval_dataset, or set eval_strategy and save_strategy to no and load_best_model_at_end to False."
-            )
+        check_evaluations(args, any("validation" in entry.splits for entry in self.sets))
         self.strategy = strategy or {}
         self.origin = origin or {}
         self.lessons = lessons = None if lessons is None or lessons.settings.is_silent else lessons
@@ -183,11 +172,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.drawn = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 
-        training_rows = {task: entry.rows for entry in self.drawn for task in entry.tasks}
-        for entry in train_sets:  # of the other tasks all rows count, whose losses are shown
-            idle = [task for task in entry.tasks if task in names and task not in trained]
-            training_rows |= dict.fromkeys(idle, entry.splits["train"])
-        take_measures(model, training_rows)
+        take_measures(model, rows_by_task(self.drawn, train_sets, set(names) - set(trained)))
         self.tasks = {name: model.config.tasks[name] for name in names}
         self.trained_tasks = {name: self.tasks[name] for name in trained}
 
@@ -214,17 +199,13 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         )
         self.label_names = ["labels"]
         self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone)
-        self.stages = Stages(self.plan, self._stage_starts())
-
-    def _stage_starts(self) -> list[int]:
-        """The optimizer step before which each stage begins."""
-        if len(self.plan.stages) < 2:
-            return [0]
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
-        steps, args = steps_of_epoch(self.sampler, self.args), self.args
-        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
-        return stage_starts(self.plan, steps, max_steps)
+        starts = [0]
+        if len(self.plan.stages) > 1:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
+            steps = steps_of_epoch(self.sampler, args), steps_of_training(self.sampler, args)
+            starts = stage_starts(self.plan, *steps)
+        self.stages = Stages(self.plan, starts)
 
     @property
     def scored(self) -> dict[str, TaskConfig]:
@@ -235,29 +216,17 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_trainable()
+        workers = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+        options = {name: getattr(self.args, f"dataloader_{name}") for name in workers}
         if self.lessons is not None:
             self._ask_teachers()
-        elif (cache := self.features.open(self.model)) is not None:
-            rows = self.train_dataset.sets
-            places = self.features.places(cache, self.model, lambda: sentence_windows(rows))
-            dataloader = DataLoader(
-                FeatureDataset(rows, self.trained_tasks, cache, places),
-                batch_sampler=self.sampler,
-                collate_fn=as_it_is,
-                pin_memory=self.args.dataloader_pin_memory,
-            )
-            return self.accelerator.prepare(dataloader)
-        dataloader = DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
-        )
-        return self.accelerator.prepare(dataloader)
+        rows, collate = self.train_dataset, self.data_collator
+        if self.lessons is None and (cache := self.features.open(self.model)) is not None:
+            sets = self.train_dataset.sets
+            places = self.features.places(cache, self.model, lambda: sentence_windows(sets))
+            rows, collate, options = FeatureDataset(sets, self.trained_tasks, cache, places), as_it_is, {}
+        options["pin_memory"] = self.args.dataloader_pin_memory
+        return self.accelerator.prepare(DataLoader(rows, batch_sampler=self.sampler, collate_fn=collate, **options))
 
     def _ask_teachers(self) -> None:
         """Put the places of the teachers' answers into the rows, and what reads them into the collator."""

@@ -35,7 +35,7 @@ from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
 from ..distillation.settings import UNLABELED
-from ..drawing import draw_sets, make_sampler, steps_of_epoch
+from ..drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
 from ..mixture import MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
 from ..stages import stage_starts
@@ -83,9 +83,9 @@ def check_single_runs(joint: MultiTaskTrainer) -> None:
         mixture, batch_size = single_mixture(joint, task, passes), args.per_device_train_batch_size
         drawn = draw_sets(mixture, [labelled_set], {task: joint.tasks[task]}, batch_size, args.seed)
         sampler = make_sampler(mixture, drawn, batch_size, args.world_size, args.seed)
-        steps = steps_of_epoch(sampler, args)
+        steps = steps_of_epoch(sampler, args), steps_of_training(sampler, args)
         try:
-            stage_starts(plan_of_tasks(joint.plan, [task]), steps, math.ceil(args.num_train_epochs * steps))
+            stage_starts(plan_of_tasks(joint.plan, [task]), *steps)
         except ValueError as error:
             raise ValueError(f"--compare_single, {task} alone: {error}") from error
 
@@ -144,7 +144,7 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
         tasks=[task],
         strategy=joint.strategy,
     )
-    scale_steps(args, math.ceil(args.num_train_epochs * steps_of_epoch(trainer.sampler, args)), joint_steps(joint))
+    scale_steps(args, steps_of_training(trainer.sampler, args), joint_steps(joint))
     has_cosines = trainer.tasks[task].kind.has_score_range
     before = trainer.measure(split, [task])[task] if has_cosines else {}
     trainer.train()
@@ -187,14 +187,12 @@ def train_single(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str, fo
 def joint_steps(joint: MultiTaskTrainer) -> int:
     """Optimizer steps of the joint run, without those that unlabelled text adds."""
     args, sampler = joint.args, joint.sampler
-    if args.max_steps > 0:
-        return args.max_steps
     drawn = [entry for entry in joint.drawn if entry.tasks]
     if len(drawn) < len(joint.drawn):
         sampler = make_sampler(
             joint.mixture, drawn, args.per_device_train_batch_size, args.world_size, joint.sampler.seed
         )
-    return math.ceil(args.num_train_epochs * steps_of_epoch(sampler, args))
+    return steps_of_training(sampler, args)
 
 
 def rows_hash(rows: Any) -> str:
