@@ -34,7 +34,7 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 class Format:
     """How files of one format are read; `defaults` are options, `source` says what `data_files` names."""
 
-    read: Callable[[str, str, dict[str, Any], dict[str, Any], list[str]], Part]
+    read: Callable[[str, str, dict[str, Any], dict[str, Any]], Part]
     options: tuple[str, ...]
     defaults: dict[str, Any]
     source: str = "file"
