@@ -4,20 +4,26 @@ one_word        the heads that a caller named, in either spelling
 listed          one name or several as a list
 check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
-nobody_reads    what to say where none does
-when_to_abstain  from which confidence on each task gives a label
+when_to_abstain from which confidence on each task gives a label
 farthest_labelled   up to which percentile out of its scope it gives one
+read_question   what `predict` is asked: rows, tasks, and where they abstain
 plain_answers   a dictionary per row that passes `json.dumps`
+hand_out        answers in the form that the caller wants
 
 This file imports only Python's own library, and files that do: the runtime without torch reads it as well.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from .checks_multitask import suggest
 from .records_multitask import complete_abstain
+from .rows_multitask import check_container, check_rows, count_rows, distinct_sentences, windows_of
 from .tasks_multitask import TaskConfig
+
+FLOAT32 = ("values", "out_of_scope")  # half precision has no room for them
 
 
 def one_word(head: Any, older: Any, spelled: str) -> Any:
@@ -77,7 +83,7 @@ def tasks_for(
     return names
 
 
-def nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
+def _nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
     """What to say where no task answers rows of this kind."""
     found, others = ("pairs", "single sentences") if is_pair else ("single sentences", "pairs (str, str)")
     return (
@@ -143,6 +149,39 @@ def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstai
     return found
 
 
+@dataclass
+class Question:
+    """What `predict` is asked."""
+
+    names: list[str]  # of the tasks that answer
+    least_confidence: dict[str, float]  # as `when_to_abstain` gives it
+    is_pair: bool
+    total: int | None  # of sentences; `None` where the input does not say
+    windows: Iterator[tuple[list[str], list[int]]]  # as `distinct_sentences` gives them
+
+
+def read_question(
+    tasks: dict[str, TaskConfig],
+    rows: Iterable[Any],
+    head: str | Sequence[str] | None,
+    abstain: dict[str, float] | bool | None,
+    embeddings: bool,
+) -> Question:
+    """Arguments of `predict`, checked and as it works with them; `tasks` are `config.tasks`, and `rows` several."""
+    check_container(rows)
+    total, windows = count_rows(rows), windows_of(rows)
+    start, first = next(windows, (0, []))
+    is_pair = bool(first) and isinstance(first[0], (tuple, list))
+    names = tasks_for(tasks, head, is_pair, check_kind=bool(first))
+    least = when_to_abstain(tasks, names, abstain)
+    if not names and first and head is None and tasks and not embeddings:
+        raise ValueError(_nobody_reads(tasks, is_pair))
+    if isinstance(rows, (list, tuple)):
+        check_rows(rows, is_pair)  # all of them before the first is computed
+    windows = distinct_sentences(chain([(start, first)], windows), is_pair)
+    return Question(names, least, is_pair, total and total * (1 + is_pair), windows)
+
+
 def _plain_column(task: TaskConfig, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """A task's answers, a dictionary per row."""
     if "labels" not in answer:
@@ -183,13 +222,39 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
+def hand_out(
+    tasks: dict[str, TaskConfig],
+    answers: dict[str, Any],
+    rows: int,
+    is_single: bool,
+    as_list: bool,
+    convert: Callable[[Any, bool], Any],
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Answers to `rows` rows, in arrays, as `predict` gives them; `convert` learns whether float32 is kept."""
+    if as_list:
+        plain = plain_answers(tasks, answers, rows)
+        return plain[0] if is_single else plain
+    for name, answer in answers.items():
+        if name == "embedding":
+            answers[name] = convert(answer, False)
+        else:
+            answer.update({key: convert(answer[key], key in FLOAT32) for key in answer if key != "labels"})
+    if is_single:
+        return {
+            name: answer[0] if name == "embedding" else {key: value[0] for key, value in answer.items()}
+            for name, answer in answers.items()
+        }
+    return answers
+
+
 __all__ = [
     "check_tasks",
     "farthest_labelled",
+    "hand_out",
     "listed",
-    "nobody_reads",
     "one_word",
     "plain_answers",
+    "read_question",
     "tasks_for",
     "when_to_abstain",
 ]

@@ -10,7 +10,6 @@ results come back in the caller's order, and memory does not grow with the input
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -26,11 +25,11 @@ from .rows_multitask import (
     TOKENS_PER_BATCH,
     check_batch_size,
     check_container,
-    check_sentences,
     count_rows,
     length_sorted_batches,
+    sentence_windows,
+    tokenized_ahead,
     windows_of,
-    without_lone_surrogates,
 )
 from .tokenizer_multitask import own_tokenizer, token_ids
 
@@ -77,20 +76,12 @@ class SentenceEncoding:
     ) -> torch.Tensor:
         """Embeddings `(sentences, embedding_dim)`, float32, on the CPU; arguments as of `encode`."""
         check_batch_size(batch_size)
-        check_container(sentences)
-        if isinstance(sentences, (list, tuple)):
-            check_sentences(sentences)  # all of them before the first is computed
-
-        def checked() -> Iterator[tuple[list[str], int]]:
-            for start, window in windows_of(sentences):
-                check_sentences(window, start)
-                yield without_lone_surrogates(window, start), start
-
+        windows = sentence_windows(sentences)
         total = count_rows(sentences)
         embeddings = self._no_embeddings(total or 0)
         grown = []  # where the length is not known beforehand
         with self._computing(), self._progress(total, show_progress) as bar:
-            for window, start in self._tokenize_ahead(checked()):
+            for window, start in tokenized_ahead(self._tokenize, windows):
                 if total is None:
                     place = self._no_embeddings(len(window))
                     grown.append(place)
@@ -114,18 +105,6 @@ class SentenceEncoding:
             return
         with tqdm(total=total, unit="sentence", desc="Encoding") as bar:
             yield bar
-
-    def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
-        """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
-        sentences, companion = next(windows, ([], None))
-        tokenized = self._tokenize(sentences)
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            for sentences, next_companion in windows:
-                following = thread.submit(self._tokenize, sentences)
-                yield tokenized, companion
-                tokenized, companion = following.result(), next_companion
-        if tokenized:
-            yield tokenized, companion
 
     def _tokenize(self, sentences: list[str]) -> list[list[int]]:
         return token_ids(own_tokenizer(self), sentences, self.config.max_length) if sentences else []

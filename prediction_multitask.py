@@ -3,25 +3,17 @@
 TaskPrediction   the model's part: every task's answer from one pass of the backbone
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import farthest_labelled, nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
+from .answers_multitask import farthest_labelled, hand_out, one_word, read_question
 from .checks_multitask import check_choice
 from .encoding_multitask import CONVERSIONS
 from .heads_multitask import calibrated, confidences, task_logits
-from .rows_multitask import (
-    check_batch_size,
-    check_container,
-    check_rows,
-    count_rows,
-    windows_of,
-    without_lone_surrogates,
-)
+from .rows_multitask import check_batch_size, tokenized_ahead
 from .scope_multitask import out_of_scope
 
 
@@ -81,21 +73,10 @@ class TaskPrediction:
         is_single = isinstance(sentences, (str, tuple))
         rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
         count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
-        if as_list:
-            rows = plain_answers(self.config.tasks, answers, count)
-            return rows[0] if is_single else rows
-        for name, answer in answers.items():
-            if name == "embedding":
-                answers[name] = self._converted(answer, convert_to)
-            else:
-                for key in answer.keys() - {"labels"}:
-                    answer[key] = self._converted(answer[key], convert_to, key in ("values", "out_of_scope"))
-        if is_single:
-            answers = {
-                name: answer[0] if name == "embedding" else {key: value[0] for key, value in answer.items()}
-                for name, answer in answers.items()
-            }
-        return answers
+        tasks = self.config.tasks
+        return hand_out(
+            tasks, answers, count, is_single, as_list, lambda found, keep: self._converted(found, convert_to, keep)
+        )
 
     def _answer_rows(
         self,
@@ -108,44 +89,24 @@ class TaskPrediction:
     ) -> tuple[int, dict[str, Any]]:
         """How many rows there were, and the answers as float32 tensors on the CPU, with `embedding` if it is kept."""
         check_batch_size(batch_size)
-        check_container(rows)
-        total, count = count_rows(rows), 0
-        windows = windows_of(rows)
-        start, first = next(windows, (0, []))
-        is_pair = bool(first) and isinstance(first[0], (tuple, list))
-        names = tasks_for(self.config.tasks, head, is_pair, check_kind=bool(first))
-        least = when_to_abstain(self.config.tasks, names, abstain)
-        farthest = farthest_labelled(self.config.tasks, names, abstain)
-        if not names and first and head is None and self.config.tasks and not keep_embeddings:
-            raise ValueError(nobody_reads(self.config.tasks, is_pair))
-        if isinstance(rows, (list, tuple)):
-            check_rows(rows, is_pair)  # all of them before the first is computed
-
-        def distinct(windows: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[list[str], torch.Tensor]]:
-            """Each window's distinct sentences, and where each row finds its own: `(rows,)` or `(rows, 2)`."""
-            for start, window in windows:
-                check_rows(window, is_pair, start)
-                flat = list(chain.from_iterable(window)) if is_pair else window
-                flat = without_lone_surrogates(flat, start, 1 + is_pair)
-                places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
-                index = torch.tensor([places[sentence] for sentence in flat], dtype=torch.long, device="cpu")
-                yield list(places), index.view(-1, 2) if is_pair else index
-
-        embeddings = [self._no_embeddings(0, 2 if is_pair else None)]
-        logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in names}
+        asked, count = read_question(self.config.tasks, rows, head, abstain, keep_embeddings), 0
+        farthest = farthest_labelled(self.config.tasks, asked.names, abstain)
+        embeddings = [self._no_embeddings(0, 2 if asked.is_pair else None)]
+        logits: dict[str, list[torch.Tensor]] = {name: [self._no_logits(name)] for name in asked.names}
         beyond: dict[str, list[torch.Tensor]] = {}  # percentiles out of scope, of the tasks that know theirs
-        steps = total and total * (1 + is_pair)
-        with self._computing(), self._progress(steps, show_progress) as bar:
-            for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
+        with self._computing(), self._progress(asked.total, show_progress) as bar:
+            for sentences, places in tokenized_ahead(self._tokenize, asked.windows):
+                index = torch.tensor(places, dtype=torch.long, device="cpu")
+                index = index.view(-1, 2) if asked.is_pair else index
                 window = self._no_embeddings(len(sentences))
                 self._embed_tokens(sentences, batch_size, bar, window)
                 count += len(index)
                 if keep_embeddings:
                     embeddings.append(window[index])
                 window, index = window.to(self._input_device, self.dtype), index.to(self._input_device)
-                for name, found in task_logits(self, window, names, dict.fromkeys(names, index)).items():
+                for name, found in task_logits(self, window, asked.names, dict.fromkeys(asked.names, index)).items():
                     logits[name].append(found.float().cpu())
-                for name, found in out_of_scope(self.heads, window, names).items():
+                for name, found in out_of_scope(self.heads, window, asked.names).items():
                     beyond.setdefault(name, []).append(found[index].cpu())
                 if bar is not None:
                     bar.update(index.numel() - len(sentences))  # some stood there twice
@@ -154,7 +115,7 @@ class TaskPrediction:
             found = torch.cat(embeddings)
             answers["embedding"] = F.normalize(found, dim=-1) if self.config.normalize else found
         for name, chunks in logits.items():
-            answers[name] = self._answer(name, torch.cat(chunks), least.get(name))
+            answers[name] = self._answer(name, torch.cat(chunks), asked.least_confidence.get(name))
             if self.config.tasks[name].out_of_scope:
                 found = torch.cat([self._no_embeddings(0)[:, 0], *beyond.get(name, [])])
                 answers[name]["out_of_scope"] = found

@@ -3,6 +3,8 @@
 check_container                       refuses what is no list of texts: a table, a mapping, a set, an open file
 check_sentences, check_rows           name the first thing that is no string, or no pair of strings
 windows_of                            rows in windows, counted: an input that is not as long as it says is refused
+sentence_windows, distinct_sentences  these with checked sentences; and with each distinct one once
+tokenized_ahead                       windows of token ids, the next one made meanwhile
 length_sorted_batches                 sentences in batches of similar length, within a token budget
 without_lone_surrogates               half characters become U+FFFD, counted
 
@@ -10,8 +12,9 @@ This file imports only Python's own library, because the runtime without torch r
 """
 
 import logging
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -175,13 +178,57 @@ def without_lone_surrogates(sentences: list[str], start: int = 0, sentences_per_
     return whole
 
 
+def sentence_windows(sentences: Iterable[str]) -> Iterator[tuple[list[str], int]]:
+    """Checked sentences in windows, each with the place of its first. A list is looked through at once."""
+    check_container(sentences)
+    if isinstance(sentences, (list, tuple)):
+        check_sentences(sentences)
+
+    def windows() -> Iterator[tuple[list[str], int]]:
+        for start, window in windows_of(sentences):
+            check_sentences(window, start)
+            yield without_lone_surrogates(window, start), start
+
+    return windows()
+
+
+def distinct_sentences(
+    windows: Iterable[tuple[int, list[Any]]], is_pair: bool
+) -> Iterator[tuple[list[str], list[int]]]:
+    """Each window's distinct sentences, and where each row finds its own: one place a row, or two for pairs."""
+    for start, window in windows:
+        check_rows(window, is_pair, start)
+        flat = list(chain.from_iterable(window)) if is_pair else window
+        flat = without_lone_surrogates(flat, start, 1 + is_pair)
+        places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
+        yield list(places), [places[sentence] for sentence in flat]
+
+
+def tokenized_ahead(
+    tokenize: Callable[[list[str]], list[list[int]]], windows: Iterator[tuple[list[str], Any]]
+) -> Iterator[tuple[list[list[int]], Any]]:
+    """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
+    sentences, companion = next(windows, ([], None))
+    tokenized = tokenize(sentences)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        for sentences, next_companion in windows:
+            following = thread.submit(tokenize, sentences)
+            yield tokenized, companion
+            tokenized, companion = following.result(), next_companion
+    if tokenized:
+        yield tokenized, companion
+
+
 __all__ = [
     "check_batch_size",
     "check_container",
     "check_rows",
     "check_sentences",
     "count_rows",
+    "distinct_sentences",
     "length_sorted_batches",
+    "sentence_windows",
+    "tokenized_ahead",
     "windows_of",
     "without_lone_surrogates",
 ]

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import chain
@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..answers_multitask import nobody_reads, one_word, plain_answers, tasks_for, when_to_abstain
+from ..answers_multitask import hand_out, one_word, read_question
 from ..checks_multitask import check_choice
 from ..rows_multitask import (
     SENTENCES_FOR_PROGRESS,
     check_batch_size,
     check_container,
-    check_rows,
-    check_sentences,
     count_rows,
     length_sorted_batches,
+    sentence_windows,
+    tokenized_ahead,
     windows_of,
-    without_lone_surrogates,
 )
 from ..tasks_multitask import TaskConfig
 from .graphs import GRAPHS
@@ -154,18 +153,6 @@ class MultiTaskRuntime:
         """Token ids of sentences, at most `max_length` of each."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch(sentences)]
 
-    def _tokenize_ahead(self, windows: Iterator[tuple[list[str], Any]]) -> Iterator[tuple[list[list[int]], Any]]:
-        """Token ids in place of each window's sentences; the next window is tokenized while one is worked on."""
-        sentences, companion = next(windows, ([], None))
-        tokenized = self.tokenize(sentences)
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            for sentences, next_companion in windows:
-                following = thread.submit(self.tokenize, sentences)
-                yield tokenized, companion
-                tokenized, companion = following.result(), next_companion
-        if tokenized:
-            yield tokenized, companion
-
     @staticmethod
     def _progress(total: int | None, show: bool | None) -> Any:
         """A bar, where one is shown."""
@@ -214,18 +201,10 @@ class MultiTaskRuntime:
     ) -> np.ndarray:
         """Embeddings as the heads read them, or of length 1: `(sentences, embedding_dim)`, float32."""
         check_batch_size(batch_size)
-        check_container(sentences)
-        if isinstance(sentences, (list, tuple)):
-            check_sentences(sentences)  # all of them before the first is computed
-
-        def checked() -> Iterator[tuple[list[str], int]]:
-            for start, window in windows_of(sentences):
-                check_sentences(window, start)
-                yield without_lone_surrogates(window, start), start
-
+        windows = sentence_windows(sentences)
         found = [self._no_output("sentence_embedding", 0)]
         with self._progress(count_rows(sentences), show_progress) as bar:
-            for window, _ in self._tokenize_ahead(checked()):
+            for window, _ in tokenized_ahead(self.tokenize, windows):
                 found.append(self.compute(window, [self.embedding_output], batch_size, bar)[self.embedding_output])
         embeddings = np.concatenate(found)
         return scaled(embeddings) if normalize else embeddings
@@ -283,20 +262,9 @@ class MultiTaskRuntime:
         is_single = isinstance(sentences, (str, tuple))
         rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
         count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
-        if as_list:
-            listed = plain_answers(self.tasks, answers, count)
-            return listed[0] if is_single else listed
-        for name, found in answers.items():
-            if name == "embedding":
-                answers[name] = self._converted(found, convert_to)
-            else:
-                found.update({key: self._converted(found[key], convert_to) for key in found if key != "labels"})
-        if is_single:
-            answers = {
-                name: found[0] if name == "embedding" else {key: value[0] for key, value in found.items()}
-                for name, found in answers.items()
-            }
-        return answers
+        return hand_out(
+            self.tasks, answers, count, is_single, as_list, lambda found, _: self._converted(found, convert_to)
+        )
 
     def _answer_rows(
         self,
@@ -309,36 +277,17 @@ class MultiTaskRuntime:
     ) -> tuple[int, dict[str, Any]]:
         """How many rows there were, and the answers, with `embedding` if it is kept."""
         check_batch_size(batch_size)
-        check_container(rows)
-        total, count = count_rows(rows), 0
-        windows = windows_of(rows)
-        start, first = next(windows, (0, []))
-        is_pair = bool(first) and isinstance(first[0], (tuple, list))
-        names = tasks_for(self.tasks, head, is_pair, check_kind=bool(first))
-        least = when_to_abstain(self.tasks, names, abstain)
-        if not names and first and head is None and self.tasks and not keep_embeddings:
-            raise ValueError(nobody_reads(self.tasks, is_pair))
-        if isinstance(rows, (list, tuple)):
-            check_rows(rows, is_pair)  # all of them before the first is computed
-
-        def distinct(windows: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[list[str], np.ndarray]]:
-            """Each window's distinct sentences, and where each row finds its own: `(rows,)` or `(rows, 2)`."""
-            for start, window in windows:
-                check_rows(window, is_pair, start)
-                flat = list(chain.from_iterable(window)) if is_pair else window
-                flat = without_lone_surrogates(flat, start, 1 + is_pair)
-                places = {sentence: place for place, sentence in enumerate(dict.fromkeys(flat))}
-                index = np.array([places[sentence] for sentence in flat], dtype=np.int64)
-                yield list(places), index.reshape(-1, 2) if is_pair else index
-
-        outputs = [f"logits.{name}" for name in names]
+        asked, count = read_question(self.tasks, rows, head, abstain, keep_embeddings), 0
+        is_pair, outputs = asked.is_pair, [f"logits.{name}" for name in asked.names]
         embeddings = [np.empty((0, *([2] if is_pair else []), self.config["embedding_dim"]), dtype=np.float32)]
         logits = {name: [self._no_output(name, 0)] for name in outputs}
-        with self._progress(total and total * (1 + is_pair), show_progress) as bar:
-            for sentences, index in self._tokenize_ahead(distinct(chain([(start, first)], windows))):
+        with self._progress(asked.total, show_progress) as bar:
+            for sentences, places in tokenized_ahead(self.tokenize, asked.windows):
+                index = np.array(places, dtype=np.int64)
+                index = index.reshape(-1, 2) if is_pair else index
                 needs_embeddings = is_pair or keep_embeddings
-                asked = [*([self.embedding_output] if needs_embeddings else []), *([] if is_pair else outputs)]
-                window = self.compute(sentences, asked, batch_size, bar)
+                wanted = [*([self.embedding_output] if needs_embeddings else []), *([] if is_pair else outputs)]
+                window = self.compute(sentences, wanted, batch_size, bar)
                 count += len(index)
                 if keep_embeddings:
                     embeddings.append(window[self.embedding_output][index])
@@ -351,8 +300,9 @@ class MultiTaskRuntime:
         if keep_embeddings:
             found = np.concatenate(embeddings)
             answers["embedding"] = scaled(found) if self.config["normalize"] else found
-        for name in names:
-            answers[name] = answer(self.tasks[name], np.concatenate(logits[f"logits.{name}"]), least.get(name))
+        for name in asked.names:
+            found = np.concatenate(logits[f"logits.{name}"])
+            answers[name] = answer(self.tasks[name], found, asked.least_confidence.get(name))
         return count, answers
 
     def compare(self, embeddings: np.ndarray, index: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:
