@@ -225,8 +225,7 @@ class Part:
         if wrong is not None:
             raise ValueError(
                 f"{self.where}: column {brief(column)} holds {brief(wrong)} and no list, so "
-                f"tasks.{task}.dataset.explode has "
-                "nothing to take apart. Leave it out."
+                f"tasks.{task}.dataset.explode has nothing to take apart. Leave it out."
             )
         parents = [row for row, texts in enumerate(lists) for _ in texts or []]
         texts = [text for texts in lists for text in texts or []]

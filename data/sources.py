@@ -86,8 +86,7 @@ def _files(task: str, split: str, spec: Any, data_root: Path, folders: bool) -> 
             if not found:
                 raise ValueError(
                     f"Task {task!r}: there is no {'folder' if folders else 'file'} {path} ({split} split). Correct "
-                    f"tasks.{task}.dataset."
-                    f"data_files; relative paths are looked up in --data_root, now {data_root}."
+                    f"tasks.{task}.dataset.data_files; relative paths are looked up in --data_root, now {data_root}."
                 )
     return files
 
@@ -167,8 +166,7 @@ def _load_files(source: TaskSource, scores: bool, data_root: Path) -> dict[str, 
     chosen = _choose_splits(task, list(data_files), wanted)
     if wanted is None and (unknown := [split for split in data_files if split not in chosen.values()]):
         raise ValueError(
-            f"tasks.{task}.dataset.data_files: unknown split "
-            f"{brief(unknown[0])}.{suggest(unknown[0], SPLIT_NAMES)} "
+            f"tasks.{task}.dataset.data_files: unknown split {brief(unknown[0])}.{suggest(unknown[0], SPLIT_NAMES)} "
             f"Known: {list(SPLIT_NAMES)}; say otherwise under tasks.{task}.dataset.splits."
         )
     check_options(task, path, arguments)
@@ -271,9 +269,8 @@ def _keep_where(sources: list[TaskSource], parts: dict[str, list[Part]]) -> None
         if left_out == total:
             held = [f"{brief(column)} holds {', '.join(found[0].values(column))}" for column in conditions]
             raise ValueError(
-                f"Task {task!r}: where {brief(conditions)} keeps none of the {total} {split} rows "
-                f"({found[0].where}). Column "
-                f"{'; column '.join(held)}. Correct tasks.{task}.where."
+                f"Task {task!r}: where {brief(conditions)} keeps none of the {total} {split} rows ({found[0].where}). "
+                f"Column {'; column '.join(held)}. Correct tasks.{task}.where."
             )
         logger.info(f"{tasks}: {left_out} of {total} {split} rows are left out by where {brief(conditions)}")
 
@@ -297,8 +294,7 @@ def _announce_reviews(source: TaskSource, parts: list[Part]) -> None:
             )
             logger.info(
                 f"{source.name}: rows whose {column!r} is {others} count like all others. Where they should not, "
-                "write "
-                f"tasks.{source.name}.where: {{{column}: {good}}}."
+                f"write tasks.{source.name}.where: {{{column}: {good}}}."
             )
 
 

@@ -319,8 +319,7 @@ def set_aside(
                 why += f" in {len(set(map(_group_value, groups)))} groups" if groups is not None else ""
                 raise ValueError(
                     f"Task {brief(own.name)}: {key} {shares.get(split, shares.get('validation'))} of {total} "
-                    f"rows{why} "
-                    f"leaves no labelled row for {split}. Change tasks.{own.name}.{key}, or add rows."
+                    f"rows{why} leaves no labelled row for {split}. Change tasks.{own.name}.{key}, or add rows."
                 )
     tasks = ", ".join(own.name for own in sources)
     how = f"whole groups of {brief(source.group)}" if groups is not None else "stratified"

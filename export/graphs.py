@@ -116,9 +116,7 @@ def trace(graph: Graph) -> Any:
         raise ImportError("export needs transformers 5.23 or newer: pip install 'transformers>=5.23'.") from error
     inputs, shapes = _example(graph)
     backbone = graph.model.config.backbone_config.model_type
-    noisy = [
-        logging.getLogger(name) for name in ("transformers.exporters", "torch.onnx", "torch.export", "onnxscript")
-    ]
+    noisy = [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in noisy]
     try:
         for logger in noisy:

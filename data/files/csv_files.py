@@ -151,9 +151,8 @@ def _check_header(task: str, file: str, head: pd.DataFrame, parsing: dict[str, A
         first = [str(cell).strip().casefold() for cell in head.iloc[0]]
         if sorted(first) == sorted(names):
             raise ValueError(
-                f"{file}: the first line is a header ({show_names(list(head.iloc[0]))}), which column_names makes "
-                "a row. Take "
-                f"column_names out of tasks.{task}.dataset, or add `header: 0` to replace the header."
+                f"{file}: the first line is a header ({show_names(list(head.iloc[0]))}), which column_names makes a "
+                f"row. Take column_names out of tasks.{task}.dataset, or add `header: 0` to replace the header."
             )
 
 
@@ -163,8 +162,7 @@ def _announce_twice(task: str, file: str, head: pd.DataFrame, used: list[str]) -
         if {name, f"{name}.1"} <= set(head.columns):
             logger.info(
                 f"{task}: {file} has two columns {brief(name)}; the first is read. The second goes by the name "
-                f"'{name}.1' "
-                f"under tasks.{task}.columns"
+                f"'{name}.1' under tasks.{task}.columns"
             )
 
 

@@ -78,11 +78,9 @@ def _check_swallowed(
             continue
         raise ValueError(
             f"{file}, row {row + 1}: the cell of column {brief(rows.column_names[place])} holds "
-            f"{len(LINE_BREAK.split(cell))} lines and {brief(delimiter)} in them. They look like rows that a "
-            "quote at its "
-            f"start has swallowed: {brief(cell[:60])}... If quotes are part of the text, add `quoting: 3` to "
-            f"tasks.{task}."
-            "dataset; if the cell is one text, add `quoting: 0`."
+            f"{len(LINE_BREAK.split(cell))} lines and {brief(delimiter)} in them. They look like rows that a quote at "
+            f"its start has swallowed: {brief(cell[:60])}... If quotes are part of the text, add `quoting: 3` to "
+            f"tasks.{task}.dataset; if the cell is one text, add `quoting: 0`."
         )
 
 
@@ -164,8 +162,7 @@ def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[s
         remedy = "add `escapechar: '\\'`" if escaped else "add `quoting: 3`"
         logger.info(
             f"{task}: in {len(wrong)} cells of {file} text follows a closing quote, first in "
-            f"{brief(wrong[0][0][:60])}: such "
-            f"quotes are lost. If quotes are part of the text, {remedy} to {where}"
+            f"{brief(wrong[0][0][:60])}: such quotes are lost. If quotes are part of the text, {remedy} to {where}"
         )
     if not space:
         names, kept = rows.column_names, Counter()

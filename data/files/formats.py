@@ -70,9 +70,8 @@ def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[
         labels.append(marked.findall(line) or None)
     if not any(labels):
         raise ValueError(
-            f"{file}: no line holds a word that starts with {brief(prefix)}. Correct tasks.{task}.dataset.path, "
-            "or name "
-            f"what marks a label under tasks.{task}.dataset.label_prefix."
+            f"{file}: no line holds a word that starts with {brief(prefix)}. Correct tasks.{task}.dataset.path, or "
+            f"name what marks a label under tasks.{task}.dataset.label_prefix."
         )
     count_halves(task, file, texts)
     features = Features({"text": Value("string"), "label": List(Value("string"))})

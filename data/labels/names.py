@@ -147,9 +147,8 @@ def check_joined(task: str, rows: Counter[Marks], label_separator: str | None) -
                 raise ValueError(
                     f"Task {task!r}: the label cells hold several labels with {written} between them, such as "
                     f"{brief(joined[0])}: {len(names)} different names are made of {len(parts)} labels. Write "
-                    f"tasks.{task}."
-                    f"label_separator: {written}. If they are whole names, write tasks.{task}.label_separator: '|' or "
-                    f"list them under tasks.{task}.labels."
+                    f"tasks.{task}.label_separator: {written}. If they are whole names, write "
+                    f"tasks.{task}.label_separator: '|' or list them under tasks.{task}.labels."
                 )
         elif within_names or len(joined) < 2 or 2 * len(joined) <= len(names):
             continue

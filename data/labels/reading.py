@@ -133,8 +133,7 @@ def check_names(task: str, names: list[Any], least: int) -> list[str]:
     if len(names) < least:
         raise ValueError(
             f"Task {task!r}: found {len(names)} label(s) {show_names(names)}; there is nothing to tell apart. A "
-            "classification "
-            f"task needs at least {least}: correct tasks.{task}.labels or tasks.{task}.columns.label."
+            f"classification task needs at least {least}: correct tasks.{task}.labels or tasks.{task}.columns.label."
         )
     return names
 
@@ -222,9 +221,8 @@ def multi_label_reader(task: str, names: list[str], class_of: ClassOf, vectors: 
             if vectors:
                 return flags
             raise CellError(
-                f"the labels {show_names(on)} of task {task!r} can be read in two ways: as a row of zeros and "
-                "ones, one for "
-                f"each of the {len(names)} labels, or as ids of labels. Other rows cannot be zeros and ones.",
+                f"the labels {show_names(on)} of task {task!r} can be read in two ways: as a row of zeros and ones, "
+                f"one for each of the {len(names)} labels, or as ids of labels. Other rows cannot be zeros and ones.",
                 f"Correct the rows of another length. If all are ids, say what they mean: tasks.{task}.label_map: "
                 f"{{0: {names[0]}, ...}}.",
             )

@@ -87,9 +87,8 @@ def _label_map(where: str, value: Any, labels: list[str], missing: frozenset[str
     for name, target in found.items():
         if found.get(target, target) != target:
             raise ValueError(
-                f"{where}: {brief(name)} becomes {brief(target)}, which becomes {brief(found[target])}. Each name "
-                "is replaced once: "
-                f"write the label that is meant, such as {name}: {found[target]}."
+                f"{where}: {brief(name)} becomes {brief(target)}, which becomes {brief(found[target])}. Each name is "
+                f"replaced once: write the label that is meant, such as {name}: {found[target]}."
             )
         if {name, target} & missing:
             raise ValueError(
@@ -99,14 +98,12 @@ def _label_map(where: str, value: Any, labels: list[str], missing: frozenset[str
         if labels and target not in labels:
             raise ValueError(
                 f"{where}: {brief(name)} becomes {brief(target)}, which is not a label of the "
-                f"task.{suggest(target, labels)} "
-                f"Known labels: {labels[:20]}."
+                f"task.{suggest(target, labels)} Known labels: {labels[:20]}."
             )
         if name in labels and name != target:
             raise ValueError(
-                f"{where}: {brief(name)} becomes {brief(target)}, but is a label of the task itself. Take it out "
-                "of the labels, "
-                "or out of label_map."
+                f"{where}: {brief(name)} becomes {brief(target)}, but is a label of the task itself. Take it out of "
+                "the labels, or out of label_map."
             )
     return found
 

@@ -176,9 +176,8 @@ def check_teacher(task: str, found: TeacherName, settings: TaskConfig) -> tuple[
         )
     if kind == SENTENCE_TRANSFORMER and has_head and not (settings.kind.has_target_scale and is_pair):
         raise ValueError(
-            f"{where}: {name} is a SentenceTransformer, which compares two sentences, but the task is "
-            f"{problem_type} on {_READS[is_pair]}. It teaches similarity and contrastive "
-            "tasks, and regression on pairs."
+            f"{where}: {name} is a SentenceTransformer, which compares two sentences, but the task is {problem_type} "
+            f"on {_READS[is_pair]}. It teaches similarity and contrastive tasks, and regression on pairs."
         )
     return path, kind
 

@@ -90,8 +90,7 @@ def _check_same_embedding(recipe: Recipe, config: MultiTaskConfig) -> None:
         if wanted is not None and wanted != found:
             raise ValueError(
                 f"{recipe.path}: {key} is {settings_of(wanted)!r}, but {recipe.continue_from} was trained with "
-                f"{settings_of(found)!r}. "
-                "Remove it: a model that is continued keeps its own."
+                f"{settings_of(found)!r}. Remove it: a model that is continued keeps its own."
             )
 
 
