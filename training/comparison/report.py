@@ -16,6 +16,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ...checks_multitask import is_number
+from ..report.differences import all_compared, draw_differences, percent
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.plots import STYLE
 from .gradient_cosines import mean_cosines
@@ -37,17 +38,10 @@ HOW_TO_READ = (
 )
 
 
-def _shown(value: float | None) -> str:
-    """One decimal in per cent; -0.04 is 0.0."""
-    if not is_number(value):
-        return "undefined"
-    return f"{round(100 * value, 1) + 0.0:.1f}"
-
-
 def format_difference(found: dict[str, Any]) -> str:
     """`70.2 - 70.3 = -0.1 [-0.7, 0.5]`: joint, single, difference and interval of one task."""
-    joint, single, difference = (_shown(found[key]) for key in ("joint", "single", "difference"))
-    interval = ", ".join(_shown(end) for end in found["interval"] or ())
+    joint, single, difference = (percent(found[key]) for key in ("joint", "single", "difference"))
+    interval = ", ".join(percent(end) for end in found["interval"] or ())
     return f"{joint} - {single} = {difference}" + (f" [{interval}]" if interval else "")
 
 
@@ -55,13 +49,8 @@ def _differences(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     header = ["task", "metric", "split", "rows", "joint - single = difference [95 % interval]"]
     return header, [
         [task, found["metric"].replace("_", " "), found["split"], found["rows"], format_difference(found)]
-        for task, found in _all_compared(compared).items()
+        for task, found in all_compared(compared).items()
     ]
-
-
-def _all_compared(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is compared of each task, then of each group; older results know no groups."""
-    return {**compared["tasks"], **compared.get("groups", {})}
 
 
 def _matrix(tasks: Sequence[str], values: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[str]]]:
@@ -133,7 +122,7 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str]) -> st
     """
 
     def show(header: list[str], rows: list[list[Any]]) -> str:
-        tasks = set(_all_compared(compared))
+        tasks = set(all_compared(compared))
         header, *rows = ([code_span(cell) if cell in tasks else cell for cell in line] for line in [header, *rows])
         return table(rows, header)
 
@@ -156,37 +145,14 @@ def comparison_section(compared: dict[str, Any], pictures: dict[str, str]) -> st
 def draw_comparison(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
     """Draw what there is to draw; returns title and file of each picture."""
     pictures = {}
-    if _draw_differences(folder / DIFFERENCES_PICTURE, _all_compared(compared)):
+    found = all_compared(compared)
+    metrics = {task: entry["metric"] for task, entry in found.items()}
+    if draw_differences(folder / DIFFERENCES_PICTURE, metrics, [("", found)], "joint minus single"):
         pictures["Joint minus single score of each task"] = DIFFERENCES_PICTURE
     if compared["gradient_cosines"]:
         _draw_cosines(folder / COSINES_PICTURE, list(compared["tasks"]), compared["gradient_cosines"])
         pictures["Cosines between the tasks' gradients"] = COSINES_PICTURE
     return pictures
-
-
-def _draw_differences(path: Path, tasks: dict[str, dict[str, Any]]) -> bool:
-    """A point with its interval for each task whose difference is defined; whether there is any."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    drawn = {task: found for task, found in tasks.items() if found["interval"] and is_number(found["difference"])}
-    if not drawn:
-        return False
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.4 + 0.45 * len(drawn)), layout="constrained")
-        axes = figure.subplots()
-        axes.axvline(0, color="0.5", linewidth=1)
-        for place, found in enumerate(drawn.values()):
-            low, high = (100 * end for end in found["interval"])
-            axes.plot([low, high], [place, place], color="#2f6db3", linewidth=2.5, solid_capstyle="round")
-            axes.plot(100 * found["difference"], place, marker="o", color="#2f6db3", markersize=8)
-        names = [f"{task}: {found['metric'].replace('_', ' ')}" for task, found in drawn.items()]
-        axes.set_yticks(range(len(drawn)), names, parse_math=False)
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
-        axes.set_xlabel("joint minus single, with the 95 % interval over rows (per cent)")
-        axes.grid(axis="x", alpha=0.3)
-        figure.savefig(path)
-    return True
 
 
 def _draw_cosines(path: Path, tasks: list[str], measured: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ draw_distilled        each task's differences with their intervals
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 from safetensors.numpy import load_file
 from tabulate import tabulate
 
-from ...checks_multitask import is_number
 from ...configuration_multitask import public_name
 from ...data.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
@@ -26,8 +25,8 @@ from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
 from ..evaluation import TaskAnswers, answer_task, metric_options, metric_scores
 from ..groups import common_split, joined
+from ..report.differences import all_compared, draw_differences, percent, with_difference
 from ..report.markdown import code_span, link_target, plain_text, table
-from ..report.plots import STYLE
 from ..report.results import add_result
 from .starting import joint_run_of, measured_split
 
@@ -178,22 +177,9 @@ def report_distillation(
     logger.info("\n" + format_distilled(compared))
 
 
-def _shown(value: Any) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}" if is_number(value) else "undefined"
-
-
 def _cell(found: dict[str, Any] | None) -> str:
-    """`71.0 (+0.3 [-0.2, 0.8])`: another model's score, and by how much the distilled one is better."""
-    if found is None:
-        return "-"
-    interval = ", ".join(map(_shown, found["interval"] or ()))
-    difference = f"{100 * found['difference'] + 0.0:+.1f}" if is_number(found["difference"]) else "undefined"
-    return f"{_shown(found['score'])} ({difference}{f' [{interval}]' if interval else ''})"
-
-
-def _all_compared(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is compared of each task, then of each group; older results know no groups."""
-    return {**compared["tasks"], **compared.get("groups", {})}
+    """Another model's score, and by how much the distilled one is better."""
+    return "-" if found is None else with_difference(found["score"], found)
 
 
 def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -206,10 +192,10 @@ def _table(compared: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
             entry["metric"].replace("_", " "),
             entry["split"],
             entry["rows"],
-            _shown(entry["distilled"]),
+            percent(entry["distilled"]),
             *(_cell(entry.get(kind)) for kind in shown),
         ]
-        for task, entry in _all_compared(compared).items()
+        for task, entry in all_compared(compared).items()
     ]
 
 
@@ -245,43 +231,15 @@ def distilled_section(compared: dict[str, Any], pictures: dict[str, str]) -> str
 
 def draw_distilled(folder: Path, compared: dict[str, Any]) -> dict[str, str]:
     """Draw each task's differences, where there are any; returns title and file of the picture."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    drawn = {
-        task: found
-        for task, entry in _all_compared(compared).items()
-        if (found := {kind: entry[kind] for kind in OTHERS if kind in entry and _is_drawn(entry[kind])})
-    }
-    if not drawn:
+    entries = all_compared(compared)
+    metrics = {task: entry["metric"] for task, entry in entries.items()}
+    series = [
+        (f"distilled minus {name}", {task: entry[kind] for task, entry in entries.items() if kind in entry})
+        for kind, name in OTHERS.items()
+    ]
+    if not draw_differences(folder / PICTURE, metrics, series, "difference"):
         return {}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.6 + 0.6 * len(drawn)), layout="constrained")
-        axes = figure.subplots()
-        axes.axvline(0, color="0.5", linewidth=1)
-        for kind, colour, shift in zip(OTHERS, ("#2f6db3", "#c46210"), (-0.13, 0.13), strict=True):
-            points = [(place + shift, found[kind]) for place, found in enumerate(drawn.values()) if kind in found]
-            _draw_points(axes, points, colour, f"distilled minus {OTHERS[kind]}")
-        names = [f"{task}: {_all_compared(compared)[task]['metric'].replace('_', ' ')}" for task in drawn]
-        axes.set_yticks(range(len(drawn)), names, parse_math=False)
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
-        axes.set_xlabel("difference, with the 95 % interval over rows (per cent)")
-        axes.grid(axis="x", alpha=0.3)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False)
-        figure.savefig(folder / PICTURE)
     return {"Distilled minus other scores of each task": PICTURE}
-
-
-def _is_drawn(found: dict[str, Any]) -> bool:
-    return bool(found["interval"]) and is_number(found["difference"])
-
-
-def _draw_points(axes: Any, points: Sequence[tuple[float, dict[str, Any]]], colour: str, label: str) -> None:
-    for number, (place, found) in enumerate(points):
-        low, high = (100 * end for end in found["interval"])
-        axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
-        shown = {"label": label} if number == 0 else {}
-        axes.plot(100 * found["difference"], place, marker="o", color=colour, markersize=7, linestyle="none", **shown)
 
 
 __all__ = ["distilled_section", "draw_distilled", "report_distillation"]

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from ...checks_multitask import is_number
 from ...data.bootstrap import RESAMPLES, paired_interval
 from ...data.metrics import compute_metric
 from ...tasks_multitask import TaskConfig
 from ..evaluation import metric_options
 from ..groups import TaskGroup, joined
+from ..report.differences import percent, with_difference
 from ..report.predictions import PREDICTIONS_FOLDER, task_table
 from .measuring import Measured
 
@@ -165,19 +165,12 @@ def compare_models(
     return compared
 
 
-def _percent(value: Any, sign: str = "") -> str:
-    return f"{round(100 * value, 1) + 0.0:{sign}.1f}" if is_number(value) else "undefined"
-
-
 def format_compared(names: Sequence[str], compared: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each task: every model's score in per cent, each but the first with its difference and interval."""
 
     def cell(found: Mapping[str, Any], name: str) -> str:
-        score, other = _percent(found["scores"][name]), found["differences"].get(name)
-        if other is None:
-            return score
-        interval = ", ".join(_percent(end) for end in other["interval"] or ())
-        return f"{score} ({_percent(other['difference'], '+')}{f' [{interval}]' if interval else ''})"
+        score, other = found["scores"][name], found["differences"].get(name)
+        return percent(score) if other is None else with_difference(score, other)
 
     rows = [
         [task, found["metric"], found["split"], found["rows"], *(cell(found, name) for name in names)]
