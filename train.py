@@ -194,6 +194,7 @@ def settle(trainer: MultiTaskTrainer, recipe: Recipe) -> dict[str, str]:
     if recipe.out_of_scope or (recipe.out_of_scope is None and forgotten):
         fitted = trainer.fit_out_of_scope()
         forgotten = [name for name in forgotten if name not in fitted]
+    trainer.settle_best(calibration=recipe.calibration)
     for name in forgotten:
         say(f"{name}: what is out of its scope is no longer known, because the embedding has moved")
     return left_out

@@ -4,8 +4,11 @@ evaluation.py holds the splits and the functions that scores come from; here is 
 its processes, its log and its callbacks.
 """
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +16,20 @@ from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import check_choice, suggest
 from ..data.in_memory import TaskDatasets, label_datasets
-from .calibration.scope import fit_scope, has_scope, sample_rows
-from .calibration.settling import CALIBRATIONS, settle_abstain, settle_task
+from ..modeling_multitask import MultiTaskModel
+from .best_checkpoints import keep_models
+from .calibration.scope import fit_scopes, has_scope, sample_rows
+from .calibration.settling import CALIBRATIONS, settle_tasks
 from .evaluation import (
     Evaluation,
     TaskAnswers,
     answer_task,
     combined_score,
-    task_logits,
     task_scores,
 )
 from .features.cache import embed_cached
 from .groups import counted_once, group_scores, with_groups
+from .output_folder import BEST_FOLDER, STEP_FILE
 
 
 class EvaluationLoop:
@@ -186,17 +191,10 @@ class EvaluationLoop:
         """Settle tasks on a split; by task, why it was not calibrated."""
         if not names:
             return {}
-        evaluation, embeddings = self._embed_split(split)
-        notes = {}
+        notes = settle_tasks(self.model, names, *self._embed_split(split), calibration)
         for name in names:
-            logits = task_logits(self.model, name, embeddings, evaluation.rows[name], batch_size=8192)
-            found = torch.cat(list(logits)), evaluation.labels[name]
-            changes, notes[name] = settle_task(self.tasks[name], *found, calibration)
-            changed = self.model.config.change_task(name, **changes)
-            if changed.abstain is not None and changed.abstain.risk is not None:
-                changed = self.model.config.change_task(name, abstain=settle_abstain(changed, *found))
-            self.tasks[name] = self.trained_tasks[name] = changed
-        return {name: note for name, note in notes.items() if note is not None}
+            self._take_settings(name)
+        return notes
 
     def drop_old_scopes(self) -> list[str]:
         """Let tasks forget what they were trained on before this run, if their embeddings have moved; their names."""
@@ -224,22 +222,50 @@ class EvaluationLoop:
 
         Returns the names of the tasks.
         """
-        sampled = sample_rows(
-            self.sets, [name for name, task in self.tasks.items() if has_scope(task)], self.args.seed
-        )
-        train = Evaluation(sampled, self.tasks, "train")
+        train = self._scope_rows()
         if not train.rows:
             return []
-        embeddings = self._embed_shared(train.sentences)
-        held_out, held_out_embeddings = self._embed_split(split)
-        for name, rows in train.rows.items():
-            own = held_out.rows.get(name)
-            fitted = fit_scope(
-                self.tasks[name],
-                embeddings[rows[:, 0]],
-                train.labels[name],
-                None if own is None else held_out_embeddings[own[:, 0]],
-            )
-            self.model._set_scope(name, fitted)
+        names = fit_scopes(self.model, train, self._embed_shared(train.sentences), *self._embed_split(split))
+        for name in names:
             self._take_settings(name)
-        return list(train.rows)
+        return names
+
+    def _scope_rows(self) -> Evaluation:
+        """The training rows that scopes are fitted on."""
+        names = [name for name, task in self.tasks.items() if has_scope(task)]
+        return Evaluation(sample_rows(self.sets, names, self.args.seed), self.tasks, "train")
+
+    def settle_best(self, split: str = "validation", calibration: str = "temperature") -> list[Path]:
+        """
+        Settle the models in `best/` as the finished one is: thresholds, temperatures, confidences for a risk, and what
+        is out of scope where the finished model knows it. The main process does that, after `calibrate` and
+        `fit_out_of_scope`.
+
+        Returns the folders.
+        """
+        steps: dict[int, list[str]] = {}
+        for name, found in self.best_of_tasks.summary.items():
+            if found["folder"] is not None and self.is_world_process_zero():
+                steps.setdefault(found["step"], []).append(name)
+        folder = Path(self.args.output_dir) / BEST_FOLDER
+        names = [name for name, task in self.trained_tasks.items() if task.labels]
+        scoped = any(task.out_of_scope for task in self.tasks.values())
+        evaluation = self._evaluation(split) if steps else None
+        for best in steps.values():
+            model = MultiTaskModel.from_pretrained(folder / best[0], dtype="auto").to(self.args.device).eval()
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                embed = partial(self._embed_alone, model)
+                embeddings = embed(evaluation.sentences)
+                settle_tasks(model, names, evaluation, embeddings, calibration)
+                for name in [name for name, task in model.config.tasks.items() if task.out_of_scope]:
+                    model._set_scope(name, None)
+                if scoped:
+                    train = self._scope_rows()
+                    fit_scopes(model, train, embed(train.sentences), evaluation, embeddings)
+            found = {name: json.loads((folder / name / STEP_FILE).read_text(encoding="utf-8")) for name in best}
+            keep_models(model, folder, found, self.row_hashes)
+        return [folder / name for best in steps.values() for name in best]
+
+    @staticmethod
+    def _embed_alone(model: MultiTaskModel, sentences: list[str]) -> torch.Tensor:
+        return torch.from_numpy(model.encode(sentences, normalize=False, show_progress=False))

@@ -2,6 +2,7 @@
 
 has_scope     whether a task can have one
 sample_rows   of each set so many training rows that the statistics are sure
+fit_scopes    a `Scope` beside the head of each task of a model
 fit_scope     the buffers of a task's `Scope`
 """
 
@@ -12,8 +13,10 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from ...data.loading import LabelledSet
+from ...modeling_multitask import MultiTaskModel
 from ...scope_multitask import NUM_QUANTILES, Scope, scope_centres
 from ...tasks_multitask import TaskConfig
+from ..evaluation import Evaluation
 
 MOST_ROWS = 20_000  # of a set that are embedded once more; of fewer than that all
 LEAST_ROWS = 100  # validation rows that a scale of percentiles is read from
@@ -83,4 +86,29 @@ def fit_scope(
     return {**found, "quantiles": torch.from_numpy(quantiles).float()}
 
 
-__all__ = ["LEAST_ROWS", "fit_scope", "has_scope", "sample_rows"]
+def fit_scopes(
+    model: MultiTaskModel,
+    train: Evaluation,
+    embeddings: torch.Tensor,
+    held_out: Evaluation,
+    held_out_embeddings: torch.Tensor,
+) -> list[str]:
+    """
+    Put a `Scope` beside the head of each task with training rows; their names.
+
+    Args:
+        model: the model that gave the embeddings.
+        train: sampled training rows, of tasks that can have a scope.
+        embeddings: `(sentences, embedding_dim)`, of their sentences.
+        held_out: validation rows.
+        held_out_embeddings: the same of theirs.
+    """
+    for name, rows in train.rows.items():
+        own = held_out.rows.get(name)
+        scale = None if own is None else held_out_embeddings[own[:, 0]]
+        task = model.config.tasks[name]
+        model._set_scope(name, fit_scope(task, embeddings[rows[:, 0]], train.labels[name], scale))
+    return list(train.rows)
+
+
+__all__ = ["LEAST_ROWS", "fit_scope", "fit_scopes", "has_scope", "sample_rows"]

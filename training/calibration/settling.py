@@ -1,17 +1,20 @@
 """What is chosen on validation data once a task is trained: thresholds, then temperatures, then when to abstain.
 
 settle_task     thresholds and temperatures of one classification task
+settle_tasks    all of it for several tasks of a model, put into its configuration
 settle_abstain  the confidence for a risk that it promises
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import AbstainConfig
 from ...tasks_multitask import TaskConfig
-from ..evaluation import choose_thresholds, decisions, task_confidences
+from ..evaluation import Evaluation, choose_thresholds, decisions, task_confidences, task_logits
 from .abstention import choose_confidence
 from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds
 
@@ -72,4 +75,30 @@ def settle_abstain(task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor)
     return replace(task.abstain, confidence=chosen.confidence)
 
 
-__all__ = ["CALIBRATIONS", "settle_abstain", "settle_task"]
+def settle_tasks(
+    model: MultiTaskModel, names: Sequence[str], evaluation: Evaluation, embeddings: torch.Tensor, calibration: str
+) -> dict[str, str]:
+    """
+    Settle tasks of a model, and put what is chosen into its configuration.
+
+    Args:
+        model: the model that gave the embeddings.
+        names: classification tasks with rows.
+        evaluation: validation rows.
+        embeddings: `(sentences, embedding_dim)`, of its sentences.
+        calibration: `temperature` or `none`.
+
+    Returns by task why it was not calibrated.
+    """
+    notes = {}
+    for name in names:
+        logits = task_logits(model, name, embeddings, evaluation.rows[name], batch_size=8192)
+        found = torch.cat(list(logits)), evaluation.labels[name]
+        changes, notes[name] = settle_task(model.config.tasks[name], *found, calibration)
+        changed = model.config.change_task(name, **changes)
+        if changed.abstain is not None and changed.abstain.risk is not None:
+            model.config.change_task(name, abstain=settle_abstain(changed, *found))
+    return {name: note for name, note in notes.items() if note is not None}
+
+
+__all__ = ["CALIBRATIONS", "settle_abstain", "settle_task", "settle_tasks"]
