@@ -9,7 +9,9 @@ import contextlib
 import io
 import logging
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +100,20 @@ def _example(graph: Graph) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, tokens - 1 :] = 0  # padding, which a trace without any might leave out
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    length = torch.export.Dim("sequence", min=1, max=max(2, config.max_length))
+    length = torch.export.Dim("length", min=1, max=max(2, config.max_length))
     return inputs, {name: {0: BATCH, 1: length} for name in inputs}
+
+
+@contextlib.contextmanager
+def _plain_attention(model: MultiTaskModel) -> Iterator[None]:
+    """Attention written out as products and a softmax: engines know that form, and fuse it."""
+    config = model.backbone.config
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def trace(graph: Graph) -> Any:
@@ -121,7 +135,7 @@ def trace(graph: Graph) -> Any:
     try:
         for logger in noisy:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _plain_attention(graph.model):
             warnings.simplefilter("ignore")
             exporter: Any = OnnxExporter()  # which takes any module, whatever its type says
             exported = exporter.export(graph.eval(), inputs, OnnxConfig(dynamic_shapes=shapes))
@@ -135,7 +149,21 @@ def trace(graph: Graph) -> Any:
     finally:
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)
+    _name_sizes(exported.program, shapes)
     return exported.program
+
+
+def _name_sizes(program: Any, shapes: dict[str, Any]) -> None:
+    """Give sizes that may change the names of `shapes` everywhere; torch calls them s43 or the like."""
+    names = {}
+    for value in program.graph.inputs:
+        for axis, dimension in shapes[value.name].items():
+            names[value.shape[axis].value] = dimension.__name__
+    inner = (output for node in program.graph.all_nodes() for output in node.outputs)
+    for value in (*program.graph.inputs, *inner):
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value is not None:
+                value.shape[axis] = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
 
 
 def save_onnx(program: Any, path: Path) -> None:

@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from ..checks_multitask import suggest
-from .batching import Batcher, ClosedError, QueueFullError, Row
+from .batching import Abstain, Batcher, ClosedError, QueueFullError, Row
 from .engine import Engine
 from .limits import Limits
 
@@ -44,6 +44,14 @@ class FieldError(Exception):
         self.field = field
 
 
+class Abstention(BaseModel):
+    """When a classification gives no label."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confidence: float = Field(ge=0, le=1, description="Labels of which the model is less sure are null.")
+
+
 class PredictRequest(BaseModel):
     """Sentences or pairs to answer."""
 
@@ -53,6 +61,9 @@ class PredictRequest(BaseModel):
     pairs: list[tuple[str, str]] | None = Field(None, description="Pairs, for the tasks that compare two sentences.")
     tasks: str | list[str] | None = Field(None, description="The tasks to answer; all that read this kind of input.")
     embeddings: bool = Field(False, description="Whether to answer with the embeddings, too.")
+    abstain: Abstention | Literal[False] | None = Field(
+        None, description="When to give no label: as the model is configured, or below a confidence; false for never."
+    )
 
 
 class EmbeddingsRequest(BaseModel):
@@ -75,9 +86,9 @@ def _failure(status: int, message: str, field: str | None = None, **headers: str
 
 def _where(location: Sequence[str | int]) -> str:
     """`sentences[3]` from a path of pydantic, without the kinds that it tried."""
-    known = {*PredictRequest.model_fields, *EmbeddingsRequest.model_fields}
+    known = {*PredictRequest.model_fields, *EmbeddingsRequest.model_fields, *Abstention.model_fields}
     parts = [part for part in location[1:] if isinstance(part, int) or part in known or len(location) == 2]
-    return "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in parts) or "body"
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".") or "body"
 
 
 class _Metrics:
@@ -209,10 +220,12 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
                 raise FieldError("tasks", f"tasks: {name!r} reads {right}. Send {right} instead.")
         return names
 
-    async def answers(rows: Sequence[Row], tasks: Sequence[str], embeddings: bool) -> list[dict[str, Any]]:
+    async def answers(
+        rows: Sequence[Row], tasks: Sequence[str], embeddings: bool, abstain: Abstain = None
+    ) -> list[dict[str, Any]]:
         if not tasks and not embeddings:
             return [{} for _ in rows]
-        return await batcher.submit(rows, tasks, embeddings)
+        return await batcher.submit(rows, tasks, embeddings, abstain)
 
     @app.exception_handler(FieldError)
     async def wrong_field(request: Request, error: FieldError) -> Response:
@@ -246,7 +259,8 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
         is_pair = body.pairs is not None
         rows = body.pairs if is_pair else [body.sentences] if isinstance(body.sentences, str) else body.sentences
         check_rows("pairs" if is_pair else "sentences", rows)
-        found = await answers(rows, tasks_for(body.tasks, is_pair), body.embeddings)
+        abstain = body.abstain.model_dump() if isinstance(body.abstain, Abstention) else body.abstain
+        found = await answers(rows, tasks_for(body.tasks, is_pair), body.embeddings, abstain)
         found = [{name: _listed(answer) for name, answer in row.items()} for row in found]
         return Response(json.dumps({"model": engine.name, "answers": found}), media_type="application/json")
 

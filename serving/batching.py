@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = str | tuple[str, str]
-# rows, names of tasks, whether embeddings are wanted -> for each row what the response says about it
-Answer = Callable[[list[Row], list[str], bool], list[dict[str, Any]]]
+Abstain = dict[str, float] | bool | None  # as `predict` takes it
+# rows, names of tasks, whether embeddings are wanted, when to abstain -> for each row what the response says about it
+Answer = Callable[[list[Row], list[str], bool, Abstain], list[dict[str, Any]]]
 
 
 class QueueFullError(Exception):
@@ -30,12 +31,14 @@ class _Request:
     rows: Sequence[Row]
     tasks: Sequence[str]
     embeddings: bool
+    abstain: Abstain
     future: asyncio.Future
     loop: asyncio.AbstractEventLoop
 
     @property
-    def is_pair(self) -> bool:
-        return isinstance(self.rows[0], tuple)
+    def kind(self) -> tuple[bool, Abstain]:
+        """Whether it holds pairs, and when it abstains: one pass answers one kind."""
+        return isinstance(self.rows[0], tuple), self.abstain
 
     def settle(self, found: list[dict[str, Any]] | Exception) -> None:
         """Hand the answers, or what went wrong, to whoever waits; nobody waits where the caller has gone."""
@@ -65,7 +68,7 @@ class Batcher:
     A queue of requests and the one thread that answers them.
 
     Args:
-        answer: computes the answers of some rows, all strings or all pairs.
+        answer: computes the answers of some rows, all of one kind.
         max_waiting_rows: how many rows may wait; what comes on top of them is refused.
         max_batch_rows: how many rows of several requests are computed together. A request with more is computed alone.
     """
@@ -79,7 +82,9 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
-    async def submit(self, rows: Sequence[Row], tasks: Sequence[str], embeddings: bool) -> list[dict[str, Any]]:
+    async def submit(
+        self, rows: Sequence[Row], tasks: Sequence[str], embeddings: bool, abstain: Abstain = None
+    ) -> list[dict[str, Any]]:
         """
         The answers of one request's rows (not none), all strings or all pairs.
 
@@ -88,7 +93,7 @@ class Batcher:
             ClosedError: `close` was called.
         """
         loop = asyncio.get_running_loop()
-        request = _Request(rows, tasks, embeddings, loop.create_future(), loop)
+        request = _Request(rows, tasks, embeddings, abstain, loop.create_future(), loop)
         with self._changed:
             if self._closing:
                 raise ClosedError
@@ -118,7 +123,7 @@ class Batcher:
                 fits = not taken or count + len(request.rows) <= self._max_batch_rows
                 if request.future.cancelled():
                     self.counts.waiting_rows -= len(request.rows)
-                elif fits and (not taken or request.is_pair == taken[0].is_pair):
+                elif fits and (not taken or request.kind == taken[0].kind):
                     taken.append(request)
                     count += len(request.rows)
                 else:
@@ -147,7 +152,8 @@ class Batcher:
     def _compute(self, requests: Sequence[_Request]) -> None:
         rows = [row for request in requests for row in request.rows]
         tasks = list(dict.fromkeys(task for request in requests for task in request.tasks))
-        answers = self._answer(rows, tasks, any(request.embeddings for request in requests))
+        embeddings = any(request.embeddings for request in requests)
+        answers = self._answer(rows, tasks, embeddings, requests[0].abstain)
         self.counts.passes += 1
         self.counts.rows += len(rows)
         start = 0
@@ -158,4 +164,4 @@ class Batcher:
             request.settle([{name: answer for name, answer in row.items() if name in wanted} for row in own])
 
 
-__all__ = ["Batcher", "ClosedError", "Counts", "QueueFullError", "Row"]
+__all__ = ["Abstain", "Batcher", "ClosedError", "Counts", "QueueFullError", "Row"]

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ..answers_multitask import plain_answers
 from ..runtime.model import MultiTaskRuntime
-from .batching import Row
+from .batching import Abstain, Row
 
 
 class Engine(Protocol):
@@ -25,7 +25,7 @@ class Engine(Protocol):
     tasks: dict[str, bool]
     embedding_dim: int
 
-    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
         """For each row, by task what `predict(as_list=True)` gives; with `embeddings` also `embedding`, an array."""
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
@@ -33,12 +33,12 @@ class Engine(Protocol):
 
 
 def _listed(
-    model: Any, tasks: dict[str, Any], rows: list[Row], names: list[str], embeddings: bool
+    model: Any, tasks: dict[str, Any], rows: list[Row], names: list[str], embeddings: bool, abstain: Abstain
 ) -> list[dict[str, Any]]:
     """What `Engine.answer` gives, of anything with `predict`."""
     if not embeddings:
-        return model.predict(rows, head=names, as_list=True, show_progress=False)
-    answers = model.predict(rows, head=names, embeddings=True, show_progress=False)
+        return model.predict(rows, head=names, as_list=True, show_progress=False, abstain=abstain)
+    answers = model.predict(rows, head=names, embeddings=True, show_progress=False, abstain=abstain)
     vectors = answers.pop("embedding")
     listed = plain_answers(tasks, answers, len(rows))
     return [{"embedding": vector, **row} for vector, row in zip(vectors, listed, strict=True)]
@@ -71,8 +71,8 @@ class TorchEngine:
         self.tasks = {name: task.pair for name, task in self.model.config.tasks.items()}
         self.embedding_dim = self.model.config.embedding_dim
 
-    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
-        return _listed(self.model, self.model.config.tasks, rows, tasks, embeddings)
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
+        return _listed(self.model, self.model.config.tasks, rows, tasks, embeddings, abstain)
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
         options = {"truncation": True, "max_length": self.model.config.max_length}
@@ -97,8 +97,8 @@ class RuntimeEngine:
         self.tasks = {name: task.pair for name, task in self.model.tasks.items()}
         self.embedding_dim = self.model.config["embedding_dim"]
 
-    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
-        return _listed(self.model, self.model.tasks, rows, tasks, embeddings)
+    def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
+        return _listed(self.model, self.model.tasks, rows, tasks, embeddings, abstain)
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
         return sum(map(len, self.model.tokenize(list(sentences))))

@@ -97,10 +97,14 @@ def test_outputs_are_named_and_sizes_are_dynamic(exported: Path) -> None:
     graph = onnx.load(exported / "onnx" / "model.onnx").graph
     assert [output.name for output in graph.output] == ["sentence_embedding", "logits.tags"]
     sizes = [[size.dim_param for size in value.type.tensor_type.shape.dim] for value in graph.input]
-    assert len(set(sizes[0])) == 2 and all(sizes[0]), "batch and length, neither a number"
-    assert sizes[1] == sizes[0]
+    assert sizes == [["batch", "length"]] * 2
+    assert [output.type.tensor_type.shape.dim[0].dim_param for output in graph.output] == ["batch"] * 2
+    operations = [node.op_type for node in graph.node]
+    assert operations.count("Softmax") == 2, "a layer"
+    assert operations.count("Where") == 1, "attention in the form that engines fuse: the mask alone is chosen by Where"
     pairs = onnx.load(exported / "onnx" / "pairs.onnx").graph
     assert [value.name for value in (*pairs.input, *pairs.output)] == ["embedding1", "embedding2", "logits.entails"]
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in (*pairs.input, *pairs.output)} == {"batch"}
 
 
 def test_record_says_what_the_graphs_were_made_from(exported: Path) -> None:

@@ -122,3 +122,17 @@ def test_pipeline_saves_what_opens_as_a_pipeline(saved: tuple[MultiTaskModel, st
     answer.save_pretrained(tmp_path / "again")
     again = pipeline("multitask", model=str(tmp_path / "again"), trust_remote_code=True)
     assert again(SENTENCES) == answer(SENTENCES)
+
+
+def test_labels_are_withheld_below_the_confidence_of_a_call_or_of_all_calls(saved: tuple[MultiTaskModel, str]) -> None:
+    model, folder = saved
+    sure = model.predict(SENTENCES)["mood"]["probabilities"].max(axis=1)
+    least = {"confidence": float(np.sort(sure)[1:3].mean())}
+    given = (sure >= least["confidence"]).tolist()
+    assert 0 < sum(given) < len(SENTENCES)
+    for answer, call in (
+        (pipeline("multitask", model=folder, trust_remote_code=True), {"abstain": least}),
+        (pipeline("multitask", model=folder, trust_remote_code=True, abstain=least), {}),
+    ):
+        assert [row["mood"]["label"] is not None for row in answer(SENTENCES, **call)] == given
+        assert None not in [row["mood"]["label"] for row in answer(SENTENCES, abstain=False)]

@@ -119,6 +119,16 @@ def test_pairs_are_read_by_the_tasks_that_compare(server: Server) -> None:
     assert close(content["answers"], server.model.predict(pairs, as_list=True))
 
 
+def test_labels_are_withheld_where_the_request_asks_for_more_confidence(server: Server) -> None:
+    sure = server.model.predict(SENTENCES)["mood"]["probabilities"].max(axis=1)
+    least = float(np.sort(sure)[1:3].mean())
+    for abstain in ({"confidence": least}, False, None):
+        _, content = server.send("/predict", {"sentences": SENTENCES, "abstain": abstain})
+        assert close(content["answers"], server.model.predict(SENTENCES, as_list=True, abstain=abstain))
+        given = [row["mood"]["label"] is not None for row in content["answers"]]
+        assert given == ((sure >= least).tolist() if abstain else [True] * len(SENTENCES))
+
+
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str) -> None:
     client = openai.OpenAI(base_url=server.url + "/v1", api_key=TOKEN)
@@ -152,6 +162,8 @@ def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str)
         ("/predict", {"sentences": ["a"] * 51}, 422, "holds 51 rows, but a request may hold 50", "sentences"),
         ("/predict", {"sentences": ["a", "b" * 2_001]}, 422, "has 2001 characters", "sentences[1]"),
         ("/predict", {"sentences": ["a" * 60_000]}, 413, "more than 60000 bytes", None),
+        ("/predict", {"sentences": "a", "abstain": {"confidence": 80}}, 422, "less than", "abstain.confidence"),
+        ("/predict", {"sentences": "a", "abstain": {"risk": 0.05}}, 422, "Field required", "abstain.confidence"),
         ("/v1/embeddings", {"input": [[1, 2]]}, 422, "input[0]: Input should be a valid string", "input[0]"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3}, 422, "the model has 24", "dimensions"),
         ("/nowhere", {}, 404, "POST /nowhere: Not Found", None),
@@ -265,12 +277,12 @@ def answer_when_told() -> tuple[Callable[..., list[dict[str, Any]]], threading.E
     """An answer that waits for an event, and the sizes of the batches that it was asked for."""
     event, sizes = threading.Event(), []
 
-    def answer(rows: list[str], tasks: list[str], embeddings: bool) -> list[dict[str, Any]]:
+    def answer(rows: list[str], tasks: list[str], embeddings: bool, abstain: Any) -> list[dict[str, Any]]:
         event.wait(30)
         sizes.append(len(rows))
         if "poison" in rows:
             raise RuntimeError("bad row")
-        return [dict.fromkeys(tasks, row) for row in rows]
+        return [dict.fromkeys(tasks, (row, abstain) if abstain else row) for row in rows]
 
     return answer, event, sizes
 
@@ -297,6 +309,25 @@ def test_waiting_requests_are_answered_together_and_a_full_queue_refuses(answer_
     batcher.close()
     with pytest.raises(ClosedError):
         asyncio.run(batcher.submit(["7"], ["mood"], False))
+
+
+def test_requests_that_abstain_otherwise_are_computed_apart(answer_when_told) -> None:
+    answer, event, sizes = answer_when_told
+    batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
+    asked = [None, {"confidence": 0.5}, None, {"confidence": 0.9}, {"confidence": 0.5}]
+
+    async def ask() -> list[Any]:
+        first = asyncio.create_task(batcher.submit(["first"], ["mood"], False))
+        await asyncio.sleep(0.2)  # the thread has taken it
+        others = [asyncio.create_task(batcher.submit(["a"], ["mood"], False, abstain)) for abstain in asked]
+        await asyncio.sleep(0)
+        event.set()
+        await first
+        return await asyncio.gather(*others)
+
+    assert asyncio.run(ask()) == [[{"mood": ("a", abstain) if abstain else "a"}] for abstain in asked]
+    assert sizes == [1, 2, 2, 1]
+    batcher.close()
 
 
 def test_failing_request_does_not_spoil_those_in_its_batch(answer_when_told) -> None:
