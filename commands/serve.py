@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             engine = RuntimeEngine(options.source, options.engine, options.revision, options.dtype)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    uvicorn.run(make_app(engine, limits, options.token), host=options.host, port=options.port, log_level="info")
+    app = make_app(engine, limits, options.token)
+    # Not a line for each request: /metrics counts them.
+    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
 
 
 if __name__ == "__main__":

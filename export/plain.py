@@ -55,7 +55,7 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_embedding(model: MultiTaskModel, folder: Path) -> None:
+def write_embedding(model: MultiTaskModel, folder: Path) -> None:
     """Transformer, Pooling, and where the model has them Dense and Normalize, as sentence-transformers saves them."""
     config = model.config
     activation = config.projection.activation if config.projection else None
@@ -206,7 +206,7 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
     with TemporaryDirectory(dir=folder.parent, prefix=".plain-") as temporary:
         staging = Path(temporary) / "plain"
         staging.mkdir()
-        _write_embedding(model, staging / "embedding")
+        write_embedding(model, staging / "embedding")
         found["embedding"] = _check_embedding(model, staging / "embedding")
         for task in model.config.tasks:
             reason = why_no_classifier(model, task)

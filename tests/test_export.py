@@ -100,8 +100,7 @@ def test_outputs_are_named_and_sizes_are_dynamic(exported: Path) -> None:
     assert sizes == [["batch", "length"]] * 2
     assert [output.type.tensor_type.shape.dim[0].dim_param for output in graph.output] == ["batch"] * 2
     operations = [node.op_type for node in graph.node]
-    assert operations.count("Softmax") == 2, "a layer"
-    assert operations.count("Where") == 1, "attention in the form that engines fuse: the mask alone is chosen by Where"
+    assert "Softmax" in operations and "Less" not in operations, "attention in the plain form that engines fuse"
     pairs = onnx.load(exported / "onnx" / "pairs.onnx").graph
     assert [value.name for value in (*pairs.input, *pairs.output)] == ["embedding1", "embedding2", "logits.entails"]
     assert {value.type.tensor_type.shape.dim[0].dim_param for value in (*pairs.input, *pairs.output)} == {"batch"}
