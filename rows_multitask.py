@@ -130,7 +130,10 @@ def windows_of(rows: Iterable[Any], size: int | None = None) -> Iterator[tuple[i
 
 
 def length_sorted_batches(
-    lengths: Sequence[int], batch_size: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH["cpu"]
+    lengths: Sequence[int],
+    batch_size: int | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH["cpu"],
+    most_padding: int | None = None,
 ) -> Iterator[list[int]]:
     """
     Indices in batches of similar length, longest first.
@@ -139,14 +142,19 @@ def length_sorted_batches(
         lengths: tokens of each sentence.
         batch_size: at most so many sentences a batch; `None` leaves it to the token budget alone.
         tokens_per_batch: at most so many tokens a batch, padding included (a longer sentence stands alone).
+        most_padding: at most so many of a batch's tokens are padding: as many as take the time of a further pass.
+            `None` where nothing is padded.
     """
     batch: list[int] = []
+    padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        added = lengths[batch[0]] - lengths[index] if batch else 0
         full = batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch
-        if full or len(batch) == batch_size:
+        if full or len(batch) == batch_size or (most_padding is not None and padding + added > most_padding):
             yield batch
-            batch = []
+            batch, padding, added = [], 0, 0
         batch.append(index)
+        padding += added
     if batch:
         yield batch
 

@@ -1,16 +1,18 @@
 """Ways to an int8 graph: what is written, and how.
 
-    dynamic   ONNX Runtime: int8 weights, activations quantised as they come
-    static    ONNX Runtime and NNCF: int8 weights and activations, by ranges found on training text
-    weights   NNCF: int8 weights, float32 computation
+    dynamic                 ONNX Runtime: int8 weights, activations quantised as they come
+    static                  ONNX Runtime: int8 weights and activations, by ranges found on training text
+    dynamic128, dynamic32   NNCF and OpenVINO: int8 weights, activations quantised as they come, in groups of a token's
 
 All but the heads is quantised: they are small, and what they read has lost enough.
 """
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ CALIBRATION_SENTENCES = 200
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantisers' warnings, which tell of other workflows than this one."""
+    """Without the quantisers' warnings, which tell of other workflows than this one, and their bars."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
@@ -93,32 +96,22 @@ def _onnx_static(source: Path, target: Path, feeds: Feeds, embedding: str) -> No
     )
 
 
-def _openvino_static(source: Path, target: Path, feeds: Feeds, embedding: str) -> None:
+def _openvino_dynamic(group_size: int, source: Path, target: Path, feeds: Feeds, embedding: str) -> None:
     import nncf
     import openvino
 
     model = openvino.Core().read_model(source)
     heads = nncf.IgnoredScope(names=openvino_head_nodes(model, embedding), validate=False)
-    kind = nncf.ModelType.TRANSFORMER
-    dataset = nncf.Dataset(feeds)
-    quantised = nncf.quantize(model, dataset, subset_size=len(feeds), model_type=kind, ignored_scope=heads)
-    openvino.save_model(quantised, os.fspath(target), compress_to_fp16=False)
-
-
-def _openvino_weights(source: Path, target: Path, feeds: Feeds, embedding: str) -> None:
-    import nncf
-    import openvino
-
-    model = openvino.Core().read_model(source)
-    heads = nncf.IgnoredScope(names=openvino_head_nodes(model, embedding), validate=False)
-    quantised = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=heads)
+    quantised = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=heads)
+    # The file itself says how activations are quantised: so many of a token share a range.
+    quantised.set_rt_info(str(group_size), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     openvino.save_model(quantised, os.fspath(target), compress_to_fp16=False)
 
 
 # By engine: each takes a float32 graph, where to write, inputs of training text, and the output that the heads read.
 METHODS: dict[str, dict[str, Callable[[Path, Path, Feeds, str], None]]] = {
     "onnx": {"dynamic": _onnx_dynamic, "static": _onnx_static},
-    "openvino": {"static": _openvino_static, "weights": _openvino_weights},
+    "openvino": {"dynamic128": partial(_openvino_dynamic, 128), "dynamic32": partial(_openvino_dynamic, 32)},
 }
 INT8_FILES = {"onnx": "model_int8.onnx", "openvino": "openvino_model_int8.xml"}
 

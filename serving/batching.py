@@ -42,15 +42,19 @@ class _Request:
 
     def settle(self, found: list[dict[str, Any]] | Exception) -> None:
         """Hand the answers, or what went wrong, to whoever waits; nobody waits where the caller has gone."""
+        if self.future.done():
+            return
+        if isinstance(found, Exception):
+            self.future.set_exception(found)
+        else:
+            self.future.set_result(found)
 
-        def settle() -> None:
-            if not self.future.done():
-                if isinstance(found, Exception):
-                    self.future.set_exception(found)
-                else:
-                    self.future.set_result(found)
 
-        self.loop.call_soon_threadsafe(settle)
+def _settle_all(settled: Sequence[tuple[_Request, list[dict[str, Any]] | Exception]]) -> None:
+    """Settle requests in the loop that they came from, which is woken once."""
+    for loop in {request.loop for request, _ in settled}:
+        own = [(request, found) for request, found in settled if request.loop is loop]
+        loop.call_soon_threadsafe(lambda own=own: [request.settle(found) for request, found in own])
 
 
 @dataclass
@@ -147,7 +151,7 @@ class Batcher:
                     try:
                         self._compute([request])
                     except Exception as error:
-                        request.settle(error)
+                        _settle_all([(request, error)])
 
     def _compute(self, requests: Sequence[_Request]) -> None:
         rows = [row for request in requests for row in request.rows]
@@ -156,12 +160,14 @@ class Batcher:
         answers = self._answer(rows, tasks, embeddings, requests[0].abstain)
         self.counts.passes += 1
         self.counts.rows += len(rows)
-        start = 0
+        start, settled = 0, []
         for request in requests:
             own = answers[start : start + len(request.rows)]
             start += len(request.rows)
             wanted = {*request.tasks, *(["embedding"] if request.embeddings else [])}
-            request.settle([{name: answer for name, answer in row.items() if name in wanted} for row in own])
+            found = [{name: answer for name, answer in row.items() if name in wanted} for row in own]
+            settled.append((request, found))
+        _settle_all(settled)
 
 
 __all__ = ["Abstain", "Batcher", "ClosedError", "Counts", "QueueFullError", "Row"]

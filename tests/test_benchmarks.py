@@ -1,11 +1,14 @@
 """Each benchmark runs on a handful of sentences, and refuses to time wrong numbers."""
 
+import http.server
 import importlib.util
 import json
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
 from multitask_sentence import MultiTaskModel, passes_multitask
 from multitask_sentence import padding_free_multitask as padding_free_module
+from multitask_sentence.export.folder import export_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHORT = ["--dtypes", "float32", "--rounds", "1", "--threads", "1"]
@@ -51,7 +55,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
         return module
 
     yield load
-    for name in ("measuring", "predict"):
+    for name in ("measuring", "predict", "contender", "contenders", "server"):
         sys.modules.pop(name, None)
 
 
@@ -105,6 +109,86 @@ def test_training_with_wrong_gradients_is_not_timed(load: Callable, tiny_backbon
     monkeypatch.setattr(padding_free_module, "pool_row", lambda states, *args: pool_row(states * (1 + 1e-6), *args))
     with pytest.raises(RuntimeError, match="gradients of the packed and the padded pass differ by"):
         load("training").main([*SHORT, *ARGUMENTS["training"], "--backbone", tiny_backbone])
+
+
+# ---- serving ----
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a graph, read only."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    tasks = {
+        "mood": {"problem_type": "single_label_classification", "labels": ["bad", "good"]},
+        "tags": {"problem_type": "multi_label_classification", "labels": ["animal", "place", "day"]},
+        "similarity": {"problem_type": "similarity"},
+    }
+    MultiTaskModel.from_backbone(tiny_backbone, tasks, max_length=20, normalize=True).save_pretrained(folder)
+    export_folder(folder)
+    return folder
+
+
+def test_serving_is_measured_and_what_cannot_be_opened_is_said(
+    load: Callable, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["torch float32", "ONNX float32", "ONNX int8", "ONNX float32, one model a task"]
+    names.append("sentence-transformers torch")
+    arguments = ["--quick", "--threads", "1", "--json", str(tmp_path / "tables.json")]
+    sections = ["--sections", "engines,latency,cold_start"]
+    load("serving").main([str(exported), *arguments, *sections, "--contenders", *names])
+    assert "Left out: ONNX int8." in capsys.readouterr().out
+    encode, predict, latency, cold = json.loads((tmp_path / "tables.json").read_text()).values()
+    measured = [name for name in names if name != "ONNX int8"]
+    assert [row["encode, sentences/s"] for row in encode] == [name for name in measured if "a task" not in name]
+    assert all(" x)" in row["mixed"] and "difference" in row["agreement with torch float32"] for row in encode)
+    assert [row["same labels"] for row in predict] == ["100.0%"] * 3
+    assert predict[2]["on disk"] == f"{2 * (exported / 'onnx/model.onnx').stat().st_size / 1e6:.0f} MB"
+    assert all(float(row["p50 ms"]) <= float(row["p99 ms"]) for row in latency) and len(latency) == 6
+    assert float(cold[1]["share of AutoModel"]) < 1, "a runtime without torch opens faster"
+
+
+def test_answers_of_a_server_are_measured_and_compared(load: Callable, exported: Path, tmp_path: Path) -> None:
+    arguments = ["--quick", "--threads", "1", "--sections", "server", "--contenders", "ONNX float32"]
+    load("serving").main([str(exported), *arguments, "--json", str(tmp_path / "tables.json")])
+    (rows,) = json.loads((tmp_path / "tables.json").read_text()).values()
+    assert [(row["callers"], row["wrong or lost"]) for row in rows] == [("1", "0"), ("8", "0"), ("32", "0")]
+    assert [int(row["requests"]) for row in rows] == [20, 80, 300]
+
+
+def test_callers_get_their_own_answers_and_miss_those_that_are_refused(load: Callable) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            sentence = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["sentences"][0]
+            content = json.dumps({"answers": [{"mood": sentence}]}).encode()
+            self.send_response(503 if sentence == "7" else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        found = load("server").run_load("127.0.0.1", server.server_port, [str(row) for row in range(20)], 4)
+        server.shutdown()
+    assert found.answers == [None if row == 7 else {"mood": str(row)} for row in range(20)]
+    assert all(0 < wait <= found.seconds for wait in found.waits)
+
+
+def test_answer_of_a_server_is_the_same_up_to_the_last_digits(load: Callable) -> None:
+    is_same = load("server").is_same
+    expected = {"mood": {"label": "bad", "score": 0.75, "scores": {"bad": 0.75, "good": 0.25}}, "tags": {"labels": []}}
+    near, another = json.loads(json.dumps(expected)), json.loads(json.dumps(expected))
+    near["mood"]["score"] += 1e-6
+    another["mood"]["scores"]["good"] += 1e-3
+    assert is_same(near, expected)
+    assert not is_same(another, expected)
+    assert not any(is_same(found, expected) for found in (None, {}, {**expected, "mood": None}))
 
 
 def test_contenders_take_turns_and_ratios_go_round_by_round(load: Callable) -> None:

@@ -69,6 +69,13 @@ def test_batches_by_worked_example() -> None:
     assert list(length_sorted_batches([])) == []
 
 
+def test_batch_ends_where_padding_would_cost_more_than_a_pass() -> None:
+    lengths = [20, 19, 18, 12, 11, 11, 3]
+    assert list(length_sorted_batches(lengths, most_padding=10)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(length_sorted_batches(lengths, most_padding=11)) == [[0, 1, 2, 3], [4, 5, 6]]
+    assert list(length_sorted_batches(lengths, most_padding=0)) == [[0], [1], [2], [3], [4, 5], [6]]
+
+
 # ---- encode ----
 
 
