@@ -2,7 +2,7 @@
 
     dynamic                 ONNX Runtime: int8 weights, activations quantised as they come
     static                  ONNX Runtime: int8 weights and activations, by ranges found on training text
-    dynamic128, dynamic32   NNCF and OpenVINO: int8 weights, activations quantised as they come, in groups of a token's
+    dynamic128, dynamic32   OpenVINO: int8 weights, activations quantised as they come, so many of a token together
 
 All but the heads is quantised: they are small, and what they read has lost enough.
 """
