@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     app = make_app(engine, limits, options.token)
-    # The thread that computes waits for Python's lock between two passes: by default up to 5 ms, while requests are read.
+    # While requests are read, the thread that computes waits for Python's lock; by default up to 5 ms, or longer.
     sys.setswitchinterval(0.0005)
     # Not a line for each request: /metrics counts them.
     uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
