@@ -14,6 +14,7 @@ from typing import Any
 import torch.nn as nn
 
 from .checks_multitask import check_count, suggest
+from .turns_multitask import changes_model
 
 PART_WORDS = ("backbone", "embeddings", "projection", "heads", "all", "none")
 PART_COUNTS = ("layers", "top_layers")  # the lowest and the highest so many layers
@@ -194,6 +195,7 @@ class Freezing:
         if self.training:
             self.train()  # which of the modules run in eval mode follows from what is frozen
 
+    @changes_model
     def train(self, mode: bool = True) -> "Freezing":
         """Set training mode; modules without any trainable parameter stay in eval mode, so that frozen is frozen."""
         if not mode or not self.training:

@@ -23,6 +23,7 @@ from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
 from .scope_multitask import Scope, scope_centres
 from .tasks_multitask import TaskConfig, complete_task, extend_labels
+from .turns_multitask import changes_model
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -148,6 +149,7 @@ def labels_to_show(config: MultiTaskConfig) -> list[str]:
 class TaskHeads:
     """The tasks of a model with `config` and `heads`: adding and removing them."""
 
+    @changes_model
     def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
         """
         Add a task with a new head; every other output stays bit-identical.
@@ -166,6 +168,7 @@ class TaskHeads:
             self.heads[name] = head.to(self.device, self.dtype).train(self.training)
         self.config.tasks = {**self.config.tasks, name: task}
 
+    @changes_model
     def remove_task(self, name: str) -> None:
         """Remove a task and its head; every other output stays bit-identical."""
         self._check_tasks([name])
@@ -173,6 +176,7 @@ class TaskHeads:
         if name in self.heads:
             del self.heads[name]
 
+    @changes_model
     def add_labels(self, name: str, labels: list[str]) -> None:
         """
         Append labels to those of a classification task.
@@ -200,6 +204,7 @@ class TaskHeads:
         self.heads[name].scope = None
         self.config.tasks = {**self.config.tasks, name: task}
 
+    @changes_model
     def _set_scope(self, name: str, fitted: Mapping[str, torch.Tensor] | None) -> None:
         """Put the statistics of a task's training rows beside its head, or take them away."""
         task = self.config.change_task(name, out_of_scope=fitted is not None)

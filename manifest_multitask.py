@@ -52,7 +52,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         version, files = content["manifest_version"], content["files"]
-        is_whole = all({"bytes", "sha256"} <= entry.keys() for entry in files.values())
+        is_whole = content["sha256"] == _entries_hash(files)
     except (ValueError, TypeError, KeyError, AttributeError):
         version, files, is_whole = MANIFEST_VERSION, {}, False
     if version != MANIFEST_VERSION or not is_whole:
@@ -90,9 +90,15 @@ def _has_same_tokens(path: str, entry: dict[str, Any]) -> bool:
         return False
 
 
+def _entries_hash(files: dict[str, dict[str, Any]]) -> str:
+    """Of what a manifest says, so that damage to itself is found too."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def format_manifest(files: dict[str, dict[str, Any]]) -> str:
     """The text of a manifest."""
-    return json.dumps({"manifest_version": MANIFEST_VERSION, "files": dict(sorted(files.items()))}, indent=2) + "\n"
+    content = {"manifest_version": MANIFEST_VERSION, "sha256": _entries_hash(files), "files": files}
+    return json.dumps({**content, "files": dict(sorted(files.items()))}, indent=2) + "\n"
 
 
 def update_manifest(

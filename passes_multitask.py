@@ -1,6 +1,5 @@
 """One pass of the backbone, padded or packed, and the vectors that come of it.
 
-evaluating     eval mode for a while
 BackbonePass   the model's part: passes for `forward` and for `encode`, and whether they run without padding
 """
 
@@ -9,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn as nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
@@ -26,24 +24,9 @@ from .padding_free_multitask import (
     token_ids_explained,
 )
 from .prepacked_multitask import can_prepack, computed_rows, prepacked
+from .turns_multitask import evaluating
 
 logger = logging.get_logger(__name__)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Eval mode inside, each module's own mode restored afterwards, also after an error; gives all modules."""
-    modules = [model]
-    for module in modules:  # `model.modules()` takes twice as long, which tells for a single sentence
-        modules.extend(child for child in module._modules.values() if child is not None)
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield modules
-    finally:
-        for module in training:
-            module.training = True
 
 
 class BackbonePass:
@@ -199,4 +182,4 @@ class BackbonePass:
         }
 
 
-__all__ = ["BackbonePass", "evaluating"]
+__all__ = ["BackbonePass"]

@@ -15,6 +15,7 @@ from .encoding_multitask import CONVERSIONS
 from .heads_multitask import calibrated, confidences, task_logits
 from .rows_multitask import check_batch_size, tokenized_ahead
 from .scope_multitask import out_of_scope
+from .turns_multitask import sharing
 
 
 class TaskPrediction:
@@ -72,8 +73,9 @@ class TaskPrediction:
         check_choice("convert_to", convert_to, CONVERSIONS)
         is_single = isinstance(sentences, (str, tuple))
         rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
-        count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
-        tasks = self.config.tasks
+        with sharing(self):  # the tasks stay what they are, from the first look at them to the answers
+            count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
+            tasks = self.config.tasks
         return hand_out(
             tasks, answers, count, is_single, as_list, lambda found, keep: self._converted(found, convert_to, keep)
         )

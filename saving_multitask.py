@@ -214,6 +214,9 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         """Save what stands beside weights, configuration and code."""
         tokenizer = self.base_model._find_tokenizer()
         if tokenizer is not None:
+            if tokenizer.is_fast:  # how it was called last would stand in its file
+                tokenizer.backend_tokenizer.no_truncation()
+                tokenizer.backend_tokenizer.no_padding()
             tokenizer.save_pretrained(save_directory)
         for filename, content in sentence_transformers_files(self.config).items():
             path = os.path.join(save_directory, filename)

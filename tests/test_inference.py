@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers.modeling_outputs import BaseModelOutput
 
 from multitask_sentence import MultiTaskModel, encoding_multitask, rows_multitask
-from multitask_sentence.passes_multitask import evaluating
 from multitask_sentence.rows_multitask import length_sorted_batches
+from multitask_sentence.turns_multitask import evaluating
 
 SENTENCES = [
     "The cat sat on the mat.",

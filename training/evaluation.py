@@ -23,8 +23,8 @@ from ..data.metrics import compute_metric, positive_ranks
 from ..heads_multitask import calibrated, confidences
 from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
-from ..passes_multitask import evaluating
 from ..tasks_multitask import TaskConfig
+from ..turns_multitask import evaluating
 from .calibration.reliability import count_forecasts
 from .losses import task_loss
 

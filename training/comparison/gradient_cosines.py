@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 
 from ...data.collation import MultiTaskCollator
 from ...data.sampling.sampler import rows_labelled_for
-from ...passes_multitask import evaluating
+from ...turns_multitask import evaluating
 from ..losses import task_loss
 
 PROBE_ROWS = 64

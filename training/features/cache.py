@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase
 from ...data.shards import open_shard, write_shard
 from ...encoding_multitask import pooled_vectors
 from ...modeling_multitask import MultiTaskModel
-from ...passes_multitask import evaluating
+from ...turns_multitask import evaluating
 
 FORMAT_VERSION = 2  # of the shards and of the way in which sentences are encoded: another number, another folder
 SENTENCES_PER_SHARD = 16384  # encoded together and then written; an interrupted run loses no more than these

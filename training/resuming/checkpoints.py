@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
+from transformers import TrainerState, trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import CONFIG_NAME
@@ -241,6 +241,9 @@ class Checkpoints:
         self.state = state
         state.is_local_process_zero = self.is_local_process_zero()
         state.is_world_process_zero = self.is_world_process_zero()
+        # As `train` does before it trains: what the finished folder says of tokens does not depend on resuming.
+        if hasattr(trainer, "align_special_tokens"):
+            trainer.align_special_tokens(self.model, self.processing_class)
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end and best is not None:
             state.best_model_checkpoint = str(best)

@@ -1,0 +1,154 @@
+"""Every file of what a run leaves, damaged: each is named in an error, or the answers are the same to the last bit.
+
+A file is cut, has a bit flipped, changes places with the same file of another model, or is gone. Folders: a finished
+run, a checkpoint, an adapter, an export, and the cache of pooled vectors, from which damaged files are made again.
+"""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from jobs import make_job, train
+from outcomes import Case
+from transformers.utils import logging
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.manifest_multitask import MAY_CHANGE, find_changes
+from multitask_sentence.training.features.cache import cache_sentences, embed_cached, open_features
+from multitask_sentence.training.resuming.files import check_files
+
+DAMAGES = ("cut", "bit flipped", "of another model", "gone")
+NOTICED = (OSError, ValueError)
+SENTENCES = ["the cat sat", "good film in the park", ""]
+TASKS = {"mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}}
+
+
+def damage(path: Path, how: str, other: Path, chance: random.Random) -> bool:
+    """Damage a file; whether it now holds something else."""
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+        return True
+    if how == "of another model":
+        changed = other.read_bytes() if other.is_file() else content
+    elif how == "cut":
+        changed = content[: chance.randrange(len(content))] if content else content
+    else:
+        bits = bytearray(content)
+        if bits:
+            bits[chance.randrange(len(bits))] ^= 1 << chance.randrange(8)
+        changed = bytes(bits)
+    path.write_bytes(changed)
+    return changed != content
+
+
+def answers(folder: Path, verify: bool = True) -> np.ndarray:
+    """What a model answers, opened with every file compared to the manifest."""
+    return MultiTaskModel.from_pretrained(folder, verify=verify).encode(SENTENCES)
+
+
+def resumes(checkpoint: Path) -> np.ndarray:
+    check_files(checkpoint, num_processes=1)
+    return np.ones(1)
+
+
+def exported_answers(folder: Path) -> np.ndarray:
+    from multitask_sentence import MultiTaskRuntime
+
+    if changes := find_changes(folder):  # as `doctor --verify` does
+        raise ValueError(str(changes))
+    return MultiTaskRuntime.from_pretrained(folder, engine="onnx").encode(SENTENCES)
+
+
+def damage_folder(
+    kind: str, folder: Path, other: Path, ask: Callable[[Path], np.ndarray], chance: random.Random, rounds: int
+) -> Iterator[Case]:
+    """Every file of a folder damaged in every way, so many times each."""
+    expected, copy = ask(folder), folder.with_name("damaged")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in names:
+        for how in DAMAGES * rounds:
+            shutil.copytree(folder, copy)
+            try:
+                if not damage(copy / name, how, other / name, chance):
+                    continue
+                found = ask(copy)
+                is_right = np.array_equal(found, expected) and (name in MAY_CHANGE or how == "gone" or "." not in name)
+                outcome = "right" if is_right else "failure"
+                detail = "noticed by nobody"
+            except NOTICED as error:
+                outcome, detail = "clear error", str(error)
+            except Exception as error:
+                outcome, detail = "failure", f"{type(error).__name__}: {error}"
+            finally:
+                shutil.rmtree(copy)
+            yield Case("damage", kind, f"{name} {how}", outcome, detail)
+
+
+def damage_cache(folder: Path, model: MultiTaskModel, chance: random.Random, rounds: int) -> Iterator[Case]:
+    """Every file of a cache of pooled vectors damaged: what it held is encoded again, to the last bit."""
+    datasets.config.HF_DATASETS_CACHE = folder
+
+    def ask() -> np.ndarray:
+        cache = open_features(model)
+        return embed_cached(
+            model, cache, cache_sentences(cache, model, lambda: [SENTENCES], show_progress=False)
+        ).numpy()
+
+    expected = ask()
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
+        for how in ("cut", "bit flipped", "gone") * rounds:
+            if not damage(folder / name, how, folder, chance):
+                continue
+            try:
+                outcome, detail = ("right" if np.array_equal(ask(), expected) else "failure"), "other vectors"
+            except Exception as error:
+                outcome, detail = "failure", f"{type(error).__name__}: {error}"
+            yield Case("damage", "cache of vectors", f"{Path(name).suffix} {how}", outcome, detail)
+
+
+def damage_all(
+    folder: Path, backbone: Path, chance: random.Random, rounds: int = 1, exports: bool = True
+) -> Iterator[Case]:
+    """All folders, every file so many times; a case for each file and damage."""
+    if not rounds:
+        return
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    runs = []
+    for name, rate in (("one", "1e-3"), ("other", "2e-3")):
+        job = make_job(folder / name / "job", backbone, "plain")
+        ended = train(job, "--learning_rate", rate)
+        if ended.status:
+            raise RuntimeError(f"A run fails without any damage:\n{ended.said[-3000:]}")
+        runs.append(job.parent / "result")
+    checkpoints = [max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])) for run in runs]
+    moved = [Path(shutil.move(path, folder / f"checkpoint-{place}")) for place, path in enumerate(checkpoints)]
+    for run in runs:
+        for left in (*run.glob("checkpoint-*"), run / "best", run / "predictions"):
+            shutil.rmtree(left)
+    yield from damage_folder("finished run", *runs, answers, chance, rounds)
+    yield from damage_folder("checkpoint", *moved, resumes, chance, rounds)
+
+    adapters = []
+    for seed in (1, 2):
+        from peft import LoraConfig
+
+        torch.manual_seed(seed)
+        model = MultiTaskModel.from_backbone(str(backbone), tasks=TASKS)
+        model.add_adapter(LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+        model.save_pretrained(folder / f"adapter_{seed}")
+        adapters.append(folder / f"adapter_{seed}")
+    yield from damage_folder("adapter", *adapters, answers, chance, rounds)
+    yield from damage_cache(folder / "cache", MultiTaskModel.from_pretrained(runs[0]), chance, rounds)
+
+    if exports:
+        from multitask_sentence.export.folder import export_folder
+
+        for run in runs:
+            export_folder(run)
+        yield from damage_folder("export", *runs, exported_answers, chance, rounds)

@@ -1,0 +1,103 @@
+"""Several threads on one model: answers are right while others change its mode and its tasks."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.turns_multitask import changing, evaluating, sharing
+
+SENTENCES = ["the cat sat", "good film", "bad news today"]
+NEW = {"problem_type": "single_label_classification", "labels": ["no", "yes"]}
+
+
+def run_together(*works: Callable[[], None]) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[work], daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads), "nobody waits for ever"
+    return errors
+
+
+def test_thread_that_leaves_first_does_not_bring_dropout_to_the_other() -> None:
+    model, inside, left = torch.nn.Dropout(), threading.Event(), threading.Event()
+    modes = []
+
+    def first() -> None:
+        with evaluating(model):
+            inside.set()
+            left.wait(10)
+            modes.append(model.training)
+
+    def second() -> None:
+        inside.wait(10)
+        with evaluating(model):
+            pass
+        left.set()
+
+    assert run_together(first, second) == []
+    assert modes == [False]
+    assert model.training, "restored by the last that left"
+
+
+def test_change_waits_for_those_who_compute_and_they_wait_for_it() -> None:
+    model, inside, waiting, order = torch.nn.Linear(1, 1), threading.Event(), threading.Event(), []
+
+    def compute() -> None:
+        with sharing(model), sharing(model):
+            inside.set()
+            waiting.wait(10)
+            order.append("computed")
+
+    def change() -> None:
+        inside.wait(10)
+        threading.Timer(0.2, waiting.set).start()
+        with changing(model):
+            order.append("changed")
+
+    assert run_together(compute, change) == []
+    assert order == ["computed", "changed"]
+
+
+def test_thread_that_computes_may_change_the_model_itself(tiny_model: MultiTaskModel) -> None:
+    with sharing(tiny_model):
+        tiny_model.add_task("new", NEW)
+        tiny_model.train()
+    assert "new" in tiny_model.heads
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_answers_are_right_while_others_change_mode_and_tasks(tiny_model: MultiTaskModel) -> None:
+    expected = tiny_model.encode(SENTENCES), tiny_model.predict(SENTENCES)["mood"]["probabilities"]
+    stop = threading.Event()
+
+    def ask() -> None:
+        try:
+            for _ in range(20):
+                np.testing.assert_allclose(tiny_model.encode(SENTENCES), expected[0], atol=1e-5)
+                np.testing.assert_allclose(
+                    tiny_model.predict(SENTENCES)["mood"]["probabilities"], expected[1], atol=1e-5
+                )
+        finally:
+            stop.set()
+
+    def change(name: str) -> None:
+        while not stop.is_set():
+            tiny_model.train()
+            tiny_model.add_task(name, NEW)
+            tiny_model.remove_task(name)
+
+    assert run_together(ask, ask, lambda: change("one"), lambda: change("other")) == []
