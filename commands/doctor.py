@@ -269,10 +269,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seal", action="store_true", help="Write the manifest of a folder that was changed on purpose."
     )
+    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    parser.add_argument("--require_pinned", action="store_true", help="Refuse a repository without such a --revision.")
     parser.add_argument("--recipe", type=Path, help="Whose validation rows int8 is measured on (FOLDER/recipe.yaml).")
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     options = parser.parse_args(argv)
     source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
+    if not options.door and not os.path.isdir(source):
+        from multitask_sentence.commands._pinned import check_pinned
+
+        try:
+            check_pinned(source, options.revision, options.require_pinned)
+            if options.revision:
+                from huggingface_hub import snapshot_download
+
+                source = snapshot_download(source, revision=options.revision)
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
     if options.door:
         np.savez(options.out, **DOORS[options.door](source))
         return

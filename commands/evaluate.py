@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data
+from ._pinned import add_pin_options, check_pinned
 
 
 def run(options: argparse.Namespace) -> str:
@@ -54,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help="A trained folder or a Hub repository.")
     parser.add_argument("data", nargs="+", type=Path, help="A recipe, or labelled files of one format.")
     add_data_options(parser)
-    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    add_pin_options(parser)
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
+        check_pinned(options.source, options.revision, options.require_pinned)
         print("\n" + run(options))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")

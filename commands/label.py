@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ._pinned import add_pin_options, check_pinned
+
 
 def _summary(records: Sequence) -> str:
     """How many rows were labelled and set aside, and how often each task gave which label."""
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", nargs="+", default=["text"], help="The column to read, or two for pairs (text).")
     parser.add_argument("--tasks", nargs="+", help="The tasks to answer (all that read this kind of input).")
     parser.add_argument("--embeddings", action="store_true", help="Also write each row's embedding.")
-    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    add_pin_options(parser)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(float32)")
     parser.add_argument("--no_quotes", action="store_true", help="Quotes of a csv file are part of its text.")
     parser.add_argument("--rows_per_part", type=int, default=10_000, help="What a kill can cost (10000).")
@@ -68,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = vars(options) | {"text": tuple(options.text), "quoted": not options.no_quotes}
     settings["tasks"] = tuple(options.tasks) if options.tasks else None
     del settings["no_quotes"]
+    require_pinned = settings.pop("require_pinned")
     go_on = "What is done is kept: the same command with --resume goes on."
     try:
+        check_pinned(options.source, options.revision, require_pinned)
         records = run_job(Job(**settings))
     except KeyboardInterrupt:
         sys.exit(f"stopped. {go_on}")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ..serving.limits import Limits
+from ._pinned import add_pin_options, check_pinned
 
 TOKEN_VARIABLE = "MULTITASK_SENTENCE_TOKEN"
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="multitask-sentence serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="A folder or a Hub repository.")
-    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    add_pin_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 answers other machines, too (%(default)s).")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s).")
     parser.add_argument("--engine", choices=["torch", "onnx", "openvino"], default="torch", help="(%(default)s)")
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     try:
+        check_pinned(options.source, options.revision, options.require_pinned)
         if options.engine == "torch":
             engine = TorchEngine(options.source, options.revision, options.dtype, options.device)
         else:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from helpers import hub_server
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands._pinned import check_pinned
 from multitask_sentence.train import run
 from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
 
@@ -688,3 +689,22 @@ tasks:
     with pytest.raises(ValueError, match="token"):
         run([str(tmp_path / "recipe.yaml"), *arguments])
     assert not (tmp_path / "mine").exists()
+
+
+def test_command_refuses_a_repository_that_is_not_pinned_and_names_its_commit(
+    nearby: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = push_folder(folder, "team/pinned")
+    commit = url.rsplit("/", 1)[1]
+    with caplog.at_level("WARNING"):
+        check_pinned("team/pinned", None, require_pinned=False)
+    assert f"team/pinned is opened at main, which stands at {commit} now. Who may write there" in caplog.text
+    message = (
+        f"team/pinned: --require_pinned asks for a commit, not main, which stands at {commit} now. Give --revision"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_pinned("team/pinned", None, require_pinned=True)
+    caplog.clear()
+    check_pinned("team/pinned", commit, require_pinned=True)
+    check_pinned(str(folder), None, require_pinned=True)
+    assert caplog.text == ""

@@ -1,0 +1,58 @@
+"""Hub repositories by a commit that stays what it is: `--revision` and `--require_pinned` of the commands."""
+
+import argparse
+import logging
+import os
+import re
+
+logger = logging.getLogger(__name__)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def add_pin_options(parser: argparse.ArgumentParser) -> None:
+    """`--revision` and `--require_pinned`."""
+    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
+    parser.add_argument(
+        "--require_pinned", action="store_true", help="Refuse a Hub repository without such a --revision."
+    )
+
+
+def find_commit(repo_id: str, revision: str | None) -> str | None:
+    """The commit that a branch of a Hub repository stands at, now or when it was last read; `None` if nobody knows."""
+    from huggingface_hub import HfApi
+
+    from ..adapter_multitask import cached_commit
+
+    try:
+        return HfApi().model_info(repo_id, revision=revision).sha
+    except Exception:  # whatever is wrong with the Hub or the id, opening says it better
+        return cached_commit(repo_id, {"revision": revision})
+
+
+def check_pinned(source: str, revision: str | None, require_pinned: bool) -> None:
+    """
+    Warn of a Hub repository that is opened by a name which somebody may move to other code and weights.
+
+    Args:
+        source: a folder, which is what it is, or a Hub id.
+        revision: what was asked for.
+        require_pinned: whether that is an error.
+
+    Raises:
+        ValueError: it is, and the revision is no commit of 40 digits.
+    """
+    if os.path.isdir(source) or (revision and COMMIT.fullmatch(revision)):
+        return
+    commit = find_commit(source, revision)
+    pin = f"--revision {commit}" if commit else "--revision and the 40 digits of a commit"
+    found = f", which stands at {commit} now" if commit else ""
+    if require_pinned:
+        raise ValueError(f"{source}: --require_pinned asks for a commit, not {revision or 'main'}{found}. Give {pin}.")
+    logger.warning(
+        f"{source} is opened at {revision or 'main'}{found}. Who may write there may change its code and weights. To "
+        f"open what was looked at: {pin}"
+    )
+
+
+__all__ = ["add_pin_options", "check_pinned", "find_commit"]
