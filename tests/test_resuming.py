@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,14 @@ def test_optimizer_state_follows_the_names_of_its_parameters():
     assert match_state(state, [["a", "b"], ["c", "d"]], [["a", "b"], ["c", "d"]], Path()) == state
     with pytest.raises(ValueError, match="divides its parameters into other groups: those of a are not the same"):
         match_state(state, [["a", "b"], ["c", "d"]], [["a"], ["b", "c", "d"]], Path("checkpoint-3"))
+
+
+def test_checkpoint_that_was_half_removed_when_the_run_was_killed_is_gone_after_resuming(make, copied: Path):
+    (copied / "checkpoint-1").mkdir()
+    (copied / "checkpoint-1" / "model.safetensors").touch()
+    os.utime(copied / "checkpoint-1", (0, 0))
+    make(copied, save_total_limit=2).train(resume_from_checkpoint=str(copied / "checkpoint-6"))
+    assert sorted(path.name for path in copied.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
 
 
 # ---- what may not change ----

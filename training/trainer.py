@@ -266,9 +266,13 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
                 if self.is_world_process_zero():
                     logger.warning(line)
             if self._end_if_stopped_early(resume_from_checkpoint):
+                self._remove_older_checkpoints(Path(self.args.output_dir))
                 return TrainOutput(self.state.global_step, 0.0, {})
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if resume_from_checkpoint:  # where no checkpoint was left to write, older ones may have been left
+                self._remove_older_checkpoints(Path(self.args.output_dir))
+            return trained
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
             if len(self.plan.stages) > 1:
                 enter_stage(self.plan, len(self.plan.stages) - 1, self.model)

@@ -29,6 +29,8 @@ DERIVED = ("README.md", "training_args.bin", "manifest.json", "run.json")
 
 def without_time(content: Any) -> Any:
     """The same without what tells how long something took, and whether it is the second half of a run."""
+    if isinstance(content, list):  # transformers' summary of the part that a process has trained is no part of a run
+        content = [value for value in content if not (isinstance(value, dict) and "train_runtime" in value)]
     if isinstance(content, dict):
         return {
             key: without_time(value)

@@ -131,9 +131,15 @@ class Checkpoints:
         if not self.args.should_save:
             return
         shutil.rmtree(unfinished.parent, ignore_errors=True)
+        self._remove_older_checkpoints(folder)
+
+    def _remove_older_checkpoints(self, folder: Path) -> None:
+        """Keep no more checkpoints than `save_total_limit`; a run may have been killed before or while it did so."""
+        if not self.args.should_save:
+            return
         rotate_checkpoints(
             output_dir=str(folder),
-            save_total_limit=limit,
+            save_total_limit=self.args.save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=True,
         )
