@@ -37,9 +37,11 @@ def test_encode_and_predict_run_the_compiled_model(tiny_model: MultiTaskModel, n
     tiny_model.compile(backend=backend)
     try:
         np.testing.assert_allclose(tiny_model.encode(SENTENCES), expected, rtol=0, atol=1e-5)
-        assert backend.runs == 1
+        # PyTorch 2.7 cannot take a configuration of transformers into a graph, and makes several.
+        graphs = backend.runs
+        assert graphs == 1 or (graphs > 1 and torch.__version__.startswith("2.7."))
         found = tiny_model.predict(SENTENCES, as_list=True)
-        assert backend.runs == 2
+        assert backend.runs == 2 * graphs
         assert [row["mood"]["label"] for row in found] == [row["mood"]["label"] for row in answers]
         np.testing.assert_allclose(
             [row["rating"]["value"] for row in found],
@@ -52,7 +54,7 @@ def test_encode_and_predict_run_the_compiled_model(tiny_model: MultiTaskModel, n
             np.testing.assert_allclose(
                 tiny_model.encode([f"{'dog ' * length}", "cat"])[1], tiny_model.encode("cat"), rtol=0, atol=1e-5
             )
-        assert backend.graphs <= 4, "shapes become dynamic instead of a graph for each"
+        assert backend.graphs <= 4 * graphs, "shapes become dynamic instead of a graph for each"
     finally:
         torch._dynamo.reset()
 

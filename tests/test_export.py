@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deberta-v2": {"projection": {"out_features": 24, "activation": "linear", "bias": False}},
     "modernbert": {"pooling": "mean", "normalize": True},
 }
+SINGLE = ("mood", "tags", "rating")
 
 
 def build(
@@ -52,11 +53,13 @@ def build(
 def test_graphs_of_every_backbone_answer_as_the_model_does(
     architecture: str, tiny_tokenizer: PreTrainedTokenizerFast, all_tasks: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = build(CONFIGS[architecture](), tiny_tokenizer, all_tasks, **SETTINGS[architecture])
+    # The graph of pairs begins behind the backbone, so one backbone is enough for it.
+    tasks = {name: task for name, task in all_tasks.items() if name in SINGLE or architecture == "bert"}
+    model = build(CONFIGS[architecture](), tiny_tokenizer, tasks, **SETTINGS[architecture])
     model.save_pretrained(tmp_path)
     export_folder(tmp_path)
     record = json.loads((tmp_path / "onnx" / "export.json").read_text())
-    outputs = {"sentence_embedding", *(f"logits.{name}" for name in all_tasks)}
+    outputs = {"sentence_embedding", *(f"logits.{name}" for name in tasks)}
     assert set(record["differences"]) == outputs
     runtime = MultiTaskRuntime.from_pretrained(tmp_path)
     assert max(check.differences(model, runtime).values()) <= 1e-5

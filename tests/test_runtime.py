@@ -1,5 +1,6 @@
 """The runtime without torch: the answers, the order and the errors of the model that was exported."""
 
+import importlib.util
 import inspect
 import json
 import os
@@ -51,8 +52,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with every kind of task, normalised, exported. Read only."""
+def exported(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with every kind of task, normalised, traced once for all engines that are installed. Read only."""
     torch.manual_seed(1)
     tasks = {**all_tasks, "year": {"problem_type": "regression", "target_mean": 1950.0, "target_deviation": 30.0}}
     tasks["tags"] = {**tasks["tags"], "thresholds": [0.4, 0.5, 0.6, 0.55], "temperatures": [2.0, 0.5, 1.0, 1.5]}
@@ -61,8 +62,15 @@ def folder(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("runtime") / "model"
     options = {"projection": {"out_features": 24}, "max_length": 20, "normalize": True}
     MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, **options).save_pretrained(folder)
-    export_folder(folder)
+    export_folder(folder, ["onnx", "openvino"] if importlib.util.find_spec("openvino") else ["onnx"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, exported for ONNX Runtime alone. Read only."""
+    ignore = shutil.ignore_patterns("openvino")
+    return Path(shutil.copytree(exported, tmp_path_factory.mktemp("onnx") / "model", ignore=ignore))
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +257,8 @@ print(json.dumps(found))
 def test_handler_of_inference_endpoints_answers_as_the_model_does(
     folder: Path, model: MultiTaskModel, block_packages: str, tmp_path: Path
 ) -> None:
-    assert (folder / "requirements.txt").read_text().split() == ["numpy", "tokenizers", "onnxruntime"]
+    engines = ["openvino"] if importlib.util.find_spec("openvino") else []
+    assert (folder / "requirements.txt").read_text().split() == ["numpy", "tokenizers", "onnxruntime", *engines]
     requests: list[Any] = [
         {"inputs": "good film"},
         {"inputs": SENTENCES[:3], "parameters": {"head": "mood", "embeddings": True}},
@@ -358,13 +367,11 @@ def test_missing_engine_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def openvino_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder, exported for OpenVINO alone. Read only."""
+def openvino_folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, exported for OpenVINO alone. Read only."""
     pytest.importorskip("openvino")
-    copy = tmp_path_factory.mktemp("openvino") / "model"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("onnx"))
-    export_folder(copy, ["openvino"])
-    return copy
+    ignore = shutil.ignore_patterns("onnx")
+    return Path(shutil.copytree(exported, tmp_path_factory.mktemp("openvino") / "model", ignore=ignore))
 
 
 def test_openvino_answers_as_the_model_does(openvino_folder: Path, model: MultiTaskModel) -> None:
