@@ -28,6 +28,7 @@ _PLACES = {
 }
 
 
+# `train` is the module train.py, which can be called.
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return getattr(importlib.import_module(_PLACES[name], __name__), name)

@@ -17,9 +17,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from accelerate import PartialState
@@ -50,6 +52,7 @@ from multitask_sentence.training.output_folder import (
 )
 from multitask_sentence.training.recipe.before_data import Checked, check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
+from multitask_sentence.training.recipe.from_memory import quietly, write_recipe
 from multitask_sentence.training.recipe.recipe import Recipe
 from multitask_sentence.training.recipe.starting import describe_origin, describe_start, scores_before, start_model
 from multitask_sentence.training.report.abstention import describe_abstention, format_abstention
@@ -242,14 +245,13 @@ def publish(args: MultiTaskTrainingArguments, repo_id: str) -> None:
     )
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    """One run, from the recipe to the finished folder; or several with `--seeds`."""
+def run(argv: Sequence[str] | None = None) -> MultiTaskTrainer | None:
+    """One run, from the recipe to the finished folder; its trainer. With `--seeds` several, and no trainer."""
     argv = list(sys.argv[1:] if argv is None else argv)
     options, recipe, args = RecipeArgumentParser().parse(argv)
     if options.seeds is None:
-        run_once(options, recipe, args)
-    else:
-        run_seeds(argv, options, recipe, args)
+        return run_once(options, recipe, args)
+    return run_seeds(argv, options, recipe, args)
 
 
 def run_seeds(
@@ -258,7 +260,8 @@ def run_seeds(
     """The same run with several seeds; those that are finished are kept, and the others go on where they stopped."""
     check_seeds(options.seeds, args, options.compare_single, PartialState().num_processes)
     if options.check:
-        return run_once(options, recipe, args)
+        run_once(options, recipe, args)
+        return
     output_dir, results = Path(args.output_dir), {}
     for seed in range(args.seed, args.seed + options.seeds):
         folder = seed_folder(output_dir, seed)
@@ -279,8 +282,8 @@ def run_seeds(
 
 def run_once(
     options: argparse.Namespace, recipe: Recipe, args: MultiTaskTrainingArguments, split_seed: int | None = None
-) -> None:
-    """One run. With `split_seed`, rows are set aside as with that seed."""
+) -> MultiTaskTrainer:
+    """One run, and its trainer. With `split_seed`, rows are set aside as with that seed."""
     started = time.time()
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
@@ -295,7 +298,8 @@ def run_once(
     show_run(checked, recipe, loaded, trainer)
     if options.check:
         end_check(checked)
-        return trainer.accelerator.end_training()
+        trainer.accelerator.end_training()
+        return trainer
 
     card = edited_card(output_dir)
     keep_row_hashes(trainer, loaded)
@@ -339,6 +343,32 @@ def run_once(
         if pushes:
             publish(args, repo_id)
     trainer.accelerator.end_training()
+    return trainer
+
+
+def train_recipe(
+    recipe: dict[str, Any], quiet: bool = False, overwrite: bool = False
+) -> tuple[MultiTaskTrainer, dict[str, Any]]:
+    """
+    Train a recipe that is a dictionary: `from multitask_sentence import train; train(recipe)`.
+
+    Args:
+        recipe: what the file would hold. A task's `dataset` may be a DataFrame or a `datasets.Dataset` (the training
+            rows), or a dictionary or `DatasetDict` of them by split. Other data is named by Hub id or whole path.
+        quiet: whether to print nothing and to draw no bar; warnings stay.
+        overwrite: whether to replace an earlier run in the output folder.
+
+    Returns the trainer, whose `model` is the finished one, and what `results.json` holds.
+
+    Raises:
+        TypeError, ValueError: as of a recipe's file; says where, what was found and what would be right.
+    """
+    with TemporaryDirectory() as folder, quietly() if quiet else nullcontext():
+        path = write_recipe(recipe, Path(folder))
+        flags = ["--overwrite"] * overwrite + ["--disable_tqdm", "true"] * quiet
+        trainer = run([str(path), *flags])
+    results = Path(trainer.args.output_dir) / RESULTS_FILE
+    return trainer, json.loads(results.read_text(encoding="utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -349,6 +379,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         sys.exit(f"error: {cause}")
 
+
+class _Callable(ModuleType):
+    """This file as a module that can be called: `from multitask_sentence import train` gives it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[MultiTaskTrainer, dict[str, Any]]:
+        return train_recipe(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,75 @@
+"""A recipe as a dictionary with tables as data: the run of the same recipe's file, and silence on request."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from datasets import Dataset
+
+from helpers.small_job import make_recipe, write_rows
+from multitask_sentence import train
+from multitask_sentence.train import run
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_backbone: str) -> Path:
+    write_rows(tmp_path)
+    path = make_recipe(tmp_path, tiny_backbone, ("mood", "tags", "similarity"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del content["training"]["disable_tqdm"]
+    content["training"]["num_train_epochs"] = 1
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def in_memory(job: Path, output_dir: Path) -> dict[str, Any]:
+    """The recipe as a dictionary: two tasks share their DataFrames, and one has Datasets."""
+    recipe = yaml.safe_load(job.read_text(encoding="utf-8"))
+    recipe["training"]["output_dir"] = str(output_dir)
+    texts, pairs = (
+        {split: pd.read_csv(job.parent / f"{name}_{split}.csv") for split in ("train", "validation", "test")}
+        for name in ("texts", "pairs")
+    )
+    recipe["tasks"]["mood"]["dataset"] = recipe["tasks"]["tags"]["dataset"] = texts
+    recipe["tasks"]["similarity"]["dataset"] = {
+        split: Dataset.from_pandas(rows, preserve_index=False) for split, rows in pairs.items()
+    }
+    return recipe
+
+
+def test_dictionary_with_tables_gives_the_run_of_the_file(job: Path, tmp_path: Path, capfd) -> None:
+    run([str(job)])
+    capfd.readouterr()
+    trainer, results = train(in_memory(job, tmp_path / "memory"), quiet=True)
+    printed = capfd.readouterr()
+    assert printed.out == "" and "%|" not in printed.err
+    expected = json.loads((tmp_path / "result/results.json").read_text(encoding="utf-8"))
+    for split, scores in expected["scores"].items():
+        for task, found in scores.items():
+            assert results["scores"][split][task] == pytest.approx(found, nan_ok=True), task
+    assert results["rows"] == expected["rows"] and results["rows_per_epoch"] == expected["rows_per_epoch"]
+    assert trainer.model.predict("the cat ran")["mood"]["labels"] in ("positive", "negative")
+    saved = yaml.safe_load((tmp_path / "memory/recipe.yaml").read_text(encoding="utf-8"))
+    assert saved["tasks"]["tags"]["dataset"]["data_files"]["train"] == "mood_train.parquet", "no machine path"
+
+
+def test_what_is_no_table_is_refused(job: Path, tmp_path: Path) -> None:
+    recipe = in_memory(job, tmp_path / "memory")
+    recipe["tasks"]["mood"]["dataset"] = {"train": recipe["tasks"]["mood"]["dataset"]["train"], "validation": [1, 2]}
+    message = r"tasks\.mood\.dataset\['validation'\] should be a DataFrame or a datasets\.Dataset\. Found list\."
+    with pytest.raises(TypeError, match=message):
+        train(recipe)
+    with pytest.raises(TypeError, match=r"A recipe should be a dictionary\. Found str\."):
+        train("recipe.yaml")
+
+
+def test_train_can_be_called_whatever_was_imported_before() -> None:
+    for first in ("", "import multitask_sentence.train; "):
+        script = f"{first}from multitask_sentence import train; print(callable(train), callable(train.run))"
+        found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert found.stdout.split() == ["True", "True"]
