@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +27,17 @@ def label_tensor(task: TaskConfig, labels: list[Any]) -> torch.Tensor:
     if task.kind.is_multi_label:
         return torch.tensor(labels, dtype=torch.float).reshape(-1, len(task.labels))
     return torch.tensor(labels, dtype=torch.long if task.kind.has_labels else torch.float)
+
+
+def column_tensor(task: TaskConfig, labels: pa.ChunkedArray) -> torch.Tensor:
+    """The same as `label_tensor`, from a column without nulls: thousands of labels are too many for Python lists."""
+    labels = labels.combine_chunks()
+    if task.kind.is_multi_label:
+        flags = labels.flatten().to_numpy(zero_copy_only=False)
+        return torch.tensor(flags, dtype=torch.float).reshape(-1, len(task.labels))
+    return torch.tensor(
+        labels.to_numpy(zero_copy_only=False), dtype=torch.long if task.kind.has_labels else torch.float
+    )
 
 
 def sentence_ids(rows: list[list[str]]) -> torch.Tensor:

@@ -12,23 +12,19 @@ within official splits, and no reason to leave one out.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 from datasets import Dataset
 
-from .collation import LABEL_PREFIX
+from .cached import batches
+from .canonical import is_labelled
 from .loading import LabelledSet, LoadedTasks
 from .row_hashes import ROW_HASHES_FILE
-from .texts import row_hash, row_key, text_key
+from .texts import row_hashes, text_key
 
 logger = logging.getLogger(__name__)
-
-RowKey = tuple[str, ...]
-
-
-def _row_keys(rows: Dataset) -> Iterator[RowKey]:
-    return map(row_key, rows["sentences"])
 
 
 def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, str, Dataset]]:
@@ -41,27 +37,65 @@ def _held_out_splits(loaded: LoadedTasks) -> Iterator[tuple[LabelledSet, str, Da
 def held_out_sentences(loaded: LoadedTasks) -> set[str]:
     """The keys of all sentences that a model is measured on."""
     return {
-        text_key(sentence) for _, _, rows in _held_out_splits(loaded) for row in rows["sentences"] for sentence in row
+        text_key(sentence)
+        for _, _, rows in _held_out_splits(loaded)
+        for batch in batches(rows, ["sentences"])
+        for row in batch["sentences"].to_pylist()
+        for sentence in row
     }
 
 
-def _found_in(loaded: LoadedTasks) -> dict[RowKey, list[str]]:
-    """By row of the validation and test splits, the tasks that are measured on it."""
-    found: dict[RowKey, list[str]] = {}
-    for labelled_set, _, rows in _held_out_splits(loaded):
-        for key in _row_keys(rows):
-            tasks = found.setdefault(key, [])
-            tasks.extend(task for task in labelled_set.tasks if task not in tasks)
-    return found
+@dataclass
+class _HeldOut:
+    """
+    The rows of all validation and test splits.
+
+    Attributes:
+        hashes: `(rows,)`, ascending.
+        sets: `(rows,)`: the number of the set that each of them belongs to, ascending among equal hashes.
+    """
+
+    hashes: np.ndarray
+    sets: np.ndarray
+
+    @classmethod
+    def read(cls, loaded: LoadedTasks) -> "_HeldOut":
+        hashes, sets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for number, labelled_set in enumerate(loaded.sets):
+            own = [row_hashes(rows) for split, rows in labelled_set.splits.items() if split != "train"]
+            if own:
+                hashes.append(np.unique(np.concatenate(own)))
+                sets.append(np.full(len(hashes[-1]), number))
+        joined = np.concatenate(hashes)
+        order = np.argsort(joined, kind="stable")
+        return cls(joined[order], np.concatenate(sets)[order])
+
+    def find(self, train: Dataset) -> np.ndarray:
+        """`(rows,)`: which training rows stand in any validation or test split."""
+        return np.isin(row_hashes(train), self.hashes)
+
+    def sets_of(self, hashes: np.ndarray) -> Iterator[list[int]]:
+        """Of each row that stands there the numbers of the sets that hold it."""
+        starts, stops = (np.searchsorted(self.hashes, hashes, side=side).tolist() for side in ("left", "right"))
+        for start, stop in zip(starts, stops, strict=True):
+            yield self.sets[start:stop].tolist()
+
+
+def _counts_by_task(loaded: LoadedTasks, held_out: _HeldOut, train: Dataset, found: np.ndarray) -> dict[str, int]:
+    """By task how many of the training rows that were found it is measured on; tasks in the order of these rows."""
+    counts: dict[str, int] = {}
+    for numbers in held_out.sets_of(row_hashes(train)[found]):
+        for task in dict.fromkeys(task for number in numbers for task in loaded.sets[number].tasks):
+            counts[task] = counts.get(task, 0) + 1
+    return counts
 
 
 def announce_held_out(loaded: LoadedTasks) -> None:
     """Tell which tasks have training rows that tasks of another set are measured on."""
-    found_in = _found_in(loaded)
+    held_out = _HeldOut.read(loaded)
     for labelled_set in loaded.sets:
         train = labelled_set.splits["train"]
-        counts = Counter(task for key in _row_keys(train) for task in found_in.get(key, []))
-        for task, count in counts.items():
+        for task, count in _counts_by_task(loaded, held_out, train, held_out.find(train)).items():
             if task in labelled_set.tasks:
                 continue
             logger.info(
@@ -83,7 +117,7 @@ def announce_trained_on(loaded: LoadedTasks) -> None:
         )
     trained = earlier.of_split("train")
     for labelled_set, split, rows in _held_out_splits(loaded):
-        count = sum(row_hash(sentences) in trained for sentences in rows["sentences"]) if trained else 0
+        count = int(np.isin(row_hashes(rows), trained).sum()) if len(trained) else 0
         if count:
             logger.info(
                 f"{', '.join(labelled_set.tasks)}: {count} of {len(rows)} {split} rows were training rows of "
@@ -98,20 +132,16 @@ def drop_held_out(loaded: LoadedTasks) -> None:
     Raises:
         ValueError: no training row with a label is left for a task.
     """
-    found_in = _found_in(loaded)
+    held_out = _HeldOut.read(loaded)
     for labelled_set in loaded.sets:
         train = labelled_set.splits["train"]
-        kept, measured = [], {}
-        for row, key in enumerate(_row_keys(train)):
-            if key in found_in:
-                measured |= dict.fromkeys(found_in[key])
-            else:
-                kept.append(row)
-        if len(kept) == len(train):
+        found = held_out.find(train)
+        if not found.any():
             continue
-        labelled_set.splits["train"] = rest = train.select(kept)
+        measured, kept = _counts_by_task(loaded, held_out, train, found), np.flatnonzero(~found)
+        labelled_set.splits["train"] = train.select(kept)
         for task in labelled_set.tasks:
-            if all(label is None for label in rest[LABEL_PREFIX + task]):
+            if not is_labelled(train, task)[kept].any():
                 raise ValueError(
                     f"Task {task!r}: drop_held_out leaves no labelled training row, as all of them stand in a "
                     "validation or test split. Correct the splits, or leave drop_held_out out of the recipe."

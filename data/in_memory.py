@@ -13,8 +13,10 @@ from datasets import Dataset
 from ..checks_multitask import check_keys, suggest
 from ..tasks_multitask import TaskConfig
 from .half_characters import without_halves
-from .loading import LabelledSet, LoadedTasks, label_parts, sentence_columns
 from .parts import Part
+from .rows import label_parts, sentence_columns
+from .sets import LabelledSet, LoadedTasks
+from .sides import Sides
 from .sources import TaskSource, check_text_columns
 
 TaskDatasets = Mapping[str, Dataset]
@@ -124,7 +126,8 @@ def label_datasets(
             parts[split] = [Part(where, without_halves(names[0], where, rows))]
         group = [sources[name] for name in names]
         check_text_columns(group[0], [part for found in parts.values() for part in found])
-        loaded.sets.append(label_parts(group, parts, seed=0, loaded=loaded, known={}))
+        found = label_parts(group, parts, seed=0, loaded=loaded, known=Sides(), folder=None)
+        loaded.sets.append(LabelledSet(names, found))
 
     for names in _groups(first, sources):
         apart = [group for found in others for group in _groups({name: found[name] for name in names}, sources)]

@@ -6,13 +6,15 @@ rows out. Rows that are left out stay in place as empty cells, so that a message
 
 import datetime
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from ..checks_multitask import suggest
+from .cached import BATCH_ROWS
 from .half_characters import read_bytes
 from .labels.reading import is_empty, show_names
 from .problems import CellError, brief, shorten
@@ -136,6 +138,31 @@ def _joined(cells: tuple[Any, ...]) -> Any:
     return " ".join(text.strip() for text in texts) or None
 
 
+class Cells(Sequence):
+    """The cells of a column: read some rows at a time, anew whenever somebody goes through them.
+
+    Args:
+        length: number of rows.
+        read: gives the cells from one row up to another.
+    """
+
+    def __init__(self, length: int, read: Callable[[int, int], list[Any]]):
+        self._length, self._read = length, read
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            start, stop, step = place.indices(self._length)
+            return self._read(start, max(start, stop))[::step]
+        return self._read(place, place + 1)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, self._length, BATCH_ROWS):
+            yield from self._read(start, min(start + BATCH_ROWS, self._length))
+
+
 @dataclass
 class Part:
     """A file, or a split of a data set, as it was loaded; `where` is its name in messages.
@@ -151,22 +178,39 @@ class Part:
     hint: Callable[[str], str] | None = None
     decimal: str = "."
     thousands: str | None = None
-    kept: list[bool] | None = None
+    kept: np.ndarray | None = None
 
     @property
     def left_out(self) -> int:
         """How many rows a `where` has left out."""
-        return 0 if self.kept is None else self.kept.count(False)
+        return 0 if self.kept is None else int((~self.kept).sum())
 
-    def column(self, task: str, key: str, name: str | list[str]) -> list[Any]:
+    def column(self, task: str, key: str, name: str | list[str]) -> Cells:
         """The cells of a column, or of several ones joined with a space; `key` is their place below `columns`."""
         if isinstance(name, list):
             columns = [self.column(task, key, one) for one in name]
-            return [_joined(cells) for cells in zip(*columns, strict=True)]
-        cells = self._cells(task, f"columns.{key}", name)
-        return cells if self.kept is None else [c if kept else None for c, kept in zip(cells, self.kept, strict=True)]
+            return Cells(
+                len(self.rows),
+                lambda start, stop: [
+                    _joined(cells) for cells in zip(*(own[start:stop] for own in columns), strict=True)
+                ],
+            )
+        cells, kept = self._cells(task, f"columns.{key}", name), self.kept
+        if kept is None:
+            return cells
+        return Cells(
+            len(cells),
+            lambda start, stop: [
+                cell if is_kept else None
+                for cell, is_kept in zip(cells[start:stop], kept[start:stop].tolist(), strict=True)
+            ],
+        )
 
-    def group_cells(self, task: str, name: str) -> list[Any]:
+    def cells(self, column: str) -> Cells:
+        """The cells of a column that is there, whichever rows count."""
+        return self._cells("", "", column)
+
+    def group_cells(self, task: str, name: str) -> Cells:
         """The cells of the column whose values keep rows together when some are set aside."""
         return self._cells(task, "group", name)
 
@@ -191,18 +235,19 @@ class Part:
 
     def keep_where(self, task: str, conditions: dict[str, Any]) -> None:
         """Leave out the rows whose columns hold none of the wanted values; both are compared as text."""
-        kept = [True] * len(self.rows) if self.kept is None else self.kept
+        kept = np.ones(len(self.rows), bool) if self.kept is None else self.kept
         for column, wanted in conditions.items():
             texts = {plain_text(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
-            cells = self._cells(task, f"where.{column}", column)
+            cells: Any = self._cells(task, f"where.{column}", column)
             if isinstance(feature := self.rows.features.get(column), ClassLabel):
-                cells = [feature.names[cell] if cell is not None and cell >= 0 else None for cell in cells]
-            kept = [keep and plain_text(cell) in texts for keep, cell in zip(kept, cells, strict=True)]
+                names = feature.names
+                cells = (names[cell] if cell is not None and cell >= 0 else None for cell in cells)
+            kept = kept & np.fromiter((plain_text(cell) in texts for cell in cells), bool, len(self.rows))
         self.kept = kept
 
     def values(self, column: str) -> list[str]:
         """The first different values of a column, for a message."""
-        found = dict.fromkeys(brief(plain_text(cell)) for cell in self._cells("", "", column))
+        found = dict.fromkeys(brief(plain_text(cell)) for cell in self.cells(column))
         return list(found)[:MAX_SHOWN]
 
     def score_cell(self, cell: Any) -> Any:
@@ -232,14 +277,22 @@ class Part:
         self.rows = self.rows.select(parents).remove_columns(column).add_column(column, texts)
         self.where += f" (rows counted after {brief(column)} was exploded)"
 
-    def _cells(self, task: str, setting: str, name: str) -> list[Any]:
+    def _cells(self, task: str, setting: str, name: str) -> Cells:
+        def of_column(column: str) -> Cells:
+            rows = self.rows.select_columns(column)
+            return Cells(len(rows), lambda start, stop: rows[start:stop][column])
+
         if name in self.rows.column_names:
-            return self.rows[name][:]
+            return of_column(name)
         parts = name.split(".")
         # The longest beginning that is a column: names may hold dots themselves.
         for length in range(len(parts) - 1, 0, -1):
             if (root := ".".join(parts[:length])) in self.rows.column_names:
-                cells = [_follow(cell, parts[length:]) for cell in self.rows[root][:]]
+                outer, inner = of_column(root), parts[length:]
+                cells = Cells(
+                    len(outer),
+                    lambda start, stop, outer=outer, inner=inner: [_follow(cell, inner) for cell in outer[start:stop]],
+                )
                 if any(cell is not None for cell in cells) or not len(cells):
                     return cells
         names = self._names()
@@ -265,4 +318,4 @@ class Part:
         return f" Did you mean {brief(chosen)}?" if chosen else suggest(name, names)
 
 
-__all__ = ["SPLIT_NAMES", "Part", "attempt", "encoding_hint", "format_hint", "no_pattern", "plain_text"]
+__all__ = ["SPLIT_NAMES", "Cells", "Part", "attempt", "encoding_hint", "format_hint", "no_pattern", "plain_text"]

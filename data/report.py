@@ -1,109 +1,52 @@
 """The table that is shown before training: rows, labels, lengths, unknown tokens and overlaps by task and split."""
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
 from tabulate import tabulate
 
-from .loading import LabelledSet, LoadedTasks
-from .texts import row_key, text_key
+from .cached import BATCH_ROWS
+from .canonical import is_labelled, label_counts, labels_of
+from .loading import LoadedTasks
+from .texts import row_hash, row_hashes, whole_row_hash
+from .tokens import TokenCounter
 
-BATCH_SIZE = 2048
 MOST_LABELS = 6
 MOST_UNKNOWN = 0.1  # of a split's tokens; English text with emojis has up to a few per cent, a foreign script 60
 MULTILINGUAL_BACKBONE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
-def _unknown_id(tokenizer: Any) -> int | None:
-    """The id that stands for what the tokenizer does not know; None if it knows everything, as one of bytes does."""
-    unknown = tokenizer.unk_token_id
-    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
-    return None if unknown in (*ends, tokenizer.pad_token_id) else unknown
-
-
-def token_counts(sentences: list[str], tokenizer: Any) -> dict[str, tuple[int, int]]:
-    """Of each distinct sentence, untruncated: its tokens with special ones, and how many of them are unknown."""
-    distinct = list(dict.fromkeys(sentences))
-    counts, unknown = {}, _unknown_id(tokenizer)
-    for start in range(0, len(distinct), BATCH_SIZE):
-        batch = distinct[start : start + BATCH_SIZE]
-        input_ids = tokenizer(
-            batch,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        counts.update((text, (len(ids), ids.count(unknown))) for text, ids in zip(batch, input_ids, strict=True))
-    return counts
-
-
-def _label_summary(task: str, labels: list[Any], loaded: LoadedTasks) -> dict[str, Any] | None:
+def _label_summary(labels: pa.ChunkedArray, task: str, loaded: LoadedTasks) -> dict[str, Any] | None:
     """Rows per label name, or the spread of the scores; None for contrastive."""
     kind = loaded.kinds[task]
     if not kind.has_label_column:
         return None
     if kind.has_scores:
-        return {"min": min(labels), "mean": float(np.mean(labels)), "max": max(labels)}
+        scores = labels.drop_null().to_numpy()
+        return {"min": float(scores.min()), "mean": float(np.mean(scores)), "max": float(scores.max())}
     names = loaded.labels[task]
-    counts = np.sum(labels, axis=0) if kind.is_multi_label else np.bincount(labels, minlength=len(names))
-    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+    return {name: int(count) for name, count in zip(names, label_counts(labels, len(names)), strict=True)}
 
 
-@dataclass
-class _Rows:
-    """What the tasks of a set have in common in one split: keys of the rows, and tokens of their sentences."""
-
-    keys: list[tuple[str, ...]]
-    whole_keys: list[tuple[str, ...]]  # with a contrastive row's negatives
-    counts: np.ndarray  # (rows, sentences of a row, 2): tokens, and unknown ones
-
-    @classmethod
-    def read(cls, dataset: Dataset, counts: dict[str, tuple[int, int]]) -> "_Rows":
-        sentences = dataset["sentences"][:]
-        keys = [row_key(row) for row in sentences]
-        whole_keys = [(*key, *map(text_key, row[2:])) for key, row in zip(keys, sentences, strict=True)]
-        return cls(keys, whole_keys, np.array([[counts[sentence] for sentence in row] for row in sentences]))
-
-
-def _describe_task(
-    task: str,
-    labelled_set: LabelledSet,
-    rows_of: dict[str, _Rows],
-    loaded: LoadedTasks,
-    special: int,
-    max_length: int,
-) -> list[dict[str, Any]]:
-    """A row of the table for each split; `special` tokens are those that every sentence has."""
-    rows = []
-    in_train: set[tuple[str, ...]] = set()
-    for split, dataset in labelled_set.splits.items():
-        labels = dataset[f"label_{task}"][:]
-        labelled = [row for row, label in enumerate(labels) if label is not None]
-        tokens, unknown = rows_of[split].counts[labelled].reshape(-1, 2).T
-        keys = [rows_of[split].keys[row] for row in labelled]
-        if split == "train":
-            in_train = set(keys)
-        rows.append(
-            {
-                "task": task,
-                "split": split,
-                "rows": len(labelled),
-                "labels": _label_summary(task, [labels[row] for row in labelled], loaded),
-                "tokens_mean": float(tokens.mean()),
-                "tokens_p95": int(np.quantile(tokens, 0.95, method="higher")),
-                "tokens_max": int(tokens.max()),
-                "truncated_share": float((tokens > max_length).mean()),
-                "unknown_share": float(unknown.sum() / max(1, (tokens - special).sum())),
-                "duplicates": len(keys) - len({rows_of[split].whole_keys[row] for row in labelled}),
-            }
-        )
-        if split != "train" and "train" in labelled_set.splits:
-            rows[-1]["in_train"] = sum(key in in_train for key in keys)
-    return rows
+def _describe_tokens(counts: np.ndarray, special: int, max_length: int) -> dict[str, Any]:
+    """Lengths of sentences, from their tokens and unknown ones `(rows, sentences of a row, 2)`."""
+    lengths, unknown = np.zeros(1, np.int64), 0
+    for start in range(0, len(counts), BATCH_ROWS):
+        tokens, own = counts[start : start + BATCH_ROWS].reshape(-1, 2).T
+        found = np.bincount(tokens, minlength=len(lengths))
+        found[: len(lengths)] += lengths
+        lengths, unknown = found, unknown + int(own.sum())
+    total, steps = int(lengths.sum()), np.arange(len(lengths))
+    place = math.ceil((total - 1) * 0.95)  # of the ascending lengths
+    return {
+        "tokens_mean": float(lengths @ steps) / total,
+        "tokens_p95": int(np.searchsorted(np.cumsum(lengths), place, side="right")),
+        "tokens_max": int(np.flatnonzero(lengths)[-1]),
+        "truncated_share": float(lengths[max_length + 1 :].sum() / total),
+        "unknown_share": float(unknown / max(1, int(lengths @ (steps - special)))),
+    }
 
 
 def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
@@ -116,15 +59,31 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
     validation and test also `in_train` (rows that stand in the task's train split). Rows are the same whatever the
     case and white space of their text, pairs in either order, as `row_key` has it.
     """
-    datasets = [dataset for labelled_set in loaded.sets for dataset in labelled_set.splits.values()]
-    counts = token_counts(
-        ["", *(sentence for dataset in datasets for row in dataset["sentences"][:] for sentence in row)], tokenizer
-    )
+    counter = TokenCounter(tokenizer)
+    special = counter.count([""])[0][0]
     described = []
     for labelled_set in loaded.sets:
-        rows_of = {split: _Rows.read(dataset, counts) for split, dataset in labelled_set.splits.items()}
+        splits = labelled_set.splits
+        tokens = {split: counter.of_rows(rows) for split, rows in splits.items()}
         for task in labelled_set.tasks:
-            described += _describe_task(task, labelled_set, rows_of, loaded, counts[""][0], max_length)
+            in_train: np.ndarray | None = None
+            for split, rows in splits.items():
+                labelled = is_labelled(rows, task)
+                chosen = slice(None) if labelled.all() else labelled  # a slice copies nothing
+                rule = whole_row_hash if tokens[split].shape[1] > 2 else row_hash
+                row = {
+                    "task": task,
+                    "split": split,
+                    "rows": int(labelled.sum()),
+                    "labels": _label_summary(labels_of(rows, task), task, loaded),
+                    **_describe_tokens(tokens[split][chosen], special, max_length),
+                    "duplicates": int(labelled.sum()) - len(np.unique(row_hashes(rows, rule)[chosen])),
+                }
+                if split == "train":
+                    in_train = row_hashes(rows)[chosen]
+                elif in_train is not None:
+                    row["in_train"] = int(np.isin(row_hashes(rows)[chosen], in_train).sum())
+                described.append(row)
     return described
 
 

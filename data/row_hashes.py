@@ -10,18 +10,20 @@ of rows that it measures although the model was trained on them. The file has a 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 from transformers.utils import cached_file
 
-from .collation import LABEL_PREFIX
-from .texts import row_hash
+from .canonical import is_labelled
+from .sides import SIDES, Sides
+from .texts import row_hashes
 
 ROW_HASHES_FILE = "row_hashes.parquet"
 
@@ -33,21 +35,31 @@ class RowHashes:
 
     Attributes:
         name: of the model, as it is called in messages.
-        rows: by task and split (`("topic", "train")`) the `row_hash` of each distinct row that is labelled for it.
+        rows: by task and split (`("topic", "train")`) the `row_hash` of each distinct row that is labelled for it,
+            ascending.
         is_complete: whether no model before it saw rows that nothing is known of.
     """
 
     name: str
-    rows: dict[tuple[str, str], set[int]]
+    rows: dict[tuple[str, str], np.ndarray]
     is_complete: bool = True
 
-    def of_split(self, split: str) -> set[int]:
-        """Those of all tasks."""
-        return {found for (_, own), hashes in self.rows.items() if own == split for found in hashes}
+    def of_split(self, split: str) -> np.ndarray:
+        """Those of all tasks, ascending."""
+        return _union([hashes for (_, own), hashes in self.rows.items() if own == split])
 
-    def sides(self) -> dict[int, str]:
-        """By hash where the row was; of several splits, train wins, then validation."""
-        return {found: split for split in ("test", "validation", "train") for found in self.of_split(split)}
+    def sides(self) -> Sides:
+        """Where the rows were; of several splits, train wins, then validation."""
+        sides = Sides()
+        for side, split in enumerate(SIDES):
+            hashes = self.of_split(split)
+            sides.add(hashes, np.full(len(hashes), side))
+        return sides
+
+
+def _union(hashes: Sequence[np.ndarray]) -> np.ndarray:
+    """The distinct ones of all, ascending."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *hashes]))
 
 
 def collect_row_hashes(
@@ -64,30 +76,29 @@ def collect_row_hashes(
         trained_tasks: the tasks whose training rows are trained on.
         earlier: the rows of the model that the run goes on from.
     """
-    rows: dict[tuple[str, str], set[int]] = defaultdict(set)
+    found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for key, hashes in earlier.rows.items() if earlier else ():
-        rows[key] |= hashes
+        found[key].append(hashes)
     for labelled_set in sets:
         for split, dataset in labelled_set.splits.items():
-            hashes = [row_hash(sentences) for sentences in dataset["sentences"]]
+            hashes = row_hashes(dataset)
             for task in labelled_set.tasks:
-                if split == "train" and task not in trained_tasks:
-                    continue
-                labels = dataset[LABEL_PREFIX + task][:]
-                rows[task, split].update(own for own, label in zip(hashes, labels, strict=True) if label is not None)
+                if split != "train" or task in trained_tasks:
+                    found[task, split].append(hashes[is_labelled(dataset, task)])
+    rows = {key: _union(hashes) for key, hashes in found.items()}
     trained = RowHashes(name, rows).of_split("train")
-    rows = {key: found if key[1] == "train" else found - trained for key, found in rows.items()}
+    rows = {key: hashes if key[1] == "train" else hashes[~np.isin(hashes, trained)] for key, hashes in rows.items()}
     return RowHashes(name, rows, is_complete=earlier is None or earlier.is_complete)
 
 
 def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
     """Write the file, whole or not at all; the same rows give the same lines."""
-    keys = sorted(key for key, found in hashes.rows.items() if found)
+    keys = sorted(key for key, found in hashes.rows.items() if len(found))
     counts = [len(hashes.rows[key]) for key in keys]
     columns = {
         "task": np.repeat(np.array([task for task, _ in keys], dtype=str), counts),
         "split": np.repeat(np.array([split for _, split in keys], dtype=str), counts),
-        "hash": np.array([found for key in keys for found in sorted(hashes.rows[key])], dtype=np.int64),
+        "hash": np.concatenate([np.empty(0, np.int64), *(hashes.rows[key] for key in keys)]),
     }
     unfinished = folder / (ROW_HASHES_FILE + ".part")
     table = pa.table(columns).replace_schema_metadata({"is_complete": str(hashes.is_complete)})
@@ -109,16 +120,20 @@ def read_row_hashes(name_or_path: str) -> RowHashes:
         return RowHashes(name, {}, is_complete=False)
     try:
         table = parquet.read_table(file, columns=["task", "split", "hash"], page_checksum_verification=True)
-        columns = (table[name].to_pylist() for name in ("task", "split", "hash"))
+        columns = [table[name].combine_chunks() for name in ("task", "split", "hash")]
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise ValueError(
             f"{file} is damaged ({said}). Take it from where the model came from, or delete it: which rows the model "
             "was trained on is then not known."
         ) from error
-    rows: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for task, split, found in zip(*columns, strict=True):
-        rows[task, split].add(found)
+    tasks, splits, hashes = columns
+    rows = {}
+    for task in pc.unique(tasks).to_pylist():
+        for split in pc.unique(splits).to_pylist():
+            own = hashes.filter(pc.and_(pc.equal(tasks, task), pc.equal(splits, split)))
+            if len(own):
+                rows[task, split] = np.sort(own.to_numpy())
     return RowHashes(name, rows, is_complete=(table.schema.metadata or {}).get(b"is_complete") != b"False")
 
 

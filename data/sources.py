@@ -286,7 +286,7 @@ def _announce_reviews(source: TaskSource, parts: list[Part]) -> None:
     """Tell of rows that an annotator has rejected, which count where no `where` leaves them out."""
     used = {*source.columns.values()} if all(isinstance(own, str) for own in source.columns.values()) else set()
     for column, (answers, good) in REVIEWS.items():
-        cells = [cell for part in parts if column in part.rows.column_names for cell in part.rows[column][:]]
+        cells = (cell for part in parts if column in part.rows.column_names for cell in part.cells(column))
         counts = Counter(cell for cell in cells if isinstance(cell, str))
         if counts.keys() <= answers and good in counts and len(counts) > 1 and column not in used:
             others = ", ".join(
@@ -312,10 +312,17 @@ def check_source(source: TaskSource) -> None:
         )
     if unnamed := [key for key in dataset if not isinstance(key, str)]:
         raise ValueError(f"tasks.{task}.dataset: the key {brief(unnamed[0])} is no name of an option. Take it out.")
-    for key in {"split", "streaming"} & set(dataset):
+    if "split" in dataset:
         raise ValueError(
-            f"tasks.{task}.dataset.{key} is not supported: all splits are loaded as a whole. "
+            f"tasks.{task}.dataset.split is not supported: all splits are loaded as a whole. "
             f"Choose splits with tasks.{task}.dataset.splits, like {{train: train, validation: dev}}."
+        )
+    if dataset.get("streaming", False) is not False:
+        raise ValueError(
+            f"tasks.{task}.dataset.streaming is {brief(dataset['streaming'])}, but training draws from a permutation "
+            "of all rows and sets rows aside by their text, so it has to know every row. Leave it out: rows are "
+            "written to the disk once, and read from there through a memory map, however many there are. "
+            "HF_DATASETS_CACHE says to which disk."
         )
     if isinstance(dataset.get("token"), str):
         raise ValueError(
@@ -348,6 +355,40 @@ def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
                 part.check_texts(source.name, key, name)
 
 
+def data_identity(source: TaskSource, data_root: Path) -> list[Any] | None:
+    """
+    What tells whether a task's data is still the same, without reading it: name, size and time of each local file.
+
+    `None` where that cannot be told so: of addresses, data bases and the Hub, and where a file is missing.
+    """
+    dataset = source.dataset
+    path = dataset["path"]
+    local = data_root / Path(path).expanduser()
+    named = {"data_files", "data_dir", "con"} & dataset.keys() or not os.path.isdir(local)
+    if path in FORMATS and named:
+        if FORMATS[path].source == "address" or path == "sqlite":
+            return None
+        is_folder = FORMATS[path].source == "folder"
+        try:
+            data_files = _data_files(source.name, dict(dataset), data_root)
+            names = [
+                name
+                for split, own in data_files.items()
+                for name in _files(source.name, split, own, data_root, is_folder)
+            ]
+        except ValueError:
+            return None  # which is told when the data is loaded
+    elif os.path.isdir(local):
+        names, is_folder = [str(local)], True
+    else:
+        return None
+    if any("://" in name for name in names):
+        return None
+    files = [str(file) for name in names for file in sorted(Path(name).rglob("*"))] if is_folder else names
+    found = [(file, os.stat(file)) for file in files if os.path.isfile(file)]
+    return [[file, status.st_size, status.st_mtime_ns] for file, status in found]
+
+
 def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Part]]:
     """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
 
@@ -376,4 +417,13 @@ def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Par
     return parts
 
 
-__all__ = ["FORMATS", "SPLIT_NAMES", "Part", "TaskSource", "check_source", "check_text_columns", "load_parts"]
+__all__ = [
+    "FORMATS",
+    "SPLIT_NAMES",
+    "Part",
+    "TaskSource",
+    "check_source",
+    "check_text_columns",
+    "data_identity",
+    "load_parts",
+]

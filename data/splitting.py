@@ -7,7 +7,7 @@
 What holds: a text's place, between 0 and 1, is a hash of the seed and the text (`row_key`: whatever its case and white
 space, a pair in either order). Places below `validation_split` are validation, those above `1 - test_split` test. This
 rule looks at no other row. It gives the same answer in a larger file, in another order, in another file and for other
-tasks. A second rule then moves the few texts next to a limit that balance the classes (`_balance`):
+tasks. A second rule then moves the few texts next to a limit that balance the classes (strata.py):
 
 * Texts are balanced for the first task of the recipe that labels them. Each class gives its share, rounded up or down,
   and so do all together; where 50 texts or more are due, it may be 2 % more or fewer. A task that is added or removed
@@ -22,22 +22,25 @@ aside). Going on from a model moves none.
 
 import logging
 import math
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
 
 from ..checks_multitask import is_number
+from .cached import BATCH_ROWS
+from .collation import LABEL_PREFIX
 from .parts import Part, plain_text
 from .problems import brief
+from .sides import SIDES, UNSETTLED, Sides
 from .sources import TaskSource
-from .texts import hash_of, row_hash
+from .strata import LabelsOfUnits, balance, balance_groups, spread
+from .texts import hash_of, row_hashes
 
 logger = logging.getLogger(__name__)
-
-TOLERANCE = 0.02  # of what is due: of 1,000 texts of a class it may be 980 to 1,020, so that fewer of them move
 
 
 def check_split_settings(source: TaskSource) -> None:
@@ -97,226 +100,145 @@ def check_splits(sources: Sequence[TaskSource], parts: Mapping[str, Sequence[Par
         )
 
 
-def _group_value(cell: Any) -> str | None:
+def group_value(cell: Any) -> str | None:
     """A group's value as text (7, 7.0 and "7" are one), None for an empty cell."""
     return None if isinstance(cell, float) and math.isnan(cell) else plain_text(cell)
 
 
-def _labels_of_units(labels: Sequence[Any], rows_of: Sequence[Sequence[int]]) -> dict[int, list[Any]]:
-    """By unit that is labelled for a task, its rows' labels: scores, or all class ids that stand there."""
-    found = {}
-    for unit, rows in enumerate(rows_of):
-        known = [labels[row] for row in rows if labels[row] is not None]
-        if known and isinstance(known[0], list):
-            found[unit] = sorted({index for flags in known for index, flag in enumerate(flags) if flag})
-        elif known:
-            found[unit] = sorted(set(known))
-    return found
+def _places(hashes: np.ndarray, seed: int, groups: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
+    """The place of every unit (a text, or a group) from 0 to 1, ascending, and every row's unit."""
+    if groups is None:
+        distinct = np.sort(hashes)
+        distinct = distinct[np.diff(distinct, prepend=distinct[:1] - 1) != 0]
+        unit_of = np.empty(len(hashes), np.int32)
+        for start in range(0, len(hashes), BATCH_ROWS):
+            unit_of[start : start + BATCH_ROWS] = np.searchsorted(distinct, hashes[start : start + BATCH_ROWS])
+        keys: Sequence[str] = _TextKeys(distinct)
+    else:
+        number_of: dict[str, int] = {}
+        values = map(group_value, groups)
+        found = (f"text {own}" if cell is None else f"group {cell}" for own, cell in zip(hashes, values, strict=True))
+        unit_of = np.fromiter((number_of.setdefault(key, len(number_of)) for key in found), np.int32, len(hashes))
+        keys = list(number_of)
+    place = np.fromiter(((hash_of(f"{seed} {key}") + 2**63) / 2**64 for key in keys), float, len(keys))
+    order = np.argsort(place, kind="stable")
+    place = place[order]
+    for start in np.flatnonzero(place[1:] == place[:-1]).tolist():  # equal places, which are rare, go by their keys
+        stop = int(np.searchsorted(place, place[start], side="right"))
+        order[start:stop] = sorted(order[start:stop].tolist(), key=keys.__getitem__)
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order), dtype=np.int32)
+    return place, number[unit_of]
 
 
-def _strata(labels: dict[int, list[Any]]) -> dict[int, int]:
-    """By unit the class that it is balanced for: the rarest of its labels (-1: none applies), or a tenth of scores."""
-    if any(isinstance(label, float) for found in labels.values() for label in found):
-        scores = [found[0] for found in labels.values()]
-        edges = np.quantile(scores, np.arange(0.1, 0.95, 0.1))
-        return dict(zip(labels, np.searchsorted(edges, scores).tolist(), strict=True))
-    counts = Counter(label for found in labels.values() for label in found)
-    return {unit: min(found, key=lambda label: (counts[label], label), default=-1) for unit, found in labels.items()}
+class _TextKeys(Sequence):
+    """What texts with these hashes are called among the units, made when asked for."""
 
+    def __init__(self, hashes: np.ndarray):
+        self.hashes = hashes
 
-def _range(count: int, share: float) -> tuple[int, int]:
-    """How few and how many of a class may be set aside: the share, rounded down and up, and `TOLERANCE` more."""
-    due = round(share * count, 9)
-    more = int(TOLERANCE * due)
-    return math.floor(due) - more, math.ceil(due) + more
+    def __len__(self) -> int:
+        return len(self.hashes)
 
-
-def _balance(units: Sequence[int], strata: Mapping[int, int], share: float, chosen: set[int]) -> None:
-    """Move the units next to the limit into or out of `chosen` until every class, and all together, give their share.
-
-    `units` can be moved, and stand nearest to the end that is set aside first; `strata` are of all that shares count.
-    """
-    ranges = {stratum: _range(count, share) for stratum, count in Counter(strata.values()).items()}
-    least, most = _range(len(strata), share)
-    held = Counter(strata[unit] for unit in units if unit in chosen)
-
-    def take(unit: int) -> None:
-        chosen.add(unit)
-        held[strata[unit]] += 1
-
-    def release(unit: int) -> None:
-        chosen.remove(unit)
-        held[strata[unit]] -= 1
-
-    for unit in units:
-        if unit not in chosen and held[strata[unit]] < ranges[strata[unit]][0]:
-            take(unit)
-    for unit in reversed(units):
-        if unit in chosen and held[strata[unit]] > ranges[strata[unit]][1]:
-            release(unit)
-    total = held.total()
-    for unit in units:
-        if unit not in chosen and total < least and held[strata[unit]] < ranges[strata[unit]][1]:
-            take(unit)
-            total += 1
-    for unit in reversed(units):
-        if unit in chosen and total > most and held[strata[unit]] > ranges[strata[unit]][0]:
-            release(unit)
-            total -= 1
-
-
-def _balance_groups(units: Sequence[int], sizes: Mapping[int, int], share: float, chosen: set[int]) -> None:
-    """As `_balance`, for the number of rows. Groups differ in size: each move brings it nearer to the share."""
-    count = sum(sizes.values())
-    due, (least, most) = share * count, _range(count, share)
-    held = sum(sizes[unit] for unit in units if unit in chosen)
-    for unit in reversed(units):
-        if held > most and unit in chosen and abs(held - sizes[unit] - due) < abs(held - due):
-            chosen.remove(unit)
-            held -= sizes[unit]
-    for unit in units:
-        if held < least and unit not in chosen and abs(held + sizes[unit] - due) < abs(held - due):
-            chosen.add(unit)
-            held += sizes[unit]
-    if not chosen and units:
-        chosen.add(min(units, key=lambda unit: sizes[unit]))
-
-
-def _classes(labels: Mapping[str, dict[int, list[Any]]], share: float) -> list[tuple[set[int], int]]:
-    """Of each task all its units, and those of each of its classes, with how many have to be set aside at least."""
-    classes = []
-    for found in labels.values():
-        members: dict[int, set[int]] = defaultdict(set)
-        for unit, own in found.items():
-            for label in own:
-                if not isinstance(label, float):
-                    members[label].add(unit)
-        classes.append((set(found), 1))
-        classes += [(units, _range(len(units), share)[0]) for units in members.values()]
-    return classes
-
-
-def _spread(
-    classes: Sequence[tuple[set[int], int]], units: Sequence[int], held: set[int], gone: set[int], chosen: set[int]
-) -> None:
-    """Move units into or out of `chosen` where a class would have nothing to be measured or nothing to be learnt on.
-
-    `held` are units of this split that were settled before, `gone` are those of all splits but train.
-    """
-    rank = {unit: place for place, unit in enumerate(units)}
-
-    def is_last(unit: int) -> bool:
-        return any(unit in members and not members - gone - chosen - {unit} for members, _ in classes)
-
-    for members, least in classes:
-        if least and members.isdisjoint(held) and members.isdisjoint(chosen):
-            near = sorted(members & rank.keys(), key=rank.__getitem__)
-            chosen.update(islice((unit for unit in near if not is_last(unit)), 1))
-    for members, _ in classes:
-        if not members - gone - chosen:
-            chosen.difference_update(sorted(members & chosen, key=rank.__getitem__)[-1:])
+    def __getitem__(self, place: int) -> str:
+        return f"text {self.hashes[place]}"
 
 
 def split_rows(
-    hashes: Sequence[int],
-    labels: Mapping[str, Sequence[Any]],
+    hashes: np.ndarray,
+    labels: Mapping[str, pa.ChunkedArray],
     shares: Mapping[str, float],
     seed: int,
     groups: Sequence[Any] | None = None,
-    known: Mapping[int, str] | None = None,
-) -> dict[str, list[int]]:
+    known: Sides | None = None,
+) -> np.ndarray:
     """
     Choose the rows to set aside; the module's docstring says by which rule, and what it promises.
 
     Args:
-        hashes: by row its `row_hash`.
-        labels: by task, in the recipe's order, the rows' labels as in the canonical columns (`None`: not labelled).
+        hashes: by row its `row_hash`, `(rows,)`.
+        labels: by task, in the recipe's order, the rows' labels as in the canonical columns (null: not labelled).
         shares: of `validation`, `test` or both, between 0 and 1.
         seed: another seed gives another split.
         groups: by row a value; rows of one value go to one side, and the shares are of rows, met as nearly as whole
             groups can. Classes are not balanced then. An empty value makes a group of its own (for each text).
-        known: by `row_hash` the split where a row has been, and where it stays; of several, training wins.
+        known: the split where rows have been, and where they stay; of several, training wins.
 
     Returns:
-        By split, `train` included, the numbers of its rows, ascending.
+        `(rows,)`: by row the place of its split in `SIDES`.
     """
-    rows_by_key: dict[str, list[int]] = defaultdict(list)
-    for row, own in enumerate(hashes):
-        cell = None if groups is None else _group_value(groups[row])
-        rows_by_key[f"text {own}" if cell is None else f"group {cell}"].append(row)
-    place = {key: (hash_of(f"{seed} {key}") + 2**63) / 2**64 for key in rows_by_key}
-    keys = sorted(rows_by_key, key=lambda key: (place[key], key))
-    rows_of = [rows_by_key[key] for key in keys]  # from here on, a text or a group is its number in this order
-
-    sides: list[str | None] = []
-    for rows in rows_of:
-        found = {known.get(hashes[row]) for row in rows} if known else set()
-        sides.append(next((split for split in ("train", *shares) if split in found), None))
-    labels_of = {task: _labels_of_units(own, rows_of) for task, own in labels.items()}
-    free = [unit for unit, side in enumerate(sides) if side is None]
-    sizes = {unit: len(rows_of[unit]) for unit in free}
-    strata, rest = [], free
-    for found in labels_of.values():
-        strata.append(_strata({unit: found[unit] for unit in rest if unit in found}))
-        rest = [unit for unit in rest if unit not in found]
+    place, unit_of = _places(hashes, seed, groups)  # from here on, a text or a group is its number in this order
+    count = len(place)
+    sides = np.full(count, UNSETTLED, np.int8)
+    if known is not None:
+        found = known.find(hashes)
+        for split in ("test", "validation", "train"):
+            if split == "train" or split in shares:
+                sides[unit_of[found == SIDES.index(split)]] = SIDES.index(split)
+    labels_of = [LabelsOfUnits.read(own, unit_of, count) for own in labels.values()]
+    free = sides == UNSETTLED
+    strata, rest = [], free.copy()
+    for found in labels_of:
+        strata.append(found.strata(found.labelled & rest))
+        rest &= ~found.labelled
     for split, share in shares.items():
-        units = [unit for unit, side in enumerate(sides) if side is None]
-        distance = {unit: place[keys[unit]] for unit in units}
+        units, number = np.flatnonzero(sides == UNSETTLED), SIDES.index(split)
+        distance = place
         if split == "test":  # from the other end, so that a test_split does not change what validates
-            units.reverse()
-            distance = {unit: 1 - own for unit, own in distance.items()}
-        chosen = {unit for unit in units if distance[unit] < share}
+            units, distance = units[::-1], 1 - place
+        chosen = np.zeros(count, bool)
+        chosen[units] = distance[units] < share
         if groups is not None:
-            _balance_groups(units, sizes, share, chosen)
+            balance_groups(units, np.where(free, np.bincount(unit_of, minlength=count), 0), share, chosen)
         else:
             for own in strata:
-                _balance([unit for unit in units if unit in own], own, share, chosen)
-        held = {unit for unit, side in enumerate(sides) if side == split}
-        gone = {unit for unit, side in enumerate(sides) if side not in (None, "train")}
-        _spread(_classes(labels_of, share), units, held, gone, chosen)
-        sides = [split if unit in chosen else side for unit, side in enumerate(sides)]
-    found_rows: dict[str, list[int]] = {split: [] for split in ("train", *shares)}
-    for side, rows in zip(sides, rows_of, strict=True):
-        found_rows[side or "train"] += rows
-    return {split: sorted(rows) for split, rows in found_rows.items()}
+                balance(units[own[units] > -2], own, share, chosen)
+        gone = (sides != UNSETTLED) & (sides != SIDES.index("train"))
+        spread(labels_of, share, units, sides == number, gone, chosen)
+        sides[chosen] = number
+    sides[sides == UNSETTLED] = SIDES.index("train")
+    return sides[unit_of]
 
 
 def set_aside(
     sources: Sequence[TaskSource],
-    columns: dict[str, dict[str, list[Any]]],
+    rows: Dataset,
+    groups: Sequence[Any] | None,
     seed: int,
-    known: dict[int, str],
-) -> None:
+    known: Sides,
+) -> np.ndarray | None:
     """
-    Move what `validation_split` and `test_split` ask for out of the train columns, in place.
+    Choose what `validation_split` and `test_split` ask for among the training rows.
 
     Args:
         sources: tasks that read the same rows.
-        columns: canonical columns by split; of the train split also `group`, which is taken out, where that is set.
+        rows: the training rows, in canonical columns.
+        groups: by row, the cells of the column `group`, where that is set.
         seed: another seed gives another split.
-        known: as of `split_rows`; the rows of these tasks are added to it.
+        known: where rows have been, and where they stay.
+
+    Returns:
+        `(rows,)`: by row the place of its split in `SIDES`; `None` where nothing is set aside.
 
     Raises:
         ValueError: a split would have no labelled row of a task.
     """
-    source, train = sources[0], columns["train"]
+    source, total = sources[0], len(rows)
     asked = {"validation": source.validation_split, "test": source.test_split}
     shares = {split: share for split, share in asked.items() if share is not None}
-    groups = train.pop("group", None)
     if not shares:
-        return
-    hashes = [row_hash(sentences) for sentences in train["sentences"]]
-    labels = {own.name: train[f"label_{own.name}"] for own in sources}
-    rows_of = split_rows(hashes, labels, shares, seed, groups, known)
-    settled, total = sum(own in known for own in hashes), len(hashes)
-    for split, rows in rows_of.items():
-        known.update((hashes[row], split) for row in rows if hashes[row] not in known)
-        columns[split] = {name: [values[row] for row in rows] for name, values in train.items()}
+        return None
+    hashes = row_hashes(rows)
+    labels = {own.name: rows.data.column(LABEL_PREFIX + own.name) for own in sources}
+    sides = split_rows(hashes, labels, shares, seed, groups, known)
+    settled = int((known.find(hashes) != UNSETTLED).sum())
+    for split in ("train", *shares):
+        of_split = sides == SIDES.index(split)
         for own in sources:
-            if all(label is None for label in columns[split][f"label_{own.name}"]):
+            if not (of_split & pc.is_valid(labels[own.name]).to_numpy(zero_copy_only=False)).any():
                 key = f"{'test' if split == 'test' else 'validation'}_split"
                 why = f", {settled} of which are settled by a run or a data set before," if settled else ""
-                why += f" in {len(set(map(_group_value, groups)))} groups" if groups is not None else ""
+                why += f" in {len(set(map(group_value, groups)))} groups" if groups is not None else ""
                 raise ValueError(
                     f"Task {brief(own.name)}: {key} {shares.get(split, shares.get('validation'))} of {total} "
                     f"rows{why} leaves no labelled row for {split}. Change tasks.{own.name}.{key}, or add rows."
@@ -324,8 +246,9 @@ def set_aside(
     tasks = ", ".join(own.name for own in sources)
     how = f"whole groups of {brief(source.group)}" if groups is not None else "stratified"
     for split, share in shares.items():
+        count = int((sides == SIDES.index(split)).sum())
         logger.info(
-            f"{tasks}: no {split} split; {100 * share:g} % of the training rows ({len(rows_of[split])} of {total}) "
+            f"{tasks}: no {split} split; {100 * share:g} % of the training rows ({count} of {total}) "
             f"set aside, {how}, seed {seed}"
         )
     if settled:
@@ -333,6 +256,7 @@ def set_aside(
             f"{tasks}: {settled} of {total} rows stay on the side where the model that this run goes on from, or "
             "another data set of this run, has them"
         )
+    return sides
 
 
-__all__ = ["check_split_settings", "check_splits", "set_aside", "split_rows"]
+__all__ = ["check_split_settings", "check_splits", "group_value", "set_aside", "split_rows"]

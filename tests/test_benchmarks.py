@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel
@@ -75,6 +76,26 @@ def test_benchmark_prints_a_table_and_draws_a_plot(
     for title, rows in json.loads(tables.read_text()).items():
         assert title in printed
         assert rows and all(cell in printed for row in rows for cell in row.values())
+
+
+def test_scale_measures_rows_tasks_and_labels(
+    load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tables = tmp_path / "scale.json"
+    sizes = ["--rows", "300", "--large_rows", "400", "--tasks", "1", "3", "--labels", "2", "9", "--steps", "5"]
+    flags = ["--backbone", tiny_backbone, "--json", str(tables), "--folder", str(tmp_path)]
+    load("scale").main(["--rounds", "1", "--threads", "1", *sizes, *flags])
+    rows, held_out, tasks, labels = json.loads(tables.read_text()).values()
+    assert [(row["rows"], row["file"], row["run"]) for row in rows] == [
+        (count, kind, run)
+        for count, kind in (("300", "csv"), ("300", "parquet"), ("400", "parquet"))
+        for run in ("first", "second")
+    ]
+    assert all(float(row["s of the processor"]) > 0 and int(row["MiB"]) > 50 for row in rows)
+    assert [row["run"] for row in held_out] == ["first", "second"]
+    assert [row["tasks"] for row in tasks] == ["1", "3", "1", "3"]
+    assert [row["labels"] for row in labels] == ["2", "9"]
 
 
 def test_backbone_without_fused_attention_can_be_measured(

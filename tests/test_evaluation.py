@@ -193,14 +193,14 @@ def test_evaluation_holds_every_distinct_sentence_once_and_only_labelled_rows(mo
     rows = {"sentences": [["word1"], ["word2"], ["word1"], ["word3"]], "label_sentiment": [2, None, 0, None]}
     labelled_set.splits["validation"] = type(labelled_set.splits["validation"]).from_dict(rows)
     evaluation = Evaluation([labelled_set], model.config.tasks, "validation")
-    assert evaluation.sentences == ["word1", "word2", "word3"]
+    assert list(evaluation.sentences) == ["word1", "word2", "word3"]
     assert evaluation.rows["sentiment"].tolist() == [[0], [0]]
     assert evaluation.labels["sentiment"].tolist() == [2, 0]
 
 
 def test_evaluation_leaves_out_sets_without_the_split_and_tasks_without_labels(model, sets):
     evaluation = Evaluation(sets, model.config.tasks, "test")
-    assert (evaluation.sentences, evaluation.rows, evaluation.labels) == ([], {}, {})
+    assert (list(evaluation.sentences), evaluation.rows, evaluation.labels) == ([], {}, {})
     only_pairs = {"pairs": model.config.tasks["pairs"]}
     assert list(Evaluation(sets, only_pairs, "validation").rows) == ["pairs"]
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from multitask_sentence.data.row_hashes import (
     read_row_hashes,
     write_row_hashes,
 )
+from multitask_sentence.data.sides import SIDES, UNSETTLED, Sides
 from multitask_sentence.data.texts import row_hash
 from multitask_sentence.train import run
 
@@ -45,19 +47,32 @@ def one_set() -> LabelledSet:
     return LabelledSet(["mood", "topic"], {"train": train, "test": split([["a fish"]], mood=[0], topic=[None])})
 
 
-def hashes(*texts: str) -> set[int]:
-    return {row_hash([text]) for text in texts}
+def hashes(*texts: str) -> np.ndarray:
+    return np.array(sorted(row_hash([text]) for text in texts), np.int64)
+
+
+def as_lists(rows: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], list[int]]:
+    return {key: own.tolist() for key, own in rows.items()}
+
+
+def as_sets(rows: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], set[int]]:
+    return {key: set(own) for key, own in as_lists(rows).items()}
+
+
+def split_of(sides: Sides, text: str) -> str | None:
+    side = int(sides.find(hashes(text))[0])
+    return None if side == UNSETTLED else SIDES[side]
 
 
 # ---- what is kept ----
 
 
 def test_rows_are_kept_by_task_and_split_for_the_tasks_that_train() -> None:
-    assert collect_row_hashes("run", [one_set()], ["mood", "topic"]).rows == {
-        ("mood", "train"): hashes("a dog.", "a cat"),
-        ("topic", "train"): hashes("a cat", "a bird"),
-        ("mood", "test"): hashes("a fish"),
-        ("topic", "test"): set(),
+    assert as_lists(collect_row_hashes("run", [one_set()], ["mood", "topic"]).rows) == {
+        ("mood", "train"): hashes("a dog.", "a cat").tolist(),
+        ("topic", "train"): hashes("a cat", "a bird").tolist(),
+        ("mood", "test"): hashes("a fish").tolist(),
+        ("topic", "test"): [],
     }
     assert ("topic", "train") not in collect_row_hashes("run", [one_set()], ["mood"]).rows
 
@@ -65,12 +80,12 @@ def test_rows_are_kept_by_task_and_split_for_the_tasks_that_train() -> None:
 def test_rows_of_an_earlier_model_are_kept_too_and_what_was_trained_on_once_stays_so() -> None:
     earlier = RowHashes("before", {("old", "train"): hashes("a fish"), ("mood", "validation"): hashes("a cat", "x")})
     kept = collect_row_hashes("run", [one_set()], ["mood", "topic"], earlier)
-    assert kept.rows["old", "train"] == hashes("a fish")
-    assert kept.rows["mood", "test"] == set(), "the earlier model was trained on it"
-    assert kept.rows["mood", "validation"] == hashes("x"), "this one is trained on the cat"
-    assert kept.sides() == dict.fromkeys(hashes("a fish", "a dog.", "a cat", "a bird"), "train") | dict.fromkeys(
-        hashes("x"), "validation"
-    )
+    found, sides = as_lists(kept.rows), kept.sides()
+    assert found["old", "train"] == hashes("a fish").tolist()
+    assert found["mood", "test"] == [], "the earlier model was trained on it"
+    assert found["mood", "validation"] == hashes("x").tolist(), "this one is trained on the cat"
+    assert [split_of(sides, text) for text in ("a fish", "a dog.", "a cat", "a bird")] == ["train"] * 4
+    assert [split_of(sides, text) for text in ("x", "an owl")] == ["validation", None]
     assert kept.is_complete
 
 
@@ -82,11 +97,15 @@ def test_a_pair_counts_in_either_order_and_a_contrastive_row_by_anchor_and_posit
 
 def test_the_file_holds_eight_bytes_a_row_and_comes_back(tmp_path: Path) -> None:
     draw = random.Random(0)
-    rows = {("mood", "train"): {draw.randrange(-(2**63), 2**63) for _ in range(20_000)}, ("mood", "test"): {1, -2}}
+    rows = {
+        ("mood", "train"): np.sort([draw.randrange(-(2**63), 2**63) for _ in range(20_000)]),
+        ("mood", "test"): np.array([-2, 1]),
+    }
     write_row_hashes(tmp_path, RowHashes("run", rows))
     file = tmp_path / ROW_HASHES_FILE
     assert file.stat().st_size < 8 * 20_002 + 4_000
-    assert read_row_hashes(str(tmp_path)) == RowHashes(str(tmp_path), rows)
+    found = read_row_hashes(str(tmp_path))
+    assert (found.name, as_lists(found.rows), found.is_complete) == (str(tmp_path), as_lists(rows), True)
     assert list(pd.read_parquet(file).columns) == ["task", "split", "hash"]
     write_row_hashes(tmp_path, RowHashes("run", {}, is_complete=False))
     assert read_row_hashes(str(tmp_path)) == RowHashes(str(tmp_path), {}, is_complete=False)
@@ -94,7 +113,7 @@ def test_the_file_holds_eight_bytes_a_row_and_comes_back(tmp_path: Path) -> None
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    write_row_hashes(tmp_path, RowHashes("run", {("mood", "train"): {1, 2, 3}}))
+    write_row_hashes(tmp_path, RowHashes("run", {("mood", "train"): np.array([1, 2, 3])}))
     file = tmp_path / ROW_HASHES_FILE
     for content in (file.read_bytes()[:100], b"", b"PAR1" * 20):
         file.write_bytes(content)
@@ -107,9 +126,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_one_flipped_bit_among_the_hashes_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    hashes = {1234567890123456789 + number for number in range(50)}
+    hashes = 1234567890123456789 + np.arange(50)
     write_row_hashes(tmp_path, RowHashes("model", {("topic", "train"): hashes}))
-    assert read_row_hashes(str(tmp_path)).rows == {("topic", "train"): hashes}
+    assert as_lists(read_row_hashes(str(tmp_path)).rows) == {("topic", "train"): hashes.tolist()}
     file = tmp_path / "row_hashes.parquet"
     column = parquet.read_metadata(file).row_group(0).column(2)
     assert column.path_in_schema == "hash"
@@ -169,7 +188,7 @@ def finish(
     with redirect_stdout(printed):
         run([str(folder / f"{name}.yaml")])
     return SimpleNamespace(
-        folder=folder / name, printed=printed.getvalue(), kept=read_row_hashes(str(folder / name)).rows
+        folder=folder / name, printed=printed.getvalue(), kept=as_sets(read_row_hashes(str(folder / name)).rows)
     )
 
 
@@ -188,7 +207,7 @@ def test_finished_folder_checkpoints_and_best_models_hold_the_file(first: Simple
     best = f"best/noise/{ROW_HASHES_FILE}"
     assert files == [best, f"{checkpoint.name}/{ROW_HASHES_FILE}", ROW_HASHES_FILE]
     for file in files:
-        assert read_row_hashes(str((first.folder / file).parent)).rows == first.kept
+        assert as_sets(read_row_hashes(str((first.folder / file).parent)).rows) == first.kept
     assert {key: len(found) for key, found in first.kept.items()} == {
         ("noise", "train"): 128,
         ("noise", "validation"): 32,
@@ -252,7 +271,7 @@ def test_keep_row_hashes_false_keeps_none(first: SimpleNamespace) -> None:
 def test_nothing_left_to_validate_on_is_an_error_that_says_why(first: SimpleNamespace) -> None:
     sides = read_row_hashes(str(first.folder)).sides()
     lines = (first.folder.parent / "rows.csv").read_text().splitlines()
-    trained = [line for line in lines[1:] if sides[row_hash([line.split(",")[0]])] == "train"]
+    trained = [line for line in lines[1:] if split_of(sides, line.split(",")[0]) == "train"]
     (first.folder.parent / "trained.csv").write_text("\n".join([lines[0], *trained]))
     message = (
         r"validation_split 0.2 of 128 rows, 128 of which are settled by a run .* leaves no labelled row for validation"

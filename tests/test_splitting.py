@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.sides import SIDES, Sides
 from multitask_sentence.data.splitting import split_rows
 from multitask_sentence.data.texts import row_hash
 from multitask_sentence.training.recipe.recipe import load_recipe
@@ -39,16 +42,23 @@ def split(
     **shares,
 ) -> dict[str, set[str]]:
     """By split the sentences; `split_rows` for rows that carry labels for some tasks."""
+    shares, settled = shares or {"validation": 0.2}, Sides()
+    if known is not None:
+        settled.add(np.array(list(known)), np.array([SIDES.index(name) for name in known.values()]))
     found = split_rows(
-        [row_hash([sentence]) for sentence, _ in rows],
-        {task: [labels[task] for _, labels in rows] for task in tasks},
-        shares or {"validation": 0.2},
+        np.array([row_hash([sentence]) for sentence, _ in rows]),
+        {task: pa.chunked_array([[labels[task] for _, labels in rows]]) for task in tasks},
+        shares,
         seed,
         groups,
-        known,
+        settled,
     )
-    assert sorted(row for own in found.values() for row in own) == list(range(len(rows))), "rows in are rows out"
-    return {name: {rows[row][0] for row in own} for name, own in found.items()}
+    assert len(found) == len(rows), "rows in are rows out"
+    names = [SIDES[side] for side in found]
+    return {
+        split: {sentence for name, (sentence, _) in zip(names, rows, strict=True) if name == split}
+        for split in ("train", *shares)
+    }
 
 
 def load(folder: Path, text: str, *sources: TaskSource, seed: int = 42) -> LoadedTasks:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.canonical import is_labelled, label_counts, labels_of
 from ..tasks_multitask import TaskConfig
-from .drawing import given_labels
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +48,17 @@ def resolve_balanced(tasks: dict[str, TaskConfig], training_rows: Mapping[str, D
         if key is None:
             continue
         where, names = f"tasks.{task}.loss_options.{key}", np.array(tasks[task].labels)
-        labels = np.array(given_labels(rows, task))
+        num_rows, counts = int(is_labelled(rows, task).sum()), label_counts(labels_of(rows, task), len(names))
         is_class = key == "class_weights"
-        counts = np.bincount(labels, minlength=len(names)) if is_class else (labels > 0).sum(axis=0)
-        for extreme, what in ((0, "no training row has"), (len(labels), "every training row has")):
+        for extreme, what in ((0, "no training row has"), (num_rows, "every training row has")):
             found = names[counts == extreme]
             if len(found):
                 raise ValueError(
                     f"{where}: balanced needs training rows with and without each label, but {what} "
                     f"{', '.join(map(repr, found.tolist()))}. Add rows, take the label out, or give numbers."
                 )
-        weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, len(labels))
+        weights = balanced_class_weights(counts) if is_class else balanced_pos_weight(counts, num_rows)
         resolved[task] = {"loss_options": {**options, key: weights.tolist()}}
         shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
-        logger.info(f"{task}: balanced {key}, from {len(labels)} training rows: {shown}")
+        logger.info(f"{task}: balanced {key}, from {num_rows} training rows: {shown}")
     return resolved

@@ -17,7 +17,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from ..data.collation import LABEL_PREFIX
+from ..data.canonical import is_labelled
 from ..data.loading import LabelledSet
 from ..data.sampling.rates import deal_rows, set_weights
 from ..data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labelled_for
@@ -53,11 +53,6 @@ class DrawnSet:
         return self.rows_per_epoch / len(self.rows)
 
 
-def given_labels(rows: Dataset, task: str) -> list[Any]:
-    """The labels of the rows that are labelled for a task."""
-    return [label for label in rows.with_format(None)[LABEL_PREFIX + task][:] if label is not None]
-
-
 def _cut_rows(mixture: MixtureConfig, tasks: list[str], rows: Dataset, which: int, seed: int) -> Dataset:
     """
     The rows that `max_rows` leaves of set number `which`: those that stand first in a permutation by the seed.
@@ -73,7 +68,7 @@ def _cut_rows(mixture: MixtureConfig, tasks: list[str], rows: Dataset, which: in
         )
         rows = rows.select(first_rows(len(rows), max_rows, which, seed))
     for task in tasks:
-        if task != UNLABELED and not given_labels(rows, task):
+        if task != UNLABELED and not is_labelled(rows, task).any():
             raise ValueError(
                 f"Task {task!r} has no labelled row among the {len(rows)} training rows of its data set. Label "
                 "some, raise mixture.max_rows, or leave the task out."
@@ -94,7 +89,7 @@ def _least_rows(
         default = min(LEAST_ROWS_TO_COMPARE, batch_size) if LOSSES[settings[task].loss].compares_rows else 1
         least = mixture.rows_per_batch.get(task, default)
         if least > 1:
-            share = len(given_labels(rows, task)) / len(rows)
+            share = int(is_labelled(rows, task).sum()) / len(rows)
             needed.append(max(least, min(math.ceil(least / share), batch_size)))
     return max(needed)
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from ..data.collation import LABEL_PREFIX
+from ..data.canonical import is_labelled, labels_of, sentences_of
+from ..data.collation import column_tensor
 from ..data.metrics import compute_metric, positive_ranks
+from ..data.parts import Cells
 from ..heads_multitask import calibrated, confidences
 from ..heads_multitask import task_logits as head_logits
 from ..modeling_multitask import MultiTaskModel
@@ -43,38 +46,29 @@ class Evaluation:
         split: `train`, `validation` or `test`.
 
     Attributes:
-        sentences: the distinct sentences of the split.
+        sentences: the distinct sentences of the split, as Arrow holds them.
         rows: by task, `(rows, sentences of a row)` places in `sentences`.
         labels: by task, class numbers, multi-hot rows or scores. Tasks without a labelled row are not there.
     """
 
     def __init__(self, sets: Sequence[Any], tasks: dict[str, TaskConfig], split: str):
-        places: dict[str, int] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self.labels: dict[str, torch.Tensor] = {}
-        for labelled_set in sets:
-            if split not in labelled_set.splits:
-                continue
-            # As arrow arrays: thousands of labels times thousands of rows are too many for Python lists.
-            columns = labelled_set.splits[split].with_format("arrow")[:]
-            rows = [
-                [places.setdefault(sentence, len(places)) for sentence in row]
-                for row in columns["sentences"].to_pylist()
-            ]
-            rows = torch.tensor(rows)  # (rows, sentences of a row)
-            for task in labelled_set.tasks:
-                column = columns[LABEL_PREFIX + task].combine_chunks()
-                labelled, labels = column.is_valid().to_numpy(zero_copy_only=False), column.drop_null()
-                if task not in tasks or not len(labels):
-                    continue
-                self.rows[task] = rows[torch.from_numpy(labelled)]
-                if tasks[task].kind.is_multi_label:
-                    multi_hot = labels.flatten().to_numpy().reshape(len(labels), -1)  # (rows, num_labels)
-                    self.labels[task] = torch.tensor(multi_hot, dtype=torch.float)
-                else:
-                    dtype = torch.long if tasks[task].kind.has_labels else torch.float
-                    self.labels[task] = torch.tensor(labels.to_numpy(), dtype=dtype)
-        self.sentences = list(places)
+        measured = [(entry.tasks, entry.splits[split]) for entry in sets if split in entry.splits]
+        texts = [chunk.flatten() for _, rows in measured for chunk in sentences_of(rows).chunks]
+        coded = pa.chunked_array(texts, pa.string()).dictionary_encode().combine_chunks()
+        distinct = coded.dictionary  # in the order in which they come first
+        places, start = coded.indices.to_numpy(), 0
+        for names, dataset in measured:
+            stop = start + sum(len(chunk.flatten()) for chunk in sentences_of(dataset).chunks)
+            rows = torch.from_numpy(places[start:stop].astype(np.int64)).view(len(dataset), -1)
+            start = stop  # rows: (rows, sentences of a row)
+            for task in names:
+                labelled = is_labelled(dataset, task)
+                if task in tasks and labelled.any():
+                    self.rows[task] = rows[torch.from_numpy(labelled)]
+                    self.labels[task] = column_tensor(tasks[task], labels_of(dataset, task).drop_null())
+        self.sentences = Cells(len(distinct), lambda start, stop: distinct.slice(start, stop - start).to_pylist())
         self.rows = {task: self.rows[task] for task in tasks if task in self.rows}
 
 

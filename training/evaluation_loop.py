@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.trainer_utils import speed_metrics
 
@@ -30,6 +31,8 @@ from .evaluation import (
 from .features.cache import embed_cached
 from .groups import counted_once, group_scores, with_groups
 from .output_folder import BEST_FOLDER, STEP_FILE
+
+SENTENCES_AT_ONCE = 1 << 17  # of a split are read into memory and encoded; the embeddings of all of them stay
 
 
 class EvaluationLoop:
@@ -61,17 +64,20 @@ class EvaluationLoop:
                 return evaluation, embed_cached(self.model, cache, places)
         return evaluation, self._embed_shared(evaluation.sentences)
 
-    def _embed_shared(self, sentences: list[str]) -> torch.Tensor:
+    def _embed_shared(self, sentences: Sequence[str]) -> torch.Tensor:
         """Embeddings `(sentences, embedding_dim)`, each process having computed its share."""
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         with self.compute_loss_context_manager(), self.accelerator.autocast():
-            share = torch.from_numpy(
+            piece = world_size * SENTENCES_AT_ONCE
+            encoded = [
                 self.model.encode(
-                    sentences[rank::world_size],
+                    sentences[start : start + piece : world_size],
                     normalize=False,
                     show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
                 )
-            )
+                for start in range(rank, max(len(sentences), rank + 1), piece)
+            ]
+            share = torch.from_numpy(np.concatenate(encoded))
         if world_size == 1:
             return share
         longest = -(-len(sentences) // world_size)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..data.canonical import labels_of
 from ..tasks_multitask import TaskConfig
-from .drawing import given_labels
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def measure_targets(tasks: dict[str, TaskConfig], training_rows: Mapping[str, Da
     for task, rows in training_rows.items():
         if not tasks[task].kind.has_target_scale or tasks[task].target_mean is not None:
             continue
-        targets = np.array(given_labels(rows, task), dtype=np.float64)
+        targets = labels_of(rows, task).drop_null().to_numpy()
         is_constant = np.ptp(targets) == 0  # where rounding gives the mean, and so the deviation, a last bit
         mean, deviation = (targets[0], 1.0) if is_constant else (targets.mean(), targets.std())
         measured[task] = {"target_mean": float(mean), "target_deviation": float(deviation)}

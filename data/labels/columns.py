@@ -7,18 +7,22 @@ split), says what looks wrong about it (names.py), and reads the cells against i
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel
 
-from ..parts import Part
+from ..parts import Cells, Part
 from ..problems import CellError, Problems, brief, shorten
 from ..sources import TaskSource
 from .cells import open_cell
 from .names import SEPARATORS, announce_doubtful_names, announce_joined, check_joined
 from .reading import (
+    Coded,
     Marks,
     check_names,
     class_reader,
@@ -38,7 +42,7 @@ from .rules import ReadingRules, reading_rules
 
 logger = logging.getLogger(__name__)
 
-Labels = dict[str, list[list[Any]]]  # by split, of each part, one label for each row
+Labels = dict[str, list[pa.Array]]  # by split, of each part, one label for each row, null for none
 
 
 def _feature_names(parts: dict[str, list[Part]], column: str) -> list[str] | None:
@@ -60,32 +64,33 @@ def _class_names(cell: Any, names: list[str]) -> Any:
     return names[cell] if isinstance(cell, int) and cell < len(names) else cell
 
 
-def _without_fractions(part: Part, cells: list[Any]) -> list[Any]:
+def _without_fractions(part: Part, cells: Cells) -> Iterable[Any]:
     """Text cells as they were before pandas wrote a column of whole numbers with empty cells, which adds `.0`."""
     kept = set(cells if part.kept is None else (cell for cell, counts in zip(cells, part.kept, strict=True) if counts))
     filled = {cell for cell in kept if not is_empty(cell)}
     plain = {cell: whole_number(cell.strip()) for cell in filled if ".0" in cell}
     written_by_pandas = len(filled) < len(kept) and len(plain) == len(filled) and all(plain.values())
-    return [plain.get(cell, cell) for cell in cells] if written_by_pandas else cells
+    return (plain.get(cell, cell) for cell in cells) if written_by_pandas else cells
 
 
-def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Problems) -> list[Marks | None]:
-    """What the cells of a part hold, None for not labelled."""
+def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Problems) -> Coded:
+    """What the cells of a part hold, as `Marks`."""
     column, given = source.columns["label"], source.labels or []
-    cells = part.column(source.name, "label", column)
+    cells: Any = part.column(source.name, "label", column)
     if own := _feature_names({"": [part]}, column):
         # The ids count in the feature's own order. Where the recipe uses other names throughout, it renames them.
         used = {*given, *rules.label_map, *rules.missing_labels}
         own = own if not given or set(own) & used else given
-        cells = [_class_names(cell, own) for cell in cells]
+        names = own
+        cells = (_class_names(cell, names) for cell in cells)
     elif part.all_text:
         cells = _without_fractions(part, cells)
     known = frozenset(map(clean, map(str, given)))
-    return read_cells(part.where, cells, partial(open_cell, rules, known=known), problems)
+    return Coded.of(read_cells(part.where, cells, partial(open_cell, rules, known=known), problems), len(part.rows))
 
 
 def _check_fractions(
-    source: TaskSource, counts: Counter[str], train: list[list[Marks | None]], parts: list[Part], problems: Problems
+    source: TaskSource, counts: Counter[str], train: list[Coded], parts: list[Part], problems: Problems
 ) -> None:
     """Note every row with a fraction where all names are numbers: a score column for a classification task."""
     values = {name: number(name) for name in counts}
@@ -94,16 +99,15 @@ def _check_fractions(
     task, fractions = source.name, {name for name, value in values.items() if not value.is_integer()}
     for part, found in zip(parts, train, strict=True) if fractions else ():
         cells = part.column(task, "label", source.columns["label"])
-        for row, (cell, marks) in enumerate(zip(cells, found, strict=True)):
-            if marks is not None and not fractions.isdisjoint(marks.on):
-                problems.add(
-                    part.where,
-                    row,
-                    CellError(
-                        f"found {brief(cell)}: a score column for a classification task.",
-                        f"Write tasks.{task}.problem_type: regression, or list the classes under tasks.{task}.labels.",
-                    ),
-                )
+        for row in found.rows_of({marks for marks in found.values if not fractions.isdisjoint(marks.on)}):
+            problems.add(
+                part.where,
+                row,
+                CellError(
+                    f"found {brief(cells[row])}: a score column for a classification task.",
+                    f"Write tasks.{task}.problem_type: regression, or list the classes under tasks.{task}.labels.",
+                ),
+            )
 
 
 def _check_no_vectors(task: str, rows: Counter[Marks]) -> None:
@@ -122,13 +126,13 @@ def _check_no_vectors(task: str, rows: Counter[Marks]) -> None:
 def _infer_names(
     source: TaskSource,
     rules: ReadingRules,
-    train: list[list[Marks | None]],
+    train: list[Coded],
     parts: list[Part],
     problems: Problems,
 ) -> list[str]:
     """Label names in id order: those that the train split holds."""
     task = source.name
-    rows = Counter(marks for marks in chain.from_iterable(train) if marks is not None)
+    rows: Counter[Marks] = sum((found.counts() for found in train), Counter())
     counts: Counter[str] = Counter()
     for marks, count in rows.items():
         for name in (*marks.on, *marks.off):
@@ -175,7 +179,7 @@ def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Pr
     """Names and labels of a classification task with one label column."""
     rules, task = reading_rules(source), source.name
     opened = {split: [_open_part(source, rules, part, problems) for part in found] for split, found in parts.items()}
-    distinct = {marks for split in opened.values() for part in split for marks in part if marks is not None}
+    distinct = {marks for split in opened.values() for part in split for marks in part.values}
     seen = {name for marks in distinct for name in (*marks.on, *marks.off)}
     _announce_unused(rules, seen)
     given = source.labels
@@ -198,8 +202,11 @@ def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Pr
         read = multi_label_reader(task, names, rules.class_of, vectors)
     else:
         read = class_reader(task, names, rules.class_of)
+    kind = pa.list_(pa.float32()) if rules.kind.is_multi_label else pa.int64()
     labels = {
-        split: [read_cells(part.where, cells, read, problems) for part, cells in zip(parts[split], found, strict=True)]
+        split: [
+            cells.read(part.where, read, problems).array(kind) for part, cells in zip(parts[split], found, strict=True)
+        ]
         for split, found in opened.items()
     }
     return names, labels
@@ -226,12 +233,16 @@ def read_labels(
     if names is None and not source.kind.has_scores:
         return _read_classes(source, parts, problems)
 
-    def read_part(part: Part) -> list[Any]:
+    def read_part(part: Part) -> pa.Array:
         if names is None:
             read = score_reader(task, rules.missing_labels, part.score_cell, part.all_text)
-            return read_cells(part.where, part.column(task, "label", column), read, problems)
-        flags = zip(*(part.column(task, "label", name) for name in column), strict=True)
-        return read_cells(part.where, flags, flags_reader(task, column, rules.missing_labels), problems)
+            found = read_cells(part.where, part.column(task, "label", column), read, problems)
+            scores = np.fromiter((math.nan if score is None else score for score in found), float, len(part.rows))
+            return pa.array(scores, mask=np.isnan(scores))
+        cells = zip(*(part.column(task, "label", name) for name in column), strict=True)
+        found = read_cells(part.where, cells, flags_reader(task, column, rules.missing_labels), problems)
+        flags = (None if row is None else tuple(row) for row in found)
+        return Coded.of(flags, len(part.rows)).array(pa.list_(pa.float32()))
 
     return names, {split: [read_part(part) for part in found] for split, found in parts.items()}
 

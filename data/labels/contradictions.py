@@ -5,10 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..texts import row_key, text_key
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from .rules import ReadingRules
 
 logger = logging.getLogger(__name__)
+
+Labels = pa.Array | pa.ChunkedArray
 
 
 def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
@@ -23,52 +28,58 @@ def _outcome(rules: ReadingRules, removed: int, ties: int) -> str:
     return f" {which} are no longer labelled for this task{tied} ({removed} rows)."
 
 
+def same_texts(hashes: np.ndarray) -> list[np.ndarray]:
+    """The rows of each text that several rows have, ascending; `hashes` has a hash of each row's text."""
+    ordered = np.sort(hashes)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return []
+    rows = np.flatnonzero(np.isin(hashes, repeated))
+    rows = rows[np.argsort(hashes[rows], kind="stable")]
+    return np.split(rows, np.flatnonzero(np.diff(hashes[rows])) + 1)
+
+
 def settle_contradictions(
-    rules: ReadingRules, split: str, rows: Sequence[Sequence[str]], labels: list[Any]
-) -> list[Any]:
+    rules: ReadingRules, split: str, texts: Sequence[np.ndarray], labels: Labels
+) -> dict[int, Any]:
     """
-    The labels of one task in one split, without those that contradict each other, as far as the rules say so.
+    What becomes of the labels of one task in one split that contradict each other, as far as the rules say so.
 
     Args:
         rules: `contradictions` is "keep"; "drop" (no row of such a text is labelled); "majority" (only the rows with
             the most frequent label of the text are, and none of them in a tie); or "mean" (all get the mean score).
-        rows: the sentences of each row. They count as the same as `text_key` says, of a similarity task in either
-            order.
-        labels: class id, 0/1 list or score of each row, `None` where it is not labelled.
+        texts: the rows of each text, as `same_texts` gives them. Texts are the same as `text_key` says, pairs of a
+            similarity task in either order.
+        labels: class id, 0/1 list or score of each row, null where it is not labelled.
 
     Returns:
-        The labels, `None` where a row is no longer labelled.
+        By row its new label, `None` where it is no longer labelled; the others stay.
     """
-    rows_of: dict[tuple[str, ...], list[int]] = {}
-    for row, label in enumerate(labels):
-        if label is not None:
-            key = row_key(rows[row]) if rules.kind.has_score_range else tuple(map(text_key, rows[row]))
-            rows_of.setdefault(key, []).append(row)
-    plain = [tuple(label) if isinstance(label, list) else label for label in labels]
-    groups = [group for group in rows_of.values() if len({plain[row] for row in group}) > 1]
-    if not groups:
-        return labels
-
-    settled, removed, ties = list(labels), 0, 0
-    for group in groups:
+    settled: dict[int, Any] = {}
+    different = contradicting = removed = ties = 0
+    labelled = pc.is_valid(labels).to_numpy(zero_copy_only=False)
+    for text in texts:
+        group = text[labelled[text]]
+        found = labels.take(pa.array(group)).to_pylist()
+        plain = [tuple(label) if isinstance(label, list) else label for label in found]
+        if len(set(plain)) < 2:
+            continue
+        different, contradicting = different + 1, contradicting + len(group)
         if rules.contradictions == "mean":
-            mean = sum(labels[row] for row in group) / len(group)
-            for row in group:
-                settled[row] = mean
+            settled |= dict.fromkeys(group.tolist(), sum(found) / len(group))
         elif rules.contradictions != "keep":
-            (first, most), (_, second), *_ = Counter(plain[row] for row in group).most_common()
+            (first, most), (_, second), *_ = Counter(plain).most_common()
             tied = rules.contradictions == "majority" and most == second
             kept = first if rules.contradictions == "majority" and not tied else None
-            against = [row for row in group if plain[row] != kept]
-            for row in against:
-                settled[row] = None
+            against = [row for row, label in zip(group.tolist(), plain, strict=True) if label != kept]
+            settled |= dict.fromkeys(against)
             removed, ties = removed + len(against), ties + tied
-    contradicting = sum(map(len, groups))
-    logger.info(
-        f"{rules.task}: {len(groups)} texts have different labels in the {split} split ({contradicting} rows)."
-        + _outcome(rules, removed, ties)
-    )
+    if different:
+        logger.info(
+            f"{rules.task}: {different} texts have different labels in the {split} split ({contradicting} rows)."
+            + _outcome(rules, removed, ties)
+        )
     return settled
 
 
-__all__ = ["settle_contradictions"]
+__all__ = ["same_texts", "settle_contradictions"]

@@ -2,7 +2,7 @@
 
 A reader (`class_reader`, `multi_label_reader`, `flags_reader`, `score_reader`) is a function from what one cell holds
 to a label, or to None for a row that is not labelled. What it cannot read it raises as a CellError, without a
-position; `read_cells` notes file and row. What a cell holds is told by cells.py.
+position; `read_cells` and `Coded.read` note file and row. What a cell holds is told by cells.py.
 """
 
 import json
@@ -10,9 +10,13 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from ...checks_multitask import suggest
 from ..half_characters import whole
@@ -22,6 +26,7 @@ Reader = Callable[[Any], Any]
 ClassOf = Callable[[str], str | None]  # from a name in the data to the class that the recipe says it means
 
 MOST_NAMES = 20
+MOST_REMEMBERED = 100_000  # cells whose reading is remembered: scores may all be different
 # Zero-width space, word joiner, byte order mark, direction marks, soft hyphen. Zero-width joiners are kept within a
 # name, where Persian, Indic scripts and emoji need them.
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u200e\u200f\u00ad"))
@@ -91,12 +96,11 @@ def whole_number(name: str) -> str | None:
     return match[1] if match else None
 
 
-def read_cells(where: str, cells: Iterable[Any], read: Reader, problems: Problems) -> list[Any]:
+def read_cells(where: str, cells: Iterable[Any], read: Reader, problems: Problems) -> Iterator[Any]:
     """Apply a reader to a column. Where it raises a CellError, the row is noted in `problems` and its label None."""
-    known: dict[Any, Any] = {}  # what text and marks were read as: a column has few distinct ones
-    labels = []
+    known: dict[Any, Any] = {}  # what text was read as: a column of labels has few distinct ones
     for row, cell in enumerate(cells):
-        hashable = isinstance(cell, str | Marks)
+        hashable = isinstance(cell, str)
         if hashable and cell in known:
             found = known[cell]
         else:
@@ -104,13 +108,65 @@ def read_cells(where: str, cells: Iterable[Any], read: Reader, problems: Problem
                 found = read(cell)
             except CellError as error:
                 found = error
-            if hashable:
+            if hashable and len(known) < MOST_REMEMBERED:
                 known[cell] = found
         if isinstance(found, CellError):
             problems.add(where, row, found)
             found = None
-        labels.append(found)
-    return labels
+        yield found
+
+
+@dataclass
+class Coded:
+    """
+    A column of few different values.
+
+    Attributes:
+        codes: `(rows,)`, int32: of each row the place of its value, -1 for none.
+        values: the different values, in the order in which they come first.
+    """
+
+    codes: np.ndarray
+    values: list[Any]
+
+    @classmethod
+    def of(cls, cells: Iterable[Any], count: int) -> "Coded":
+        """From `count` values that can be hashed, None for none."""
+        places: dict[Any, int] = {}
+        codes = (-1 if cell is None else places.setdefault(cell, len(places)) for cell in cells)
+        return cls(np.fromiter(codes, np.int32, count), list(places))
+
+    def counts(self) -> Counter[Any]:
+        """How many rows have each value."""
+        found = np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+        return Counter(dict(zip(self.values, found.tolist(), strict=True)))
+
+    def rows_of(self, values: Collection[Any]) -> list[int]:
+        """The rows that have one of these values, ascending."""
+        places = [place for place, value in enumerate(self.values) if value in values]
+        return np.flatnonzero(np.isin(self.codes, places)).tolist()
+
+    def read(self, where: str, read: Reader, problems: Problems) -> "Coded":
+        """What a reader makes of the values, as `read_cells` does it."""
+        found: list[Any] = []
+        errors: dict[int, CellError] = {}
+        for place, value in enumerate(self.values):
+            try:
+                found.append(read(value))
+            except CellError as error:
+                errors[place] = error
+                found.append(None)
+        for row in np.flatnonzero(np.isin(self.codes, list(errors))).tolist() if errors else ():
+            problems.add(where, row, errors[int(self.codes[row])])
+        kept = [place for place, value in enumerate(found) if value is not None]
+        places = np.full(len(found) + 1, -1, np.int32)  # the last one is that of -1
+        places[kept] = np.arange(len(kept))
+        return Coded(places[self.codes], [found[place] for place in kept])
+
+    def array(self, kind: pa.DataType) -> pa.DictionaryArray:
+        """The values as Arrow holds them, null for none."""
+        codes = pa.array(self.codes, mask=self.codes < 0)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(self.values, kind))
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

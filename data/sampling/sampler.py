@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..collation import LABEL_PREFIX
+from ..canonical import is_labelled
 from .layout import mixed_batches, single_set_batches
 
 FILLER_ROW = -1  # stands in the batches that only make the number of batches the same on every process
@@ -25,9 +25,10 @@ FILLER_ROW = -1  # stands in the batches that only make the number of batches th
 
 def rows_labelled_for(dataset: Any, tasks: Sequence[str]) -> Any:
     """The rows of a `datasets.Dataset` in canonical columns that are labelled for any of the tasks."""
-    columns = [dataset[LABEL_PREFIX + task] for task in tasks]
-    labelled = [place for place, labels in enumerate(zip(*columns, strict=True)) if any(x is not None for x in labels)]
-    return dataset if len(labelled) == len(dataset) else dataset.select(labelled)
+    labelled = np.zeros(len(dataset), bool)
+    for task in tasks:
+        labelled |= is_labelled(dataset, task)
+    return dataset if labelled.all() else dataset.select(np.flatnonzero(labelled))
 
 
 class MixtureDataset(Dataset):

@@ -26,6 +26,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.numpy import save
 from transformers import set_seed
 
+from ...data.cached import BATCH_ROWS
 from ...data.collation import LABEL_PREFIX
 from ...data.loading import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
@@ -199,7 +200,10 @@ def rows_hash(rows: Any) -> str:
     """A hash of sentences and labels of a `datasets.Dataset`, in their order."""
     found = hashlib.sha256()
     for name in sorted(rows.column_names):
-        found.update(json.dumps([name, rows[name][:]]).encode())
+        found.update(f"[{json.dumps(name)}, [".encode())
+        for number, batch in enumerate(rows.select_columns(name).with_format(None).iter(BATCH_ROWS)):
+            found.update((", " * (number > 0) + json.dumps(batch[name])[1:-1]).encode())
+        found.update(b"]]")
     return found.hexdigest()
 
 

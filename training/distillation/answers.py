@@ -25,6 +25,8 @@ import xxhash
 from datasets import Dataset, List, Value
 from transformers.utils import logging
 
+from ...data.cached import batches
+from ...data.canonical import is_labelled, labels_of
 from ...data.collation import LABEL_PREFIX, TEACHER_PREFIX
 from ...data.texts import row_key, text_key
 from ...tasks_multitask import TaskConfig
@@ -183,9 +185,10 @@ class HeldOut:
         for labelled_set in sets:
             for split, rows in labelled_set.splits.items():
                 if split != "train":
-                    found = rows.with_format(None)["sentences"][:]
-                    self.rows.update(map(row_key, found))
-                    self.sentences.update(text_key(sentence) for row in found for sentence in row)
+                    for batch in batches(rows, ["sentences"]):
+                        found = batch["sentences"].to_pylist()
+                        self.rows.update(map(row_key, found))
+                        self.sentences.update(text_key(sentence) for row in found for sentence in row)
 
     def __contains__(self, row: Sequence[str]) -> bool:
         """A row that stands there whole, a pair in either order; a single sentence also as a part of a pair."""
@@ -219,7 +222,7 @@ def asked_rows(
         is_unlabeled = not any(name.startswith(LABEL_PREFIX) for name in rows.column_names)
         asked = np.full(len(rows), (which == "all" or is_unlabeled) and width_of(rows) == own_width)
         if column in rows.column_names:
-            asked |= np.array([label is not None for label in rows.with_format(None)[column][:]], bool)
+            asked |= is_labelled(rows, task)
         numbers.append(np.flatnonzero(asked & ~held))
     return own_width, numbers
 
@@ -304,7 +307,7 @@ def _line_of(
     cosines, values = [np.empty(0)], [np.empty(0)]
     for rows, own, found in zip(train_sets, numbers, places, strict=True):
         if LABEL_PREFIX + task in rows.column_names and len(own):
-            labels = np.array(rows.with_format(None)[LABEL_PREFIX + task][:], dtype=float)[own]
+            labels = labels_of(rows, task).to_numpy()[own]  # null is NaN
             labelled = ~np.isnan(labels)
             vectors = cache.gather(found[labelled].ravel()).view(-1, 2, cache.hidden_size)
             cosines.append((vectors[:, 0] * vectors[:, 1]).sum(dim=-1).numpy())

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import set_seed
 
 from ...configuration_multitask import MultiTaskConfig
+from ...data.canonical import is_labelled
 from ...data.loading import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
@@ -134,7 +135,7 @@ def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: Load
 def measured_split(trainer: Any, task: str) -> str:
     """`test` where there is one with rows of the task, else `validation`."""
     splits = next(entry.splits for entry in trainer.sets if task in entry.tasks)
-    return "test" if "test" in splits and any(x is not None for x in splits["test"][f"label_{task}"]) else "validation"
+    return "test" if "test" in splits and is_labelled(splits["test"], task).any() else "validation"
 
 
 def take_single_teachers(trainer: Any, make_initial: Callable[[], MultiTaskModel]) -> dict[str, Path]:

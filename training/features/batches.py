@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.collation import LABEL_PREFIX, label_tensor, sentence_ids
+from ...data.canonical import is_labelled, labels_of
+from ...data.collation import LABEL_PREFIX, column_tensor, label_tensor, sentence_ids
 from ...tasks_multitask import TaskConfig
 from .cache import FeatureCache, text_hashes
 
@@ -69,14 +70,14 @@ class FeatureDataset(Dataset):
             for task, settings in tasks.items():
                 if LABEL_PREFIX + task not in dataset.column_names:
                     continue
-                labels = dataset.with_format(None)[LABEL_PREFIX + task][:]
-                labelled = np.flatnonzero([label is not None for label in labels])
+                labelled = np.flatnonzero(is_labelled(dataset, task))
                 self.number[task][first_row + labelled] = len(self.labels[task]) + np.arange(len(labelled))
                 found = set_places[labelled] if settings.pair else set_places[labelled, :1]
                 self.places[task] = np.concatenate([self.places[task], found]) if len(self.labels[task]) else found
-                has_labels = settings.kind.has_label_column
-                values = [labels[i] for i in labelled] if has_labels else dataset.select(labelled)["sentences"][:]
-                values = self._labels(settings, values)
+                if settings.kind.has_label_column:
+                    values = column_tensor(settings, labels_of(dataset, task).drop_null())
+                else:
+                    values = sentence_ids(dataset.with_format(None).select(labelled)["sentences"][:])
                 self.labels[task] = torch.cat([self.labels[task], values]) if len(self.labels[task]) else values
             first_row += len(dataset)
             first_sentence += len(dataset) * width

@@ -16,7 +16,6 @@ read through a memory map. In memory stand 24 bytes for each sentence of the cac
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ import xxhash
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from ...data.shards import open_shard, write_shard
+from ...data.tokens import tokenizer_state
 from ...encoding_multitask import pooled_vectors
 from ...modeling_multitask import MultiTaskModel
 from ...turns_multitask import evaluating
@@ -54,21 +53,6 @@ def can_cache_features(model: MultiTaskModel) -> bool:
 
 
 # ---- what a cache belongs to ----
-
-
-def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """Everything that decides which tokens a sentence becomes."""
-    if tokenizer.is_fast:
-        backend = deepcopy(tokenizer.backend_tokenizer)
-        backend.no_truncation()  # these two only tell how it was called last
-        backend.no_padding()
-        state: Any = backend.to_str()
-    else:
-        options = {name: value for name, value in tokenizer.init_kwargs.items() if name != "name_or_path"}
-        state = [sorted(tokenizer.get_vocab().items()), options]
-    return json.dumps(
-        [type(tokenizer).__name__, tokenizer.truncation_side, state], sort_keys=True, default=str
-    ).encode()
 
 
 def add_weights(hashed: xxhash.xxh3_128, weights: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ...configuration_multitask import public_name
-from ...data.collation import LABEL_PREFIX
+from ...data.canonical import is_labelled
 from ...data.loading import LoadedTasks
 from ...data.row_hashes import write_row_hashes
 from ...manifest_multitask import listed
@@ -162,14 +162,10 @@ def save_result(
     seconds: float,
 ) -> None:
     """Save the finished model with its recipe, results.json and, where kept, its rows' hashes: all or none."""
-    tables = [
-        (entry.tasks, {split: rows.with_format("arrow")[:] for split, rows in entry.splits.items()})
-        for entry in loaded.sets
-    ]
     rows = {
-        task: {split: len(table) - table[LABEL_PREFIX + task].null_count for split, table in splits.items()}
-        for tasks, splits in tables
-        for task in tasks
+        task: {split: int(is_labelled(rows, task).sum()) for split, rows in entry.splits.items()}
+        for entry in loaded.sets
+        for task in entry.tasks
     }
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     results = {

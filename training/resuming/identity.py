@@ -21,11 +21,12 @@ from transformers import Trainer
 
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
+from ...data.cached import cached_text
+from ...data.tokens import tokenizer_state
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
 from ..drawing import steps_of_epoch
-from ..features.cache import tokenizer_state
 
 LEARNING_RATES = (
     *("training.learning_rate", "training.head_learning_rate", "strategy.learning_rates", "strategy.layer_decay"),
@@ -91,10 +92,13 @@ def describe_model(config: MultiTaskConfig) -> dict[str, Any]:
 
 
 def _describe_rows(rows: Dataset) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for batch in rows.with_format(None).iter(1000):
-        digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
-    return {"rows": len(rows), "content": digest.hexdigest()}
+    def content() -> str:
+        digest = hashlib.sha256()
+        for batch in rows.with_format(None).iter(1000):
+            digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+    return {"rows": len(rows), "content": cached_text(rows, "content", content)}
 
 
 def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:

@@ -1,0 +1,183 @@
+"""Rows in canonical columns: written in batches, kept on disk, and opened from there by the next run."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from multitask_sentence.data.cached import BATCH_ROWS
+from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.parts import Cells
+from multitask_sentence.data.report import describe
+from multitask_sentence.data.texts import row_hash, row_hashes
+
+ROWS = [(f"a film number {number}", ("bad", "good")[number % 2], number / 10) for number in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def write(path: Path, rows: list[tuple[Any, ...]]) -> Path:
+    path.write_text("\n".join(["text,mood,score", *(",".join(map(str, row)) for row in rows)]), encoding="utf-8")
+    return path
+
+
+def source(name: str = "mood", **changes: Any) -> TaskSource:
+    kinds = {"mood": "single_label_classification", "score": "regression"}
+    settings = {
+        "problem_type": kinds.get(name, kinds["mood"]),
+        "dataset": {"path": "csv", "data_files": {"train": "rows.csv"}},
+        "columns": {"sentence": "text", "label": name},
+        "validation_split": 0.2,
+    }
+    return TaskSource(name, **{**settings, **changes})
+
+
+def load(folder: Path, *sources: TaskSource, seed: int = 42) -> LoadedTasks:
+    return load_tasks(list(sources or [source(), source("score")]), folder, seed)
+
+
+def rows_of(loaded: LoadedTasks) -> list[dict[str, list[Any]]]:
+    return [{split: rows[:] for split, rows in entry.splits.items()} for entry in loaded.sets]
+
+
+def replace_without_a_trace(path: Path, old: str, new: str) -> None:
+    """Other content of the same length with the same time."""
+    status = path.stat()
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+def test_the_second_load_opens_what_the_first_kept_and_tells_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "rows.csv", [*ROWS, ("a film number 1", "bad", 7.5)])
+    first, told = load(tmp_path), caplog.messages.copy()
+    assert sum("texts have different labels" in line for line in told) == 2, "once for each task"
+    replace_without_a_trace(file, "a film", "A CAT!")
+    caplog.clear()
+    second = load(tmp_path)
+    assert rows_of(second) == rows_of(first)
+    assert vars(second) | {"sets": None} == vars(first) | {"sets": None}
+    assert caplog.messages == told
+
+
+def test_a_file_with_another_time_or_length_is_read_again(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.csv", ROWS)
+    load(tmp_path)
+    replace_without_a_trace(file, "a film", "A CAT!")
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+    assert all(row[0].startswith("A CAT!") for row in load(tmp_path).sets[0].splits["train"]["sentences"])
+
+
+def test_other_settings_and_seeds_have_rows_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    first = rows_of(load(tmp_path, source()))
+    assert rows_of(load(tmp_path, source(), seed=1)) != first
+    mapped = load(tmp_path, source(label_map={"bad": "poor"}))
+    assert mapped.labels["mood"] == ["good", "poor"]
+    assert rows_of(load(tmp_path, source())) == first
+
+
+def test_rows_are_files_that_are_mapped_and_so_are_their_hashes(tmp_path: Path, private_cache: Path) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    for rows in load(tmp_path).sets[0].splits.values():
+        assert Path(rows.cache_files[0]["filename"]).is_relative_to(private_cache / "multitask_rows")
+        hashes = row_hashes(rows)
+        assert hashes.tolist() == [row_hash(sentences) for sentences in rows["sentences"]]
+        assert Path(hashes.filename).parent == Path(rows.cache_files[0]["filename"]).parent
+    assert not list(private_cache.rglob("*.part")), "nothing unfinished is left behind"
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "facts"])
+def test_kept_rows_that_are_damaged_are_read_from_the_file_again(
+    tmp_path: Path, private_cache: Path, damage: str
+) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    first = rows_of(load(tmp_path))
+    (file,) = private_cache.rglob("train.arrow")
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-200])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (file.parent / "facts.json").write_text("{")
+    assert rows_of(load(tmp_path)) == first
+
+
+def test_a_second_set_keeps_the_sides_of_the_first_whether_that_was_read_or_kept(
+    tmp_path: Path, private_cache: Path
+) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    write(tmp_path / "more.csv", [*ROWS[::-1], *((f"a bank number {number}", "bad", 1) for number in range(40))])
+    other = source(
+        "other", columns={"sentence": "text", "label": "mood"}, dataset={"path": "csv", "data_files": "more.csv"}
+    )
+    found = [rows_of(load(tmp_path, source(), other)) for _ in range(2)]
+    assert found[0] == found[1]
+    shutil.rmtree(private_cache / "multitask_rows")
+    load(tmp_path, source())  # the first set is kept, the second is read
+    assert rows_of(load(tmp_path, source(), other)) == found[0]
+    sentences = [{row[0] for row in entry["validation"]["sentences"]} for entry in found[0]]
+    assert sentences[0] == {text for text in sentences[1] if text.startswith("a film")}
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    file, ended = write(tmp_path / "rows.csv", ROWS), threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.001):
+            os.utime(file)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match=r"'mood': its files changed while they were read\. Start again"):
+            load(tmp_path)
+    finally:
+        ended.set()
+        thread.join()
+    load(tmp_path)
+
+
+def test_rows_beyond_a_batch_keep_their_order_and_their_number_in_messages(tmp_path: Path) -> None:
+    count = 2 * BATCH_ROWS + 10
+    rows = [(f"text {number}", ("bad", "good", "")[number % 3], number) for number in range(count)]
+    write(tmp_path / "rows.csv", rows)
+    given = source(
+        validation_split=None, dataset={"path": "csv", "data_files": {"train": "rows.csv", "validation": "rows.csv"}}
+    )
+    (entry,) = load(tmp_path, given).sets
+    kept = [row for row in rows if row[1]]
+    assert [row[0] for row in entry.splits["train"]["sentences"]] == [text for text, *_ in kept]
+    assert entry.splits["train"]["label_mood"][:] == [("bad", "good").index(mood) for _, mood, _ in kept]
+    rows[BATCH_ROWS + 4] = ("", "good", 1)
+    write(tmp_path / "rows.csv", rows)
+    with pytest.raises(ValueError, match=rf"rows\.csv, row {BATCH_ROWS + 5}: column 'text' of task 'mood' holds None"):
+        load(tmp_path, given)
+
+
+def test_tokens_are_counted_once_and_described_alike(tmp_path: Path, tiny_tokenizer: Any, private_cache: Path) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    first = describe(load(tmp_path), tiny_tokenizer, 8)
+    (counts,) = private_cache.rglob("*train-tokens-*.npy")
+    before = counts.stat().st_mtime_ns
+    assert describe(load(tmp_path), tiny_tokenizer, 8) == first
+    assert counts.stat().st_mtime_ns == before
+    assert first[0]["tokens_mean"] > 3
+
+
+def test_cells_are_sliced_like_a_list() -> None:
+    listed = list(range(3 * BATCH_ROWS))
+    cells = Cells(len(listed), lambda start, stop: listed[start:stop])
+    assert list(cells) == listed
+    for piece in (slice(5, 5), slice(2, 9), slice(1, None, 7), slice(9, 2), slice(None, BATCH_ROWS + 3)):
+        assert cells[piece] == listed[piece]
