@@ -166,6 +166,8 @@ def test_serving_is_measured_and_what_cannot_be_opened_is_said(
     assert all(" x)" in row["mixed"] and "difference" in row["agreement with torch float32"] for row in encode)
     assert [row["same labels"] for row in predict] == ["100.0%"] * 3
     assert predict[2]["on disk"] == f"{2 * (exported / 'onnx/model.onnx').stat().st_size / 1e6:.0f} MB"
+    memory = {row["encode, sentences/s"]: int(row["peak memory"].removesuffix(" MB")) for row in encode}
+    assert memory["ONNX float32"] < memory["torch float32"] / 2, "that of its own process"
     assert all(float(row["p50 ms"]) <= float(row["p99 ms"]) for row in latency) and len(latency) == 6
     assert float(cold[1]["share of AutoModel"]) < 1, "a runtime without torch opens faster"
 
