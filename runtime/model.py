@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
 CONVERSIONS = ("numpy", "tensor")
 PAIRS_PER_BATCH = 4096
-PADDING_PER_PASS = 64  # tokens that take about as long as what a pass costs whatever it computes, as measured
+PADDING_PER_PASS = 64  # tokens that may be padding before another pass is cheaper; a rough estimate
 
 
 def _is_embedding(row: Any) -> bool:
