@@ -53,7 +53,8 @@ def recorded_lines() -> Iterator[list[str]]:
     logger, lines = logging.getLogger(__package__), []
     level, propagates, handlers = logger.level, logger.propagate, logger.handlers
     logger.setLevel(logging.INFO)
-    logger.propagate, logger.handlers = False, [_Recorder(lines)]
+    logger.propagate, logger.handlers = False, []
+    logger.addHandler(_Recorder(lines))
     try:
         yield lines
     finally:

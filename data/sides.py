@@ -34,8 +34,8 @@ class Sides:
         self._sort()
         hashed = xxhash.xxh3_128()
         for own, sides in self._pieces:
-            hashed.update(np.ascontiguousarray(own))
-            hashed.update(sides)
+            hashed.update(np.ascontiguousarray(own).data)
+            hashed.update(np.ascontiguousarray(sides).data)
         return hashed.hexdigest()
 
     def _sort(self) -> None:

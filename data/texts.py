@@ -5,8 +5,9 @@ hash with a probability of three in a million.
 """
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
+from types import FunctionType
 
 import numpy as np
 from datasets import Dataset
@@ -45,7 +46,7 @@ def ordered_hash(sentences: Sequence[str]) -> int:
     return hash_of("\n".join(map(text_key, sentences)))
 
 
-def row_hashes(rows: Dataset, rule: Callable[[Sequence[str]], int] = row_hash) -> np.ndarray:
+def row_hashes(rows: Dataset, rule: FunctionType = row_hash) -> np.ndarray:
     """The `row_hash` of every row of a data set in canonical columns, or what another rule gives: `(rows,)`, int64."""
 
     def blocks():
