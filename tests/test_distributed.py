@@ -150,5 +150,6 @@ def test_scores_of_two_processes_equal_those_of_one(backbone, two_processes, tmp
             assert two[key] == pytest.approx(one[key], abs=1e-5), key
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="PyTorch 2.7 keeps Python's lock while it leaves")
 def test_processes_end_in_peace_while_a_collective_gives_back_its_tensors(run_in_two_processes):
     assert "terminate called" not in run_in_two_processes(late_answer_run)

@@ -17,6 +17,10 @@ def batch(*lengths: int) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.randint(5, 99, mask.shape, generator=generator), "attention_mask": mask}
 
 
+# PyTorch 2.7 cannot take a configuration of transformers into a graph.
+OLD = torch.__version__.startswith("2.7.")
+ONE_GRAPH = pytest.mark.skipif(OLD, reason="PyTorch 2.7 breaks the graph at transformers' configuration")
+
 EXAMPLE = batch(7, 4, 2)
 OTHERS = [batch(7, 3, 3), batch(7, 2, 4), batch(9, 5), batch(1, 12, 6, 3)]  # the first two have the example's sum
 
@@ -72,7 +76,7 @@ def test_traced_view_of_one_head_answers_other_lengths(model: MultiTaskModel, tm
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=ONE_GRAPH)])
 def test_exported_model_answers_other_batches_and_lengths(model: MultiTaskModel, strict: bool) -> None:
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=1, max=20)}
     shapes = dict.fromkeys(EXAMPLE, sizes)
@@ -82,6 +86,7 @@ def test_exported_model_answers_other_batches_and_lengths(model: MultiTaskModel,
         assert_equal_where_there_are_tokens(found, model(**inputs).to_tuple(), inputs["attention_mask"])
 
 
+@ONE_GRAPH
 @torch.no_grad()
 def test_model_compiles_to_one_whole_graph_without_logging(
     model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +101,7 @@ def test_model_compiles_to_one_whole_graph_without_logging(
     assert lines == []
 
 
+@ONE_GRAPH
 def test_compiled_training_has_two_graphs_however_lengths_change(model: MultiTaskModel) -> None:
     torch._dynamo.reset()
     counters.clear()
