@@ -308,6 +308,7 @@ def test_saved_folder_holds_safetensors_code_and_tokenizer_only(reopened: dict[s
         "1_Pooling",
         "sentence_bert_config.json",
         "config_sentence_transformers.json",
+        "manifest.json",
     }
     auto_map = json.loads((reopened["root"] / "tokenized" / "config.json").read_text())["auto_map"]
     assert auto_map["AutoConfig"] == "configuration_multitask.MultiTaskConfig"

@@ -62,8 +62,13 @@ def killed(*args: Any, **kwargs: Any) -> None:
 
 
 def before_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killing(does: Callable[..., None]) -> Callable[..., None]:
+        return lambda path, *rest: (
+            killed() if "/result" in str(path) else does(path, *rest)
+        )  # not in the cache of rows
+
     for name in ("replace", "remove"):  # the mark is written under another name first, and nobody clears it away
-        monkeypatch.setattr(staging_multitask.os, name, killed)
+        monkeypatch.setattr(staging_multitask.os, name, killing(getattr(staging_multitask.os, name)))
 
 
 def before_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,6 +348,7 @@ def test_code_of_another_repository_leaves_the_attention_alone(tmp_path: Path) -
     code = tmp_path / "padding_free_multitask.py"
     changed = code.read_text(encoding="utf-8").replace("outputs.append(attended", "outputs.append(0 * attended")
     code.write_text(changed, encoding="utf-8")
+    (tmp_path / "manifest.json").unlink()  # in which the change is a fault
     other = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
     assert (other(**inputs).sentence_embedding - expected).abs().max() > 1e-3
     torch.testing.assert_close(model(**inputs).sentence_embedding, expected, rtol=0, atol=0)
