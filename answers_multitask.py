@@ -8,9 +8,12 @@ when_to_abstain from which confidence on each task gives a label
 farthest_labelled   up to which percentile out of its scope it gives one
 read_question   what `predict` is asked: rows, tasks, and where they abstain
 plain_answers   a dictionary per row that passes `json.dumps`
+answer_columns  answers as columns of a table, by name
+answer_frame    the same as a DataFrame
 hand_out        answers in the form that the caller wants
 
-This file imports only Python's own library, and files that do: the runtime without torch reads it as well.
+This file imports only Python's own library, and files that do: the runtime without torch reads it as well. pandas is
+imported where a DataFrame is asked for.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +27,7 @@ from .rows_multitask import check_container, check_rows, count_rows, distinct_se
 from .tasks_multitask import TaskConfig
 
 FLOAT32 = ("values", "out_of_scope")  # half precision has no room for them
+ANSWER_CONVERSIONS = ("numpy", "tensor", "pandas")
 
 
 def one_word(head: Any, older: Any, spelled: str) -> Any:
@@ -222,23 +226,97 @@ def plain_answers(tasks: dict[str, TaskConfig], answers: dict[str, Any], rows: i
     return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
 
 
+def answer_columns(name: str, task: TaskConfig, answer: dict[str, Any]) -> dict[str, Any]:
+    """
+    A task's answers as columns of a table, by name; what `label` writes and DataFrames hold.
+
+    Args:
+        name: the task's.
+        task: its settings.
+        answer: what `predict` gives for a list, in numpy arrays.
+
+    Returns `<task>_label` and `<task>_probability` of the highest (single label), `<task>_labels` and
+    `<task>_probabilities` of the labels that were given (multi-label), `<task>_value` (regression), or `<task>_score`
+    (similarity, contrastive); of a task that knows its scope also `<task>_out_of_scope`. Where a task abstains, label,
+    labels, and probabilities of multi-label rows are `None`.
+    """
+    if "labels" not in answer:
+        return {f"{name}_{'value' if 'values' in answer else 'score'}": found for found in answer.values()}
+    labels, probabilities = answer["labels"], answer["probabilities"]
+    if task.kind.is_multi_label:
+        places = {label: place for place, label in enumerate(task.labels)}
+        rows = zip(probabilities, labels, strict=True)
+        given = [own and [row[places[label]] for label in own] for row, own in rows]
+        columns = {f"{name}_labels": labels, f"{name}_probabilities": given}
+    else:
+        columns = {f"{name}_label": labels, f"{name}_probability": probabilities.max(axis=1)}
+    if "out_of_scope" in answer:
+        columns[f"{name}_out_of_scope"] = answer["out_of_scope"]
+    return columns
+
+
+def answer_frame(tasks: dict[str, TaskConfig], answers: dict[str, Any], sentences: Any) -> Any:
+    """
+    Answers as a DataFrame with the columns of `answer_columns`, and `embedding` (of pairs `embedding1` and
+    `embedding2`), a vector a row. Its index is that of `sentences` where these are a pandas Series.
+
+    Args:
+        tasks: `config.tasks`.
+        answers: what `predict` gives for a list, in numpy arrays.
+        sentences: what they answer.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("convert_to='pandas' needs pandas, which is not installed: pip install pandas.") from error
+    columns: dict[str, Any] = {}
+    for name, answer in answers.items():
+        if name == "embedding":
+            sides = {"embedding": answer} if answer.ndim == 2 else {f"embedding{n + 1}": answer[:, n] for n in (0, 1)}
+            columns |= {side: list(vectors) for side, vectors in sides.items()}
+        else:
+            columns |= answer_columns(name, tasks[name], answer)
+    index = sentences.index if isinstance(sentences, pandas.Series) else None
+    # Lists hold text, `None`, lists or vectors. As objects they stay what they are.
+    series = {
+        name: pandas.Series(values, index=index, dtype=object if isinstance(values, list) else None)
+        for name, values in columns.items()
+    }
+    return pandas.DataFrame(series, index=index)
+
+
 def hand_out(
     tasks: dict[str, TaskConfig],
     answers: dict[str, Any],
     rows: int,
-    is_single: bool,
+    sentences: Any,
     as_list: bool,
-    convert: Callable[[Any, bool], Any],
-) -> dict[str, Any] | list[dict[str, Any]]:
-    """Answers to `rows` rows, in arrays, as `predict` gives them; `convert` learns whether float32 is kept."""
+    convert_to: str,
+    convert: Callable[[Any, str, bool], Any],
+) -> Any:
+    """
+    Answers to `rows` rows, in arrays, as `predict` gives them.
+
+    Args:
+        tasks: `config.tasks`.
+        answers: arrays or tensors by task, and `embedding`.
+        rows: how many.
+        sentences: what `predict` was given.
+        as_list, convert_to: arguments of `predict`.
+        convert: makes an array or a tensor of one, and learns whether float32 is kept.
+    """
+    is_single = isinstance(sentences, (str, tuple))
     if as_list:
         plain = plain_answers(tasks, answers, rows)
         return plain[0] if is_single else plain
+    kind = "numpy" if convert_to == "pandas" else convert_to
     for name, answer in answers.items():
         if name == "embedding":
-            answers[name] = convert(answer, False)
+            answers[name] = convert(answer, kind, False)
         else:
-            answer.update({key: convert(answer[key], key in FLOAT32) for key in answer if key != "labels"})
+            answer.update({key: convert(answer[key], kind, key in FLOAT32) for key in answer if key != "labels"})
+    if convert_to == "pandas":
+        return answer_frame(tasks, answers, sentences)
     if is_single:
         return {
             name: answer[0] if name == "embedding" else {key: value[0] for key, value in answer.items()}
@@ -248,6 +326,8 @@ def hand_out(
 
 
 __all__ = [
+    "ANSWER_CONVERSIONS",
+    "answer_columns",
     "check_tasks",
     "farthest_labelled",
     "hand_out",

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import farthest_labelled, hand_out, one_word, read_question
+from .answers_multitask import ANSWER_CONVERSIONS, farthest_labelled, hand_out, one_word, read_question
 from .checks_multitask import check_choice
-from .encoding_multitask import CONVERSIONS
 from .heads_multitask import calibrated, confidences, task_logits
 from .rows_multitask import check_batch_size, tokenized_ahead
 from .scope_multitask import out_of_scope
@@ -33,7 +32,7 @@ class TaskPrediction:
         convert_to: str = "numpy",
         tasks: str | Sequence[str] | None = None,
         abstain: dict[str, float] | bool | None = None,
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+    ) -> Any:
         """
         Every task's answer, and the embedding on request, from one pass of the backbone.
 
@@ -47,7 +46,8 @@ class TaskPrediction:
             as_list: whether to answer row by row in Python's own types, which `json.dumps` takes, instead of arrays.
             embeddings: whether to answer with what `encode` gives as well, under the name `embedding`.
             convert_to: `"numpy"` for float32 arrays, or `"tensor"` for tensors on the model's device, of its dtype
-                (values of a regression stay float32: half precision has no room for years). With `as_list`, neither.
+                (values of a regression stay float32: half precision has no room for years), or `"pandas"` for a
+                DataFrame with a row a sentence (see `answer_columns`). With `as_list`, none of them.
             tasks: the same as `head`, as older code spells it.
             abstain: where no label is given, though probabilities are: `None` for what the configuration says, `False`
                 for nowhere, or `{"confidence": 0.8}` where a task is less sure (see `AbstainConfig`), or
@@ -62,6 +62,9 @@ class TaskPrediction:
             of all `embedding (rows, embedding_dim)`, or `(rows, 2, embedding_dim)` for pairs. One string or pair gives
             single values.
 
+            With `convert_to="pandas"`, a DataFrame: `sentiment_label`, `sentiment_probability` and so on. Its index is
+            that of `sentences` where these are a pandas Series.
+
             With `as_list`, a list of dictionaries as `pipeline("multitask")` gives them (see `plain_answers`), or one
             for one string or pair: `[{"sentiment": {"label": ..., "score": ..., "scores": {...}}, ...}, ...]`.
 
@@ -70,15 +73,13 @@ class TaskPrediction:
             ValueError: a task is unknown, or reads the other kind of input, or no task reads this kind; `convert_to`
                 is unknown, `batch_size` below 1, or `abstain` says something else.
         """
-        check_choice("convert_to", convert_to, CONVERSIONS)
-        is_single = isinstance(sentences, (str, tuple))
-        rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
+        check_choice("convert_to", convert_to, ANSWER_CONVERSIONS)
+        rows = [sentences] if isinstance(sentences, (str, tuple)) else sentences
+        head = one_word(head, tasks, "tasks")
         with sharing(self):  # the tasks stay what they are, from the first look at them to the answers
             count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
             tasks = self.config.tasks
-        return hand_out(
-            tasks, answers, count, is_single, as_list, lambda found, keep: self._converted(found, convert_to, keep)
-        )
+        return hand_out(tasks, answers, count, sentences, as_list, convert_to, self._converted)
 
     def _answer_rows(
         self,

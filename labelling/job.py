@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..configuration_multitask import public_name
 from ..modeling_multitask import MultiTaskModel
-from .answers import answer_columns, answer_table
+from .answers import answer_table, column_types
 from .inputs import DELIMITERS, Chunk, SetAside, format_of, read_chunks, read_columns
 from .parts import JobFolder, PartRecord, file_hash, write_whole
 from .workers import InProcess, Processes
@@ -245,7 +245,7 @@ def run_job(job: Job) -> list[PartRecord]:
     tasks = choose_tasks(model, job.tasks, pairs=len(job.text) == 2)
     if not tasks and not job.embeddings:
         raise ValueError("No task of the model reads this kind of input, and no --embeddings are asked for.")
-    added = answer_columns(model, tasks, job.embeddings, pairs=len(job.text) == 2)
+    added = column_types(model, tasks, job.embeddings, pairs=len(job.text) == 2)
     _check_columns(job, columns, added)
     folder = job.folder
     with folder.locked() if job.resume else _begun(job, folder):

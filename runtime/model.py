@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..answers_multitask import hand_out, one_word, read_question
+from ..answers_multitask import ANSWER_CONVERSIONS, hand_out, one_word, read_question
 from ..checks_multitask import check_choice
 from ..rows_multitask import (
     SENTENCES_FOR_PROGRESS,
@@ -235,8 +235,8 @@ class MultiTaskRuntime:
         return self._converted(embeddings[0] if is_single else embeddings, convert_to)
 
     @staticmethod
-    def _converted(found: np.ndarray, convert_to: str) -> Any:
-        """An array as the caller wants it; a tensor needs torch."""
+    def _converted(found: np.ndarray, convert_to: str, keep_dtype: bool = True) -> Any:
+        """An array as the caller wants it; a tensor needs torch. Both are float32."""
         if convert_to == "numpy":
             return found
         import torch
@@ -254,19 +254,17 @@ class MultiTaskRuntime:
         convert_to: str = "numpy",
         tasks: str | Sequence[str] | None = None,
         abstain: dict[str, float] | bool | None = None,
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+    ) -> Any:
         """
         Every task's answer, and the embedding on request, from one pass.
 
         Arguments, answers and errors are those of `MultiTaskModel.predict`; tensors are float32.
         """
-        check_choice("convert_to", convert_to, CONVERSIONS)
-        is_single = isinstance(sentences, (str, tuple))
-        rows, head = [sentences] if is_single else sentences, one_word(head, tasks, "tasks")
+        check_choice("convert_to", convert_to, ANSWER_CONVERSIONS)
+        rows = [sentences] if isinstance(sentences, (str, tuple)) else sentences
+        head = one_word(head, tasks, "tasks")
         count, answers = self._answer_rows(rows, head, batch_size, show_progress, embeddings, abstain)
-        return hand_out(
-            self.tasks, answers, count, is_single, as_list, lambda found, _: self._converted(found, convert_to)
-        )
+        return hand_out(self.tasks, answers, count, sentences, as_list, convert_to, self._converted)
 
     def _answer_rows(
         self,

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers.modeling_outputs import BaseModelOutput
 
 from multitask_sentence import MultiTaskModel, encoding_multitask, rows_multitask
+from multitask_sentence.labelling.answers import answer_table
 from multitask_sentence.rows_multitask import length_sorted_batches
 from multitask_sentence.turns_multitask import evaluating
 
@@ -218,6 +219,8 @@ def test_convert_to_chooses_the_kind(tiny_model: MultiTaskModel) -> None:
     for call in (tiny_model.encode, tiny_model.predict, partial(tiny_model.similarity, SENTENCES)):
         with pytest.raises(ValueError, match=r"convert_to is 'list', but should be one of numpy, tensor"):
             call(SENTENCES, convert_to="list")
+    with pytest.raises(ValueError, match=r"convert_to is 'pandas', but should be one of numpy, tensor\."):
+        tiny_model.encode(SENTENCES, convert_to="pandas")
 
 
 def test_tensors_are_on_the_models_device_and_of_its_dtype(tiny_model: MultiTaskModel) -> None:
@@ -251,6 +254,42 @@ def test_regression_values_as_tensors_keep_what_half_precision_has_no_room_for(t
     assert values.dtype == torch.float32
     np.testing.assert_array_equal(values.numpy(), model.predict(SENTENCES)["rating"]["values"])
     assert not torch.equal(values, values.bfloat16().float()), "or nothing would be lost"
+
+
+def test_frame_holds_every_answer_under_the_names_that_label_writes(tiny_model: MultiTaskModel) -> None:
+    mood = tiny_model.predict(SENTENCES, head="mood")["mood"]
+    sure = float(np.median(mood["probabilities"].max(axis=1)))
+    tiny_model.config.change_task("mood", abstain={"confidence": sure})
+    texts = pd.Series(SENTENCES, index=range(70, 70 + len(SENTENCES)))
+    answers = tiny_model.predict(SENTENCES, embeddings=True)
+    frame = tiny_model.predict(texts, embeddings=True, convert_to="pandas")
+    assert frame.index.equals(texts.index), "rows of a filtered table stay with their answers"
+    written = answer_table(tiny_model, SENTENCES, SINGLE_TASKS, embeddings=True, pairs=False)
+    assert sorted(frame) == sorted(written.column_names)
+    assert list(frame["mood_label"]) == answers["mood"]["labels"] and 0 < frame["mood_label"].isna().sum() < 8
+    np.testing.assert_array_equal(frame["mood_probability"], mood["probabilities"].max(axis=1))
+    assert list(frame["tags_labels"]) == answers["tags"]["labels"] and any(frame["tags_labels"])
+    places = {label: place for place, label in enumerate(tiny_model.config.tasks["tags"].labels)}
+    given = zip(answers["tags"]["labels"], answers["tags"]["probabilities"], strict=True)
+    assert list(frame["tags_probabilities"]) == [[row[places[label]] for label in own] for own, row in given]
+    np.testing.assert_array_equal(frame["rating_value"], answers["rating"]["values"])
+    np.testing.assert_array_equal(np.stack(frame["embedding"]), answers["embedding"])
+    unsure = tiny_model.predict(SENTENCES, head="tags", convert_to="pandas", abstain={"confidence": 1.0})
+    assert set(unsure["tags_labels"]) == set(unsure["tags_probabilities"]) == {None}
+
+
+def test_frame_of_pairs_of_one_text_and_of_nothing(tiny_model: MultiTaskModel) -> None:
+    answers = tiny_model.predict(PAIRS, embeddings=True)
+    frame = tiny_model.predict(PAIRS, embeddings=True, convert_to="pandas")
+    columns = ["entails_label", "entails_probability", "distance_value", "similarity_score", "search_score"]
+    assert list(frame) == ["embedding1", "embedding2", *columns]
+    np.testing.assert_array_equal(frame["similarity_score"], answers["similarity"]["scores"])
+    np.testing.assert_array_equal(np.stack(frame["embedding2"]), answers["embedding"][:, 1])
+    one = tiny_model.predict(SENTENCES[0], convert_to="pandas")
+    assert len(one) == 1 and one["mood_label"][0] == tiny_model.predict(SENTENCES[0])["mood"]["labels"]
+    assert list(tiny_model.predict(PAIRS[0], convert_to="pandas")) == columns
+    nothing = tiny_model.predict([], convert_to="pandas")
+    assert nothing.shape == (0, 5) and list(nothing) == list(one)
 
 
 def test_tensors_follow_the_model_to_another_device(

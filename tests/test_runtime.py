@@ -137,6 +137,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "predict as tensors": lambda model: model.predict(SENTENCES, "year", convert_to="tensor")["year"][
         "values"
     ].numpy(),
+    "predict as a frame": lambda model: model.predict(SENTENCES, convert_to="pandas", embeddings=True).to_dict("list"),
     "similarity as tensor": lambda model: model.similarity(SENTENCES, SENTENCES, convert_to="tensor").numpy(),
     "similarity": lambda model: model.similarity(SENTENCES, "good film"),
     "similarity of embeddings": lambda model: model.similarity(np.ones((2, 24)), [[1.0] * 24, [0.5] * 24]),

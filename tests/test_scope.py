@@ -135,6 +135,9 @@ def test_percentile_stands_in_plain_answers_and_files(scoped: MultiTaskModel) ->
     assert "out_of_scope" not in rows[0]["tags"]
     table = answer_table(scoped, SENTENCES, ["mood", "tags"], embeddings=True, pairs=False)
     assert table["mood_out_of_scope"].to_pylist() == pytest.approx(found.tolist(), abs=1e-3)
+    frame = scoped.predict(SENTENCES, convert_to="pandas")
+    np.testing.assert_array_equal(frame["mood_out_of_scope"], found)
+    assert list(frame)[:4] == table.column_names[:4]
     assert table.column_names[:4] == ["mood_label", "mood_probability", "mood_out_of_scope", "tags_labels"]
 
 
