@@ -3,6 +3,7 @@
     write_whole    one file: written under another name, brought to the disk, renamed
     staged         several files of a folder: written beside their places, and moved there once all are on the disk
     check_moved    refuses a folder in which moving them was interrupted
+    as_disk_error  gives every library's word for a full disk as an OSError
 
 What is not finished lies in a folder named `.unfinished`, which mirrors the place that it is meant for. Whatever is
 left there of a process that was killed is removed by the next save.
@@ -19,6 +20,9 @@ UNFINISHED = ".unfinished"
 COMPLETE = ".complete"  # in it: all files are on the disk, and are being moved
 FIRST_READ = "config.json"  # what opens a folder; moved last, so that nothing opens one that is not complete
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+# What safetensors and tokenizers say of a disk without room, and torch of one that it cannot write to, none of them
+# as an OSError.
+_NOT_WRITTEN = re.compile(r"\(os error \d+\)|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
 
 def in_place(folder: str | os.PathLike) -> str:
@@ -76,6 +80,24 @@ def files_of(folder: str | os.PathLike) -> list[str]:
 
 
 @contextlib.contextmanager
+def as_disk_error(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Inside, files are written to a folder.
+
+    Raises:
+        OSError: a library could not write one, whatever error it has for that.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not _NOT_WRITTEN.search(str(error)):
+            raise
+        raise OSError(
+            f"{in_place(folder)}: not everything could be written ({error}). Make room on the disk, and save again."
+        ) from error
+
+
+@contextlib.contextmanager
 def staged(folder: str | os.PathLike) -> Iterator[str]:
     """
     Inside, files are written into the folder that this gives; afterwards all of them stand in `folder`.
@@ -87,13 +109,15 @@ def staged(folder: str | os.PathLike) -> Iterator[str]:
     folder = os.path.abspath(folder)
     os.makedirs(folder, exist_ok=True)
     if in_place(folder) != folder:
-        yield folder
+        with as_disk_error(folder):
+            yield folder
         return
     unfinished = os.path.join(folder, UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     os.mkdir(unfinished)
     try:
-        yield unfinished
+        with as_disk_error(folder):
+            yield unfinished
         sync_folder(unfinished)
         with open(os.path.join(unfinished, COMPLETE), "wb") as file:
             os.fsync(file.fileno())
@@ -129,4 +153,14 @@ def check_moved(folder: str | os.PathLike) -> None:
         )
 
 
-__all__ = ["UNFINISHED", "check_moved", "files_of", "in_place", "staged", "sync", "sync_folder", "write_whole"]
+__all__ = [
+    "UNFINISHED",
+    "as_disk_error",
+    "check_moved",
+    "files_of",
+    "in_place",
+    "staged",
+    "sync",
+    "sync_folder",
+    "write_whole",
+]

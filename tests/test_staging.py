@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from multitask_sentence import MultiTaskModel, staging_multitask
-from multitask_sentence.staging_multitask import UNFINISHED, in_place, staged, write_whole
+from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, in_place, staged, write_whole
 from multitask_sentence.training import output_folder
 from multitask_sentence.training.output_folder import put_folder
 
@@ -110,6 +113,36 @@ def test_model_that_was_killed_before_all_was_written_leaves_the_older_one(
     tiny_model.save_pretrained(tmp_path)  # in spite of what was left
     assert json.loads((tmp_path / "config.json").read_text())["normalize"] == tiny_model.config.normalize
     assert not (tmp_path / UNFINISHED).exists()
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file may grow beyond 4 kB, which every library meets as it meets a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_without_room_is_an_error_of_the_disk_whatever_library_writes(
+    tiny_model: MultiTaskModel, tmp_path: Path, little_room: None
+):
+    large = {"weight": torch.zeros(10_000)}
+    for name, write in {
+        "safetensors": lambda: save_file(large, tmp_path / "file"),
+        "torch": lambda: torch.save(large, tmp_path / "file"),
+        "tokenizers": lambda: tiny_model.tokenizer.backend_tokenizer.save(str(tmp_path / "file")),
+    }.items():
+        with pytest.raises(OSError, match=r"not everything could be written \(.*Make room on the disk"):
+            with as_disk_error(tmp_path):
+                write()
+            pytest.fail(f"{name} wrote it: the premise")
+    with pytest.raises(OSError, match="File too large"):
+        tiny_model.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").iterdir())
+    with pytest.raises(ValueError, match="mine"), as_disk_error(tmp_path):
+        raise ValueError("mine")
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])

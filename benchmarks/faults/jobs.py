@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import constants
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Trainer
@@ -41,7 +42,18 @@ VOCABULARY = """
 WORDS = VOCABULARY.split()
 KINDS = {"cat": "animal", "dog": "animal", "bird": "animal", "bank": "money", "market": "money"}
 MOODS = {"good": "positive", "fine": "positive", "bad": "negative"}
-STAGES = ("start", "training", "evaluation", "checkpoint", "best of task", "final folder", "card", "push", "finished")
+STAGES = (
+    "start",
+    "training",
+    "evaluation",
+    "checkpoint",
+    "best of task",
+    "settling",
+    "final folder",
+    "card",
+    "push",
+    "finished",
+)
 FROZEN = {"strategy": {"freeze": "backbone"}}
 STAGED = {"strategy": {"unfreeze": [{"epochs": 1, "train": "heads"}, {"train": "all"}]}}
 KINDS_OF_RUN: dict[str, dict[str, Any]] = {
@@ -229,15 +241,18 @@ class Watch:
         Figure.savefig = lambda _, path, **options: Path(path).write_bytes(b"a picture")
         for holder, name, stage in (
             (command, "train", "training"),
-            (MultiTaskTrainer, "evaluate", "evaluation"),
+            (MultiTaskTrainer, "evaluate_and_answer", "evaluation"),
             (command, "evaluate", "evaluation"),
             (MultiTaskTrainer, "_save_checkpoint", "checkpoint"),
             (best_checkpoints, "keep_models", "best of task"),
+            (command, "settle", "settling"),
             (command, "save_result", "final folder"),
             (command, "write_predictions", "final folder"),
             (command, "write_model_card", "card"),
             (command, "publish", "push"),
             (MultiTaskTrainer, "training_step", None),
+            (MultiTaskTrainer, "_embed_split", None),
+            (MultiTaskTrainer, "_answer", None),
             (Trainer, "floating_point_ops", None),
         ):
             self.wrap(holder, name, stage)
@@ -254,7 +269,23 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def train(job: Path, *flags: str, processes: int = 1, moment: Moment | None = None, limit: float = 300) -> Ended:
+def use_hub(url: str, token: str, cache: Path) -> None:
+    """Send what this process asks of the Hub to a server on its own machine, and keep what comes from there apart."""
+    constants.HF_HUB_CACHE = str(cache)
+    constants.ENDPOINT = url
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
+    os.environ["HF_TOKEN"] = token
+
+
+def train(
+    job: Path,
+    *flags: str,
+    processes: int = 1,
+    moment: Moment | None = None,
+    limit: float = 300,
+    hub: tuple[str, str] | None = None,
+) -> Ended:
     """
     Run train.py on a recipe in forked processes of their own group, with caches beside the recipe.
 
@@ -264,6 +295,7 @@ def train(job: Path, *flags: str, processes: int = 1, moment: Moment | None = No
         processes: how many.
         moment: when to end them; `None` to let them run.
         limit: seconds after which a run counts as one that hangs, and is ended with SIGKILL.
+        hub: URL and token of a local Hub to push to.
     """
     import datasets
 
@@ -289,6 +321,8 @@ def train(job: Path, *flags: str, processes: int = 1, moment: Moment | None = No
                 place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
                 os.environ.update({name: str(value) for name, value in place.items()})
             datasets.config.HF_DATASETS_CACHE = job.parent / "cache"
+            if hub:
+                use_hub(*hub, job.parent / "hub")
             if rank == 0:
                 watch.begin()
             command.main([str(job), *flags])

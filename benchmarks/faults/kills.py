@@ -3,12 +3,14 @@
 The result is compared file by file with that of a run that nothing interrupted: weights, optimizer, random numbers,
 best models, predictions, log history and scores to the last bit, on one process and on two. What tells the time (the
 seconds of a run and of an evaluation), what transformers counts since a run went on (`train_loss`) and what is only
-drawn from the rest (card, pictures) is left out.
+drawn from the rest (card, pictures) is left out. What was pushed is what its own manifest says, and the run's model.
 """
 
+import hashlib
 import json
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from multitask_sentence.training.resuming.files import check_files
 TIMED = ("runtime", "per_second", "seconds")  # of keys, the last word
 # What says how a run was started, and what transformers counts from there: the mean loss of the steps since then.
 OF_THE_SECOND_HALF = ("resume_from_checkpoint", "train_loss")
+REPOSITORY = "team/model"  # of the Hub that runs push to
 DERIVED = ("README.md", "training_args.bin", "manifest.json", "run.json")
 
 
@@ -111,40 +114,75 @@ def half_written(folder: Path, processes: int) -> str | None:
     return None
 
 
-def go_on(job: Path, processes: int) -> Ended:
+def go_on(job: Path, processes: int, hub: tuple[str, str] | None = None) -> Ended:
     """Resume a killed run; start it anew where it left nothing to go on from."""
-    ended = train(job, "--resume_from_checkpoint", processes=processes)
+    ended = train(job, "--resume_from_checkpoint", processes=processes, hub=hub)
     if ended.status and "holds no checkpoint to resume from" in ended.said:
-        ended = train(job, "--overwrite", processes=processes)
+        ended = train(job, "--overwrite", processes=processes, hub=hub)
     return ended
 
 
+def half_pushed(folder: Path, pushed: dict[str, bytes] | None) -> str | None:
+    """What a repository holds that is not what the manifest of its commit says, or not the model of a folder."""
+    if pushed is None:
+        return "nothing was pushed"
+    listed = json.loads(pushed["manifest.json"])["files"]
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in pushed.items()}
+    expected = {name: entry["sha256"] for name, entry in listed.items()}
+    if wrong := sorted(name for name in expected if found.get(name) != expected[name]):
+        return f"the commit's manifest tells of another {wrong[0]}"
+    if found["model.safetensors"] != hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest():
+        return "another model was pushed"
+    return None
+
+
 def kill_runs(folder: Path, backbone: Path, count: int, chance: random.Random) -> Iterator[Case]:
-    """So many kills over the kinds of run; a case for each."""
+    """So many kills over the kinds of run; a case for each. Every run ends with a push to a Hub in this process."""
+    if not count:
+        return
+    sys.path.append(str(Path(__file__).parents[2] / "tests"))
+    from helpers.hub_server import TOKEN, HubServer
+
+    with HubServer() as server:
+        yield from _kill_runs(folder, backbone, count, chance, server, (server.url, TOKEN))
+
+
+def _kill_runs(
+    folder: Path, backbone: Path, count: int, chance: random.Random, server: Any, hub: tuple[str, str]
+) -> Iterator[Case]:
     whole: dict[str, tuple[Path, Ended]] = {}
+
+    def pushed() -> dict[str, bytes] | None:
+        """The files of the last commit of a run; `None` where the Hub has none of it."""
+        commits = server.repositories[REPOSITORY].branches["main"] if REPOSITORY in server.repositories else []
+        return {name: file.content for name, file in commits[-1].files.items()} if commits[1:] else None
+
     for number in range(count):
         kind = list(KINDS_OF_RUN)[number % len(KINDS_OF_RUN)]
         processes = KINDS_OF_RUN[kind].get("processes", 1)
         if kind not in whole:
-            job = make_job(folder / "job", backbone, kind)  # the same place for all: a run's files name it
-            ended = train(job, processes=processes)
+            job = make_job(folder / "job", backbone, kind, REPOSITORY)  # the same place for all: a run's files name it
+            ended = train(job, processes=processes, hub=hub)
             if ended.status:
                 raise RuntimeError(f"A run of the kind {kind} fails without being killed:\n{ended.said[-3000:]}")
             whole[kind] = (job.parent / "result").rename(folder / kind.replace(" ", "_")), ended
             shutil.rmtree(job.parent)
         expected, ended = whole[kind]
         moment = random_moment(ended.stages, chance)
-        killed = make_job(folder / "job", backbone, kind)
-        ended = train(killed, processes=processes, moment=moment)
+        server.repositories.clear()
+        killed = make_job(folder / "job", backbone, kind, REPOSITORY)
+        result = killed.parent / "result"
+        ended = train(killed, processes=processes, moment=moment, hub=hub)
         said = f"{moment}, {STAGES.index(ended.stage)}"
         if ended.status >= 0 and ended.status != 0:
             yield Case("kill", kind, ended.stage, "failure", f"{said}: failed by itself: {ended.said[-500:]}")
-        elif problem := half_written(killed.parent / "result", processes):
+        elif problem := half_written(result, processes) or (pushed() and half_pushed(result, pushed())):
             yield Case("kill", kind, ended.stage, "failure", f"{said}: half of one passes for whole: {problem}")
         else:
             was_killed = ended.status < 0
-            again = go_on(killed, processes) if was_killed else ended
-            problem = difference(killed.parent / "result", expected) if not again.status else again.said[-700:]
+            again = go_on(killed, processes, hub) if was_killed else ended
+            problem = again.said[-700:] if again.status else difference(result, expected)
+            problem = problem or half_pushed(result, pushed())
             outcome = "failure" if problem else "right"
             yield Case("kill", kind, ended.stage if was_killed else "finished", outcome, f"{said}: {problem}")
         shutil.rmtree(killed.parent)

@@ -41,8 +41,8 @@ def format_cases(cases: Iterable[Case]) -> str:
 
 
 def format_moments(cases: Iterable[Case]) -> str:
-    """A Markdown table of the kills, with a line for each stage that they fell into."""
-    counts = Counter((case.moment, case.outcome) for case in cases if case.part == "kill")
-    stages = dict.fromkeys(stage for stage, _ in counts)
-    lines = [[stage, *(counts[stage, outcome] for outcome in ("right", "failure"))] for stage in stages]
-    return tabulate(lines, ["killed in", "same result", "failure"], tablefmt="github")
+    """A Markdown table of the runs that were stopped, with a line for each stage that they were stopped in."""
+    counts = Counter((case.part, case.moment, case.outcome) for case in cases if case.part in ("kill", "full disk"))
+    places = dict.fromkeys((part, stage) for part, stage, _ in counts)
+    lines = [[*place, *(counts[*place, outcome] for outcome in OUTCOMES)] for place in places]
+    return tabulate(lines, ["part", "stopped in", *OUTCOMES], tablefmt="github")

@@ -22,7 +22,7 @@ from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
 from ...data.row_hashes import write_row_hashes
 from ...manifest_multitask import listed
-from ...staging_multitask import UNFINISHED
+from ...staging_multitask import UNFINISHED, as_disk_error
 from ..balancing.making import load_balancer, save_balancer
 from ..early_stopping import has_stopped_improving
 from ..output_folder import put_folder
@@ -111,7 +111,8 @@ class Checkpoints:
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._is_saving_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
+            with as_disk_error(checkpoint):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._is_saving_checkpoint = limit, False
         best = folder / f"checkpoint-{self.state.best_global_step}"
