@@ -30,26 +30,19 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from multitask_sentence.data.augmentation.rows import augment_sets, describe_augmentations
-from multitask_sentence.data.held_out import announce_held_out, announce_trained_on, drop_held_out
-from multitask_sentence.data.loading import LoadedTasks, load_tasks
+from multitask_sentence.data.loading.tasks import load_tasks
 from multitask_sentence.data.report import describe, format_report
-from multitask_sentence.data.row_hashes import collect_row_hashes
+from multitask_sentence.data.rows.held_out import announce_held_out, announce_trained_on, drop_held_out
+from multitask_sentence.data.rows.row_hashes import collect_row_hashes
+from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.best_checkpoints import format_best
 from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
-from multitask_sentence.training.console import say, show_facts
 from multitask_sentence.training.distillation.report import report_distillation
 from multitask_sentence.training.distillation.starting import make_lessons, take_single_teachers
-from multitask_sentence.training.machine import look_at_machine
-from multitask_sentence.training.output_folder import (
-    RESULTS_FILE,
-    claim_output_dir,
-    release_output_dir,
-    write_json,
-)
+from multitask_sentence.training.evaluation.best_checkpoints import format_best
 from multitask_sentence.training.recipe.before_data import Checked, check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.from_memory import quietly, write_recipe
@@ -68,6 +61,14 @@ from multitask_sentence.training.report.results import (
     stored_arguments,
 )
 from multitask_sentence.training.resuming.files import last_checkpoint
+from multitask_sentence.training.run.console import say, show_facts
+from multitask_sentence.training.run.machine import look_at_machine
+from multitask_sentence.training.run.output_folder import (
+    RESULTS_FILE,
+    claim_output_dir,
+    release_output_dir,
+    write_json,
+)
 from multitask_sentence.training.seeds import (
     SEEDS_FILE,
     check_seeds,
@@ -76,7 +77,7 @@ from multitask_sentence.training.seeds import (
     seed_folder,
     summarise_seeds,
 )
-from multitask_sentence.training.strategy import format_plan
+from multitask_sentence.training.strategy.plan import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 logger = logging.get_logger(__name__)

@@ -25,11 +25,11 @@ import yaml
 from tabulate import tabulate
 from transformers import TrainerCallback, set_seed
 
-from multitask_sentence.data.loading import load_tasks
+from multitask_sentence.data.loading.tasks import load_tasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.settings import METHODS
-from multitask_sentence.training.evaluation import combined_score
+from multitask_sentence.training.evaluation.scores import combined_score
 from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE, load_recipe
 from multitask_sentence.training.recipe.starting import new_tasks
 from multitask_sentence.training.report.results import scores_by_task

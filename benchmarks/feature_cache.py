@@ -30,7 +30,8 @@ from tabulate import tabulate
 from transformers import PrinterCallback, TrainerCallback
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.data.loading import LabelledSet, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.features.batches import sentence_windows
 from multitask_sentence.training.features.cache import cache_sentences, open_features

@@ -39,8 +39,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from multitask_sentence import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments
-from multitask_sentence.data.held_out import announce_held_out
-from multitask_sentence.data.loading import TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.held_out import announce_held_out
 
 WORDS = np.array(
     ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "park", "it", "is", "good", "bad", "film", "news"]

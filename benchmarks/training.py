@@ -47,7 +47,7 @@ from transformers.utils import logging
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.backbone_multitask import find_backbone
 from multitask_sentence.data.collation import MultiTaskCollator
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.training.trainer import MultiTaskTrainer, MultiTaskTrainingArguments
 
 WARM_UP_STEPS = 2

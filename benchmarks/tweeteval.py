@@ -25,7 +25,7 @@ from sklearn.metrics import f1_score, recall_score
 from tabulate import tabulate
 from transformers import AutoModel
 
-from multitask_sentence.data.texts import text_key
+from multitask_sentence.data.text.sameness import text_key
 
 TASKS = ("emoji", "emotion", "hate", "irony", "offensive", "sentiment", "stance")
 TARGETS = ("abortion", "atheism", "climate", "feminist", "hillary")

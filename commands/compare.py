@@ -25,11 +25,11 @@ def _names(sources: Sequence[str]) -> list[str]:
 def run(options: argparse.Namespace) -> str:
     """Compare the models, keep what is wanted, and return the table."""
     from ..configuration_multitask import MultiTaskConfig
-    from ..training.console import say, show_facts
     from ..training.finished.comparing import compare_models, format_compared, measured_tables, stored_tables
     from ..training.finished.data import stored_groups
     from ..training.finished.measuring import choose_splits, measure_model
-    from ..training.output_folder import write_json
+    from ..training.run.console import say, show_facts
+    from ..training.run.output_folder import write_json
 
     check_output(options)
     if len(set(options.sources)) != len(options.sources) or len(options.sources) < 2:

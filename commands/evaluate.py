@@ -21,12 +21,12 @@ from ._pinned import add_pin_options, check_pinned
 def run(options: argparse.Namespace) -> str:
     """Measure the model, keep what is wanted, and return the tables."""
     from ..configuration_multitask import MultiTaskConfig
-    from ..training.console import show_facts
     from ..training.finished.measuring import choose_splits, describe, format_measured, measure_model, score_intervals
-    from ..training.output_folder import write_json
     from ..training.report.abstention import format_abstention
     from ..training.report.calibration import format_calibration
     from ..training.report.predictions import write_predictions
+    from ..training.run.console import show_facts
+    from ..training.run.output_folder import write_json
 
     check_output(options)
     show_facts()

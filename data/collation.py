@@ -10,9 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..tasks_multitask import TaskConfig
-
-LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
-TEACHER_PREFIX = "teacher_"  # that with the places of its teachers' answers; null means that none was asked
+from .rows.canonical import LABEL_PREFIX, TEACHER_PREFIX
 
 COUNTED = ("labels", "teacher_targets")  # what of a batch is no input of the model, and what rows are counted by
 

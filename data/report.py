@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 from tabulate import tabulate
 
-from .cached import BATCH_ROWS
-from .canonical import is_labelled, label_counts, labels_of
-from .loading import LoadedTasks
-from .texts import row_hash, row_hashes, whole_row_hash
-from .tokens import TokenCounter
+from .cache.arrays import BATCH_ROWS
+from .rows.canonical import is_labelled, label_counts, labels_of
+from .rows.sets import LoadedTasks
+from .text.sameness import row_hash, row_hashes, whole_row_hash
+from .text.tokens import TokenCounter
 
 MOST_LABELS = 6
 MOST_UNKNOWN = 0.1  # of a split's tokens; English text with emojis has up to a few per cent, a foreign script 60

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.loading import load_tasks
-from ..data.row_hashes import read_row_hashes
+from ..data.loading.tasks import load_tasks
+from ..data.rows.row_hashes import read_row_hashes
 from ..modeling_multitask import MultiTaskModel
 from ..runtime import MultiTaskRuntime
 from ..runtime.graphs import GRAPHS
-from ..training.evaluation import Evaluation, answer_task, task_scores
+from ..training.evaluation.scores import Evaluation, answer_task, task_scores
 from ..training.recipe.recipe import load_recipe
 
 POINTS = 0.3  # of a score between 0 and 100

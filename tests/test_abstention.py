@@ -17,7 +17,7 @@ from multitask_sentence.training.calibration.abstention import (
     risk_coverage,
 )
 from multitask_sentence.training.calibration.settling import settle_abstain
-from multitask_sentence.training.evaluation import TaskAnswers
+from multitask_sentence.training.evaluation.scores import TaskAnswers
 from multitask_sentence.training.report.abstention import describe_abstention, format_abstention
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "good film", "", "bad news today"]

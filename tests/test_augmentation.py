@@ -26,7 +26,8 @@ from multitask_sentence.data.augmentation.rows import (
     complete_augmentation,
     open_augmentations,
 )
-from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.recipe import load_recipe

@@ -20,10 +20,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from multitask_sentence.data import shards
 from multitask_sentence.data.augmentation import back_translation
 from multitask_sentence.data.augmentation.back_translation import BackTranslation, open_back_translation
 from multitask_sentence.data.augmentation.rows import complete_augmentation
+from multitask_sentence.data.cache import shards
 
 SENTENCES = [
     *("the cat sat on the mat", "a dog ran", "good film today and bad news", "the bank", "it was a very fine story"),

@@ -12,14 +12,14 @@ from transformers import AutoModel
 from helpers import trainer as helpers
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training import evaluation_loop
-from multitask_sentence.training.best_checkpoints import (
+from multitask_sentence.training.evaluation.best_checkpoints import (
     STEP_FILE,
     best_of_history,
     format_best,
     keep_models,
 )
-from multitask_sentence.training.early_stopping import evaluations_without_improvement
-from multitask_sentence.training.output_folder import check_output_dir
+from multitask_sentence.training.evaluation.early_stopping import evaluations_without_improvement
+from multitask_sentence.training.run.output_folder import check_output_dir
 
 TASKS = ["sentiment", "rating"]
 # Primary metrics at the end of each epoch: sentiment peaks first, rating last, their mean in the third.

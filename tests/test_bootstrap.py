@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from multitask_sentence.data.bootstrap import paired_interval, resampled_scores
 from multitask_sentence.data.metrics import compute_metric
+from multitask_sentence.data.metrics.bootstrap import paired_interval, resampled_scores
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 
 ROWS = 23
@@ -91,7 +91,7 @@ def test_interval_follows_from_the_seed_and_not_from_how_many_are_counted_at_onc
     found = paired_interval("spearman", first, second, references, seed=3)
     assert paired_interval("spearman", first, second, references, seed=3) == found
     assert paired_interval("spearman", first, second, references, seed=4) != found
-    monkeypatch.setattr("multitask_sentence.data.bootstrap.COUNTS_AT_ONCE", 120)
+    monkeypatch.setattr("multitask_sentence.data.metrics.bootstrap.COUNTS_AT_ONCE", 120)
     assert paired_interval("spearman", first, second, references, seed=3) == found
 
 

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from helpers import trainer as helpers
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskForSequenceClassification
 from multitask_sentence.training.calibration.settling import settle_task
 from multitask_sentence.training.report.abstention import describe_abstention

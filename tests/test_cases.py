@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.data.loading import LoadedTasks, load_tasks
+from multitask_sentence.data.loading.tasks import load_tasks
 from multitask_sentence.data.report import describe, format_report
-from multitask_sentence.data.row_hashes import collect_row_hashes
+from multitask_sentence.data.rows.row_hashes import collect_row_hashes
+from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.train import run
 from multitask_sentence.training.recipe.recipe import load_recipe
 

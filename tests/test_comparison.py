@@ -32,7 +32,7 @@ from multitask_sentence.training.comparison import report as comparison_report
 from multitask_sentence.training.comparison import single_runs as comparison
 from multitask_sentence.training.comparison.compare import compare_task, curve_correlations
 from multitask_sentence.training.comparison.single_runs import scale_steps, single_set
-from multitask_sentence.training.output_folder import check_output_dir
+from multitask_sentence.training.run.output_folder import check_output_dir
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix, precision_recall_fscore_support
 
-from multitask_sentence.training.output_folder import write_json
 from multitask_sentence.training.report import confusion
 from multitask_sentence.training.report.confusion import (
     count_confusion,
@@ -17,6 +16,7 @@ from multitask_sentence.training.report.confusion import (
     worst_classes,
 )
 from multitask_sentence.training.report.plots import draw_confusion
+from multitask_sentence.training.run.output_folder import write_json
 
 
 def random_classes(rows: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

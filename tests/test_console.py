@@ -5,7 +5,7 @@ import logging
 import pytest
 from accelerate import PartialState
 
-from multitask_sentence.training.console import show_facts
+from multitask_sentence.training.run.console import show_facts
 
 DATA, TRAINING = (logging.getLogger(f"multitask_sentence.{name}") for name in ("data", "training"))
 

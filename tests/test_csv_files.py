@@ -11,9 +11,10 @@ import datasets
 import pytest
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from multitask_sentence.data import sources
 from multitask_sentence.data.files.csv_files import read_csv
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.sources import loading as sources
 
 SINGLE = "single_label_classification"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import trainer as helpers
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.distillation.lessons import Lessons
 from multitask_sentence.training.distillation.settings import Distillation, TeacherName

@@ -16,7 +16,7 @@ from multitask_sentence.training.distillation.losses import (
     teacher_loss,
 )
 from multitask_sentence.training.distillation.settings import Distillation
-from multitask_sentence.training.losses import cosent, cross_entropy, mse
+from multitask_sentence.training.losses.losses import cosent, cross_entropy, mse
 
 TEACHERS = {"mood": ()}
 LABELS = ["bad", "fair", "good"]

@@ -11,7 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
 from helpers import trainer as helpers
-from multitask_sentence.training.evaluation import (
+from multitask_sentence.training.evaluation.scores import (
     Evaluation,
     TaskAnswers,
     answer_task,
@@ -21,7 +21,7 @@ from multitask_sentence.training.evaluation import (
     positive_ranks_of,
     task_scores,
 )
-from multitask_sentence.training.losses import cosent, multiple_negatives_ranking
+from multitask_sentence.training.losses.losses import cosent, multiple_negatives_ranking
 
 SHARES = {"sentiment": 0.6, "tags": 0.5, "rating": 0.7}
 

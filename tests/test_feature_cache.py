@@ -15,9 +15,9 @@ from transformers import AutoModel
 
 from helpers import feature_cache_run
 from helpers import trainer as helpers
-from multitask_sentence.data import shards
+from multitask_sentence.data.cache import shards
 from multitask_sentence.data.collation import MultiTaskCollator
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureDataset
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.features import cache as feature_cache

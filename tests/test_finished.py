@@ -15,8 +15,8 @@ from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.compare import main as compare
 from multitask_sentence.commands.evaluate import main as evaluate
-from multitask_sentence.data.bootstrap import score_interval
 from multitask_sentence.data.metrics import compute_metric
+from multitask_sentence.data.metrics.bootstrap import score_interval
 from multitask_sentence.train import run
 
 

@@ -13,7 +13,8 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from multitask_sentence.data.files.formats import FORMATS, check_options
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 BOTH = ("train", "validation")

@@ -14,7 +14,7 @@ from multitask_sentence.training.comparison.gradient_cosines import (
     cosines_of_history,
     mean_cosines,
 )
-from multitask_sentence.training.losses import task_loss
+from multitask_sentence.training.losses.losses import task_loss
 
 TASKS = tuple(helpers.TASKS)
 

@@ -18,11 +18,11 @@ from sklearn.metrics import f1_score
 
 from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
-from multitask_sentence.training.evaluation import TaskAnswers
-from multitask_sentence.training.groups import group_scores, read_groups
+from multitask_sentence.training.evaluation.groups import group_scores, read_groups
+from multitask_sentence.training.evaluation.scores import TaskAnswers
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.trainer import MultiTaskTrainer
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multitask_sentence.data.half_characters import HALVES, encoding_errors_for, holds_escaped_halves
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.text.half_characters import HALVES, encoding_errors_for, holds_escaped_halves
 
 HALF = "\ud83d"
 BYTES = b"\xed\xa0\xbd"

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from multitask_sentence.data.held_out import announce_held_out, drop_held_out, held_out_sentences
-from multitask_sentence.data.loading import LabelledSet, LoadedTasks
-from multitask_sentence.data.texts import text_key
+from multitask_sentence.data.rows.held_out import announce_held_out, drop_held_out, held_out_sentences
+from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
+from multitask_sentence.data.text.sameness import text_key
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 

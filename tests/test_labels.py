@@ -10,7 +10,8 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

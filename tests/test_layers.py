@@ -63,6 +63,19 @@ def test_no_imports_run_in_a_circle() -> None:
     TopologicalSorter({name: imports_of(name) for name in MODULES}).prepare()
 
 
+def test_rooms_of_data_stand_on_each_other() -> None:
+    def room_of(name: str) -> str:
+        return name if MODULES[name].stem == "__init__" else name.rpartition(".")[0]
+
+    rooms: dict[str, set[str]] = {}
+    for name in MODULES:
+        if name.startswith("data."):
+            found = rooms.setdefault(room_of(name), set())
+            found |= {room_of(other) for other in imports_of(name) if other.startswith("data.")}
+    TopologicalSorter({room: others - {room} for room, others in rooms.items()}).prepare()
+    assert "data.text" in rooms["data.files"]
+
+
 def test_layers_import_only_those_below_them() -> None:
     wrong = [
         f"{name} imports {other}"

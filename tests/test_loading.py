@@ -9,8 +9,9 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from multitask_sentence.data import sources as sources_module
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.sources import loading as sources_module
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 FOUR_ROWS = "text,label\ngood,positive\nbad,negative\nfine,positive\nawful,negative\n"

@@ -15,10 +15,10 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from helpers import trainer as helpers
 from multitask_sentence.configuration_multitask import MultiTaskConfig
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import TaskConfig, complete_task
-from multitask_sentence.training.class_weights import balanced_class_weights, balanced_pos_weight
-from multitask_sentence.training.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
+from multitask_sentence.training.losses.class_weights import balanced_class_weights, balanced_pos_weight
+from multitask_sentence.training.losses.losses import binary_cross_entropy, cosent, cross_entropy, task_loss
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 from multitask_sentence.tasks_multitask import TaskConfig
-from multitask_sentence.training.losses import (
+from multitask_sentence.training.losses.losses import (
     binary_cross_entropy,
     cosent,
     cosine_mse,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multitask_sentence.train import run
-from multitask_sentence.training.machine import describe_busy_machine, look_at_machine
+from multitask_sentence.training.run.machine import describe_busy_machine, look_at_machine
 
 
 @pytest.mark.parametrize(("load", "cores", "threads"), [(2.0, 2, 2), (0.1, 2, 2), (9.0, 2, 1), (3.9, 4, 4)])

@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import card
-from multitask_sentence.training.calibration.reliability import count_forecasts, describe_forecasts
+from multitask_sentence.training.evaluation.reliability import count_forecasts, describe_forecasts
 from multitask_sentence.training.report.card_body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.report.card_metadata import read_source
 from multitask_sentence.training.report.confusion import count_confusion, read_confusion

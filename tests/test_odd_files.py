@@ -9,7 +9,8 @@ import datasets
 import pandas as pd
 import pytest
 
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

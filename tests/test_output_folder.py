@@ -12,8 +12,9 @@ from transformers import Trainer, TrainerCallback
 
 from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence import train as command
-from multitask_sentence.training import best_checkpoints, output_folder
-from multitask_sentence.training.output_folder import MARK_FILE, check_output_dir, claim_output_dir
+from multitask_sentence.training.evaluation import best_checkpoints
+from multitask_sentence.training.run import output_folder
+from multitask_sentence.training.run.output_folder import MARK_FILE, check_output_dir, claim_output_dir
 
 RECIPE = {
     "max_length": 16,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import trainer as helpers
-from multitask_sentence.training import evaluation
+from multitask_sentence.training.evaluation import scores as evaluation
 from multitask_sentence.training.report.predictions import write_predictions
 
 SINGLE = ["sentiment", "tags", "rating"]

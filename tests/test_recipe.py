@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask_sentence.training.mixture import MixtureConfig
+from multitask_sentence.training.mixture.settings import MixtureConfig
 from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE, Recipe, load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -13,11 +13,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.configuration_multitask import MultiTaskConfig
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
-from multitask_sentence.training import loss_scale
-from multitask_sentence.training.evaluation import Evaluation
-from multitask_sentence.training.losses import mse
+from multitask_sentence.training.evaluation.scores import Evaluation
+from multitask_sentence.training.losses import scale as loss_scale
+from multitask_sentence.training.losses.losses import mse
 
 SENTENCES = ["word1 word2", "word90 word3 word4", "word44"]
 

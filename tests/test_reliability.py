@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multitask_sentence.training.calibration.reliability import (
+from multitask_sentence.training.evaluation.reliability import (
     brier_score,
     calibration_error,
     count_forecasts,

@@ -5,8 +5,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from multitask_sentence.data.loading import LabelledSet, LoadedTasks
 from multitask_sentence.data.report import describe, format_report
+from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 
 

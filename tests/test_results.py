@@ -7,12 +7,12 @@ import pytest
 
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
-from multitask_sentence.training.output_folder import check_output_dir
 from multitask_sentence.training.report.results import (
     changed_arguments,
     format_scores,
     scores_by_task,
 )
+from multitask_sentence.training.run.output_folder import check_output_dir
 
 CLASSES = {"problem_type": "single_label_classification", "labels": ["a", "b"]}
 TASKS = {

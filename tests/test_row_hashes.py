@@ -16,17 +16,17 @@ import yaml
 from datasets import Dataset
 from pyarrow import parquet
 
-from multitask_sentence.data.held_out import announce_trained_on
-from multitask_sentence.data.loading import LabelledSet, LoadedTasks
-from multitask_sentence.data.row_hashes import (
+from multitask_sentence.data.rows.held_out import announce_trained_on
+from multitask_sentence.data.rows.row_hashes import (
     ROW_HASHES_FILE,
     RowHashes,
     collect_row_hashes,
     read_row_hashes,
     write_row_hashes,
 )
-from multitask_sentence.data.sides import SIDES, UNSETTLED, Sides
-from multitask_sentence.data.texts import row_hash
+from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
+from multitask_sentence.data.rows.sides import SIDES, UNSETTLED, Sides
+from multitask_sentence.data.text.sameness import row_hash
 from multitask_sentence.train import run
 
 

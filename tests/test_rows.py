@@ -8,7 +8,8 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, group_sources, load_tasks
+from multitask_sentence.data.loading.tasks import TaskSource, group_sources, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 SINGLE = "single_label_classification"

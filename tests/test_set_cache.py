@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import pytest
 
-from multitask_sentence.data.cached import BATCH_ROWS
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
-from multitask_sentence.data.parts import Cells
+from multitask_sentence.data.cache.arrays import BATCH_ROWS
+from multitask_sentence.data.files.parts import Cells
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.report import describe
-from multitask_sentence.data.texts import row_hash, row_hashes
+from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.text.sameness import row_hash, row_hashes
 
 ROWS = [(f"a film number {number}", ("bad", "good")[number % 2], number / 10) for number in range(40)]
 

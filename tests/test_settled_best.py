@@ -11,7 +11,7 @@ import yaml
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.train import run
-from multitask_sentence.training.evaluation import choose_thresholds
+from multitask_sentence.training.evaluation.scores import choose_thresholds
 
 
 def test_models_of_the_best_steps_are_settled_as_the_finished_one(tmp_path: Path, tiny_backbone: str) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from multitask_sentence.data.loading import LoadedTasks, TaskSource, load_tasks
-from multitask_sentence.data.sides import SIDES, Sides
-from multitask_sentence.data.splitting import split_rows
-from multitask_sentence.data.texts import row_hash
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.rows.sides import SIDES, Sides
+from multitask_sentence.data.splits.splitting import split_rows
+from multitask_sentence.data.text.sameness import row_hash
 from multitask_sentence.training.recipe.recipe import load_recipe
 
 Row = tuple[str, dict[str, Any]]  # a sentence and its labels by task

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, in_place, staged, write_whole
-from multitask_sentence.training import output_folder
-from multitask_sentence.training.output_folder import put_folder
+from multitask_sentence.training.run import output_folder
+from multitask_sentence.training.run.output_folder import put_folder
 
 
 class Killed(BaseException):

@@ -16,7 +16,7 @@ from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.recipe import before_data, starting
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.recipe.starting import check_start, start_model
-from multitask_sentence.training.strategy import make_plan
+from multitask_sentence.training.strategy.plan import make_plan
 
 STRATEGY = {"freeze": "embeddings", "unfreeze": [{"epochs": 0.5, "train": "heads"}, {"train": "backbone"}]}
 LABELS = {"mood": ["negative", "positive"], "tags": ["animal", "money"]}

@@ -18,8 +18,8 @@ from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import run
 from multitask_sentence.training.report.plots import draw_training
-from multitask_sentence.training.stages import parameter_groups, stage_starts
-from multitask_sentence.training.strategy import format_plan, make_plan, planned_parts
+from multitask_sentence.training.strategy.plan import format_plan, make_plan, planned_parts
+from multitask_sentence.training.strategy.stages import parameter_groups, stage_starts
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 TASKS = ("sentiment", "rating", "pairs")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import trainer as helpers
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.distillation import answers as answers_module
 from multitask_sentence.training.distillation.answers import HeldOut, answer_rows, fit_line, row_hashes

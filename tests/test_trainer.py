@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
 from helpers import trainer as helpers
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training import evaluation_loop
-from multitask_sentence.training.evaluation import choose_thresholds
+from multitask_sentence.training.evaluation.scores import choose_thresholds
 from multitask_sentence.training.report.confusion import count_confusions
 
 TASKS, SINGLE = helpers.TASKS, list(helpers.MEAN_LOSS_TASKS)

@@ -1,7 +1,7 @@
 """How a MultiTaskTrainer measures: one pass over a split's distinct sentences, then every task's loss and metrics.
 
-evaluation.py holds the splits and the functions that scores come from; here is what the Trainer adds: its precision,
-its processes, its log and its callbacks.
+evaluation/scores.py holds the splits and the functions that scores come from; here is what the Trainer adds: its
+precision, its processes, its log and its callbacks.
 """
 
 import json
@@ -16,21 +16,15 @@ import torch
 from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import check_choice, suggest
-from ..data.in_memory import TaskDatasets, label_datasets
+from ..data.loading.in_memory import TaskDatasets, label_datasets
 from ..modeling_multitask import MultiTaskModel
-from .best_checkpoints import keep_models
 from .calibration.scope import fit_scopes, has_scope, sample_rows
 from .calibration.settling import CALIBRATIONS, settle_tasks
-from .evaluation import (
-    Evaluation,
-    TaskAnswers,
-    answer_task,
-    combined_score,
-    task_scores,
-)
+from .evaluation.best_checkpoints import keep_models
+from .evaluation.groups import counted_once, group_scores, with_groups
+from .evaluation.scores import Evaluation, TaskAnswers, answer_task, combined_score, task_scores
 from .features.cache import embed_cached
-from .groups import counted_once, group_scores, with_groups
-from .output_folder import BEST_FOLDER, STEP_FILE
+from .run.output_folder import BEST_FOLDER, STEP_FILE
 
 SENTENCES_AT_ONCE = 1 << 17  # of a split are read into memory and encoded; the embeddings of all of them stay
 

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from ..checks_multitask import is_number
 from .arguments import MultiTaskTrainingArguments
-from .output_folder import MARK_FILE, RECIPE_FILE, RESULTS_FILE, as_json
+from .run.output_folder import MARK_FILE, RECIPE_FILE, RESULTS_FILE, as_json
 
 SEEDS_FILE = "seeds.json"
 _OWN = ("seed", "output_dir", "resume_from_checkpoint")  # training arguments that may differ

@@ -4,12 +4,12 @@ One backbone pass per batch, whatever the tasks; every task evaluated with loss 
 as it is: what is overridden is where batches come from, what trains, how the loss is computed, and how an evaluation
 runs. The parts have files of their own:
 
-    mixture.py, drawing.py   what is drawn, and how batches are laid out
-    strategy.py, stages.py   what trains when, and how fast
-    losses.py, loss_meter.py the loss of a task; the look at the losses of a step, and their log
-    balancing/               how the losses of the tasks become one step
-    distillation/            what tasks learn from teachers beside their labels
-    features/                pooled vectors of a frozen backbone
+    mixture/        what is drawn, and how batches are laid out
+    strategy/       what trains when, and how fast
+    losses/         the loss of a task; the look at the losses of a step, and their log
+    balancing/      how the losses of the tasks become one step
+    distillation/   what tasks learn from teachers beside their labels
+    features/       pooled vectors of a frozen backbone
     evaluation_loop.py, resuming/checkpoints.py   evaluation and checkpoints, mixed in
 """
 
@@ -25,9 +25,9 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.collation import COUNTED, MultiTaskCollator, count_rows
-from ..data.in_memory import Columns, TaskDatasets, as_labelled_sets
-from ..data.loading import LabelledSet
-from ..data.row_hashes import RowHashes
+from ..data.loading.in_memory import Columns, TaskDatasets, as_labelled_sets
+from ..data.rows.row_hashes import RowHashes
+from ..data.rows.sets import LabelledSet
 from ..data.sampling.sampler import MixtureDataset
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
@@ -36,25 +36,25 @@ from .balancing.balancers import Balancer, GradientBalancer
 from .balancing.making import check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
-from .best_checkpoints import BestOfTasks, check_best_metric
 from .distillation.lessons import Lessons
 from .distillation.settings import UNLABELED
-from .drawing import EpochOfSampler, draw_sets, make_sampler, rows_by_task, steps_of_epoch, steps_of_training
-from .early_stopping import EarlyStopping, check_early_stopping
-from .evaluation import Evaluation
+from .evaluation.best_checkpoints import BestOfTasks, check_best_metric
+from .evaluation.early_stopping import EarlyStopping, check_early_stopping
+from .evaluation.groups import TaskGroup, read_groups, with_groups
+from .evaluation.scores import Evaluation
 from .evaluation_loop import EvaluationLoop
 from .fast_dropout import use_fast
 from .features.batches import FeatureDataset, as_it_is, sentence_windows
 from .features.run_features import RunFeatures
-from .groups import TaskGroup, read_groups, with_groups
-from .loss_meter import LossMeter
-from .losses import task_loss
-from .measures import take_measures
-from .mixture import MixtureConfig
+from .losses.losses import task_loss
+from .losses.measures import take_measures
+from .losses.meter import LossMeter
+from .mixture.drawing import EpochOfSampler, draw_sets, make_sampler, rows_by_task, steps_of_epoch, steps_of_training
+from .mixture.settings import MixtureConfig
 from .resuming.checkpoints import Checkpoints
 from .resuming.files import last_checkpoint
-from .stages import Stages, enter_stage, parameter_groups, stage_starts
-from .strategy import Plan, make_plan, plan_of_tasks
+from .strategy.plan import Plan, make_plan, plan_of_tasks
+from .strategy.stages import Stages, enter_stage, parameter_groups, stage_starts
 
 logger = logging.get_logger(__name__)
 
@@ -79,8 +79,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             measured on the training rows: the scale of regression targets, and balanced weights.
         args: training arguments.
         train_dataset: by task, a `datasets.Dataset` with the columns that a recipe's would have: see
-            `data.in_memory.label_datasets`. Tasks that are given the same object share its rows, which are drawn once.
-            Or labelled sets as `load_tasks` gives them for a recipe, which hold every split.
+            `data.loading.in_memory.label_datasets`. Tasks that are given the same object share its rows, which are
+            drawn once. Or labelled sets as `load_tasks` gives them for a recipe, which hold every split.
         eval_dataset: by task, its validation rows, an entry for each task that is trained.
         groups: tasks that are scored together, by the group's name: `{"tasks": [...], "metrics": [...]}`, and
             `f1_labels` for the metric `f1`. See `groups.read_groups`.

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Trainer
 
 from multitask_sentence import train as command
-from multitask_sentence.training import best_checkpoints
+from multitask_sentence.training.evaluation import best_checkpoints
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 VOCABULARY = """

@@ -4,7 +4,7 @@
     BackTranslation         a list of sentences to as many texts, from the cache as far as it holds them
 
 The cache is a folder below `datasets`' own. Its name is a hash of all that a text depends on besides the sentence: the
-two models, the languages and how text is generated. In it stand Arrow files (shards.py) of sentences and texts,
+two models, the languages and how text is generated. In it stand Arrow files (cache/shards.py) of sentences and texts,
 written as translation goes on, so that an interrupted run goes on where it stopped and a later one loads no model.
 Decoding is greedy or by beams, never sampled: the cache holds one text for a sentence.
 """
@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from ...checks_multitask import suggest
-from ..shards import file_hash, open_shard, write_shard
+from ..cache.shards import file_hash, open_shard, write_shard
 
 FORMAT_VERSION = 1  # of the shards and of the way in which text is made: another number, another folder
 CACHE_FOLDER = "multitask_translations"

@@ -28,12 +28,13 @@ from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 
 from ...checks_multitask import check_count, check_keys, is_number, suggest
-from ..collation import LABEL_PREFIX
-from ..half_characters import whole
-from ..held_out import held_out_sentences
-from ..loading import LabelledSet, LoadedTasks, group_sources
-from ..sources import TaskSource
-from ..texts import text_key
+from ..loading.tasks import group_sources
+from ..rows.canonical import LABEL_PREFIX
+from ..rows.held_out import held_out_sentences
+from ..rows.sets import LabelledSet, LoadedTasks
+from ..sources.task_source import TaskSource
+from ..text.half_characters import whole
+from ..text.sameness import text_key
 from .back_translation import DEFAULTS, BackTranslation, open_back_translation
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ import pandas as pd
 from datasets import BuilderConfig, Features, Value, load_dataset
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from ..half_characters import count_halves, encoding_errors_for, read_bytes
-from ..labels.reading import show_names
-from ..parts import Part, attempt, no_pattern
-from ..problems import brief
+from ..text.half_characters import count_halves, encoding_errors_for, read_bytes
+from ..text.problems import brief
+from ..text.spelling import show_names
 from .csv_hints import column_hint, failure_hint, fields_hint, sample_of
 from .csv_quotes import check_line_breaks, check_quotes
+from .parts import Part, attempt, no_pattern
 
 logger = logging.getLogger(__name__)
 

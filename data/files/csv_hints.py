@@ -14,8 +14,8 @@ import fsspec
 from datasets import Dataset
 
 from ...checks_multitask import suggest
-from ..parts import encoding_hint, format_hint
-from ..problems import brief
+from ..text.problems import brief
+from .parts import encoding_hint, format_hint
 
 DELIMITERS = (";", "\t", "|", ",")
 LINE_BREAK = re.compile(r"\r\n|\r|\n")

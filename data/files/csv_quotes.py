@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..labels.reading import number
-from ..problems import brief
+from ..text.problems import brief
+from ..text.spelling import number
 from .csv_hints import LINE_BREAK
 
 logger = logging.getLogger(__name__)

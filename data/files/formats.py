@@ -17,11 +17,11 @@ from datasets.packaged_modules.json.json import JsonConfig
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from ...checks_multitask import suggest
-from ..half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
-from ..parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
-from ..problems import brief
+from ..text.half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
+from ..text.problems import brief
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
 from .json_files import read_json
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 from .tables import read_excel, read_sql, read_sqlite
 
 # Options that may differ from split to split: `field: {train: train, validation: val}`.

@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from ...checks_multitask import suggest
-from ..half_characters import count_halves, encoding_errors_for, holds_escaped_halves, mended, read_bytes
-from ..parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
-from ..problems import brief
+from ..text.half_characters import count_halves, encoding_errors_for, holds_escaped_halves, mended, read_bytes
+from ..text.problems import brief
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 
 logger = logging.getLogger(__name__)
 

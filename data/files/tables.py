@@ -14,10 +14,10 @@ from zipfile import BadZipFile
 import pandas as pd
 from datasets import Dataset
 
-from ..half_characters import HALVES, count_halves
-from ..labels.reading import show_names
-from ..parts import Part, attempt
-from ..problems import brief
+from ..text.half_characters import HALVES, count_halves
+from ..text.problems import brief
+from ..text.spelling import show_names
+from .parts import Part, attempt
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
-from ..problems import CellError, brief
-from .reading import FLAGS, Marks, clean, spell
+from ..text.problems import CellError, brief
+from ..text.spelling import clean, spell
+from .reading import FLAGS, Marks
 from .rules import ReadingRules
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}

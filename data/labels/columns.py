@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel
 
-from ..parts import Cells, Part
-from ..problems import CellError, Problems, brief, shorten
-from ..sources import TaskSource
+from ..files.parts import Cells, Part
+from ..sources.task_source import TaskSource
+from ..text.problems import CellError, Problems, brief, shorten
+from ..text.spelling import clean, is_empty, number, show_names, whole_number
 from .cells import open_cell
 from .names import SEPARATORS, announce_doubtful_names, announce_joined, check_joined
 from .reading import (
@@ -26,17 +27,12 @@ from .reading import (
     Marks,
     check_names,
     class_reader,
-    clean,
     flags_reader,
-    is_empty,
     multi_label_reader,
-    number,
     read_cells,
     score_reader,
-    show_names,
     sort_names,
     vector,
-    whole_number,
 )
 from .rules import ReadingRules, reading_rules
 

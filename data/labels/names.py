@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from ..problems import brief
-from .reading import Marks, clean, quoted
+from ..text.problems import brief
+from ..text.spelling import clean, quoted
+from .reading import Marks
 
 logger = logging.getLogger(__name__)
 

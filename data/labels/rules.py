@@ -9,9 +9,9 @@ from typing import Any
 
 from ...checks_multitask import check_choice, suggest
 from ...problem_types_multitask import ProblemType
-from ..problems import brief
-from ..sources import TaskSource
-from .reading import clean, spell
+from ..sources.task_source import TaskSource
+from ..text.problems import brief
+from ..text.spelling import clean, spell
 
 EMPTY_TEXT = ("error", "drop")
 # What a problem type must be for a setting to say something about it, and what to tell the others.

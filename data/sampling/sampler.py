@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..canonical import is_labelled
+from ..rows.canonical import is_labelled
 from .layout import mixed_batches, single_set_batches
 
 FILLER_ROW = -1  # stands in the batches that only make the number of batches the same on every process

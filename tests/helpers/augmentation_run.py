@@ -18,7 +18,8 @@ from datasets import Dataset
 from transformers import MarianMTModel
 
 from multitask_sentence.data.augmentation.rows import augment_sets, complete_augmentation, open_augmentations
-from multitask_sentence.data.loading import LabelledSet, LoadedTasks, TaskSource
+from multitask_sentence.data.loading.tasks import TaskSource
+from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
 from multitask_sentence.problem_types_multitask import PROBLEM_TYPES
 
 SENTENCES = [f"the {word} {verb} today" for word in ("cat", "dog", "bird") for verb in ("sat", "ran", "sang")]

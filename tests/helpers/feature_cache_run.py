@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from helpers.trainer import MEAN_LOSS_TASKS, make_model, make_set, make_trainer
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.trainer import MultiTaskTrainer
 

@@ -24,7 +24,7 @@ from helpers.trainer import (
     make_trainer,
     without_learning,
 )
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 
 SYMMETRIC = {"temperature": 0.1, "symmetric": True}
 WEIGHTED = {

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertModel, BertTokenizer, TrainerCallback
 
-from multitask_sentence.data.loading import LabelledSet
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.trainer import MultiTaskTrainer

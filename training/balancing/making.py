@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..strategy import Plan
+from ..strategy.plan import Plan
 from .balancers import (
     Balancer,
     DynamicWeightAverage,

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from ...data.loading import LabelledSet
+from ...data.rows.sets import LabelledSet
 from ...modeling_multitask import MultiTaskModel
 from ...scope_multitask import NUM_QUANTILES, Scope, scope_centres
 from ...tasks_multitask import TaskConfig
-from ..evaluation import Evaluation
+from ..evaluation.scores import Evaluation
 
 MOST_ROWS = 20_000  # of a set that are embedded once more; of fewer than that all
 LEAST_ROWS = 100  # validation rows that a scale of percentiles is read from

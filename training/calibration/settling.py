@@ -14,7 +14,7 @@ import torch
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import AbstainConfig
 from ...tasks_multitask import TaskConfig
-from ..evaluation import Evaluation, choose_thresholds, decisions, task_confidences, task_logits
+from ..evaluation.scores import Evaluation, choose_thresholds, decisions, task_confidences, task_logits
 from .abstention import choose_confidence
 from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from ...data.bootstrap import RESAMPLES, paired_interval
+from ...data.metrics.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
-from ..best_checkpoints import score_key
-from ..evaluation import metric_options, metric_scores
-from ..groups import common_split, joined
+from ..evaluation.best_checkpoints import score_key
+from ..evaluation.groups import common_split, joined
+from ..evaluation.scores import metric_options, metric_scores
 from ..recipe.recipe import Recipe
 from ..report.results import add_result
-from ..strategy import Plan, plan_of_tasks
+from ..strategy.plan import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
 from .gradient_cosines import GradientCosines, cosines_of_history
 from .report import LEAST_EVALUATIONS, format_comparison

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from ...data.collation import MultiTaskCollator
 from ...data.sampling.sampler import rows_labelled_for
 from ...turns_multitask import evaluating
-from ..losses import task_loss
+from ..losses.losses import task_loss
 
 PROBE_ROWS = 64
 MEASUREMENTS = 10  # spread evenly over the steps; one more stands before them

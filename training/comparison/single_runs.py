@@ -26,9 +26,9 @@ from accelerate.utils import broadcast_object_list
 from safetensors.numpy import save
 from transformers import set_seed
 
-from ...data.cached import BATCH_ROWS
-from ...data.collation import LABEL_PREFIX
-from ...data.loading import LabelledSet
+from ...data.cache.arrays import BATCH_ROWS
+from ...data.rows.canonical import LABEL_PREFIX
+from ...data.rows.sets import LabelledSet
 from ...data.sampling.sampler import rows_labelled_for
 from ...manifest_multitask import listed
 from ...modeling_multitask import MultiTaskModel
@@ -36,11 +36,11 @@ from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
 from ..distillation.settings import UNLABELED
-from ..drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
-from ..mixture import MixtureConfig
+from ..mixture.drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
+from ..mixture.settings import MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
-from ..stages import stage_starts
-from ..strategy import plan_of_tasks
+from ..strategy.plan import plan_of_tasks
+from ..strategy.stages import stage_starts
 from ..trainer import MultiTaskTrainer
 
 SINGLE_FOLDER = "single"

@@ -25,10 +25,9 @@ import xxhash
 from datasets import Dataset, List, Value
 from transformers.utils import logging
 
-from ...data.cached import batches
-from ...data.canonical import is_labelled, labels_of
-from ...data.collation import LABEL_PREFIX, TEACHER_PREFIX
-from ...data.texts import row_key, text_key
+from ...data.cache.arrays import batches
+from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled, labels_of
+from ...data.text.sameness import row_key, text_key
 from ...tasks_multitask import TaskConfig
 from ..features.cache import FeatureCache, fill_cache, text_hashes
 from .settings import Distillation

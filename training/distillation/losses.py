@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ...tasks_multitask import TaskConfig
-from ..losses import cosent, mse
+from ..losses.losses import cosent, mse
 
 DIVERGENCE_TEMPERATURE = 0.05  # what cosines are divided by, as in multiple negatives ranking
 

@@ -19,12 +19,12 @@ from safetensors.numpy import load_file
 from tabulate import tabulate
 
 from ...configuration_multitask import public_name
-from ...data.bootstrap import RESAMPLES, paired_interval
+from ...data.metrics.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
-from ..evaluation import TaskAnswers, answer_task, metric_options, metric_scores
-from ..groups import common_split, joined
+from ..evaluation.groups import common_split, joined
+from ..evaluation.scores import TaskAnswers, answer_task, metric_options, metric_scores
 from ..report.differences import all_compared, draw_differences, percent, with_difference
 from ..report.markdown import code_span, link_target, plain_text, table
 from ..report.results import add_result

@@ -14,13 +14,13 @@ from typing import Any
 from transformers import set_seed
 
 from ...configuration_multitask import MultiTaskConfig
-from ...data.canonical import is_labelled
-from ...data.loading import LoadedTasks
+from ...data.rows.canonical import is_labelled
+from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
 from ..arguments import MultiTaskTrainingArguments
 from ..comparison.single_runs import SINGLE_FOLDER, find_finished, single_settings, train_single
-from ..output_folder import RESULTS_FILE
-from ..strategy import Plan, plan_of_tasks
+from ..run.output_folder import RESULTS_FILE
+from ..strategy.plan import Plan, plan_of_tasks
 from .answers import HeldOut
 from .lessons import Lessons
 from .settings import Distillation, TeacherName

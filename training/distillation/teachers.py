@@ -27,12 +27,12 @@ from transformers.utils import cached_file
 
 from ...backbone_multitask import UNLIMITED, find_backbone, longest_input
 from ...configuration_multitask import MultiTaskConfig
-from ...data.texts import text_key
-from ...data.tokens import tokenizer_state
+from ...data.text.sameness import text_key
+from ...data.text.tokens import tokenizer_state
 from ...encoding_multitask import length_sorted_batches
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
-from ..evaluation import task_logits
+from ..evaluation.scores import task_logits
 from ..features.cache import add_weights, features_key
 from .settings import TeacherName
 

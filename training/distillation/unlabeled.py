@@ -6,9 +6,10 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from ...data.labels.reading import is_empty
-from ...data.problems import brief
-from ...data.sources import TaskSource, load_parts
+from ...data.sources.loading import load_parts
+from ...data.sources.task_source import TaskSource
+from ...data.text.problems import brief
+from ...data.text.spelling import is_empty
 from .answers import HeldOut
 from .settings import UNLABELED
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.canonical import is_labelled, labels_of
-from ...data.collation import LABEL_PREFIX, column_tensor, label_tensor, sentence_ids
+from ...data.collation import column_tensor, label_tensor, sentence_ids
+from ...data.rows.canonical import LABEL_PREFIX, is_labelled, labels_of
 from ...tasks_multitask import TaskConfig
 from .cache import FeatureCache, text_hashes
 

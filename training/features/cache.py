@@ -8,7 +8,7 @@
     embed_cached         sentence embeddings from cached vectors
 
 A cache is a folder below `datasets`' own cache. Its name is a hash of all that a pooled vector depends on besides the
-text. In it stand Arrow files, the shards (data/shards.py): 128-bit hashes of sentences and their vectors before the
+text. In it stand Arrow files (data/cache/shards.py): 128-bit hashes of sentences and their vectors before the
 projection, so that a trainable projection reads them too. What was damaged is found and encoded again. Vectors are
 read through a memory map. In memory stand 24 bytes for each sentence of the cache.
 """
@@ -29,8 +29,8 @@ from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-from ...data.shards import open_shard, write_shard
-from ...data.tokens import tokenizer_state
+from ...data.cache.shards import open_shard, write_shard
+from ...data.text.tokens import tokenizer_state
 from ...encoding_multitask import pooled_vectors
 from ...modeling_multitask import MultiTaskModel
 from ...turns_multitask import evaluating

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from ...data.bootstrap import RESAMPLES, paired_interval
 from ...data.metrics import compute_metric
+from ...data.metrics.bootstrap import RESAMPLES, paired_interval
 from ...tasks_multitask import TaskConfig
-from ..evaluation import metric_options
-from ..groups import TaskGroup, joined
+from ..evaluation.groups import TaskGroup, joined
+from ..evaluation.scores import metric_options
 from ..report.differences import percent, with_difference
 from ..report.predictions import PREDICTIONS_FOLDER, task_table
 from .measuring import Measured

@@ -13,15 +13,18 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from ...checks_multitask import suggest
-from ...data.held_out import announce_trained_on
-from ...data.loading import LoadedTasks, load_tasks
-from ...data.row_hashes import read_row_hashes
-from ...data.sources import FORMATS, SPLIT_NAMES, TaskSource
+from ...data.files.formats import FORMATS
+from ...data.files.parts import SPLIT_NAMES
+from ...data.loading.tasks import load_tasks
+from ...data.rows.held_out import announce_trained_on
+from ...data.rows.row_hashes import read_row_hashes
+from ...data.rows.sets import LoadedTasks
+from ...data.sources.task_source import TaskSource
 from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
-from ..groups import TaskGroup, read_groups
-from ..output_folder import RESULTS_FILE
+from ..evaluation.groups import TaskGroup, read_groups
 from ..recipe.recipe import Recipe, load_recipe
+from ..run.output_folder import RESULTS_FILE
 
 SEED, BATCH_SIZE = MultiTaskTrainingArguments.seed, MultiTaskTrainingArguments.per_device_eval_batch_size
 RECIPE_ENDINGS = (".yaml", ".yml")

@@ -13,12 +13,12 @@ import torch
 from tabulate import tabulate
 
 from ...checks_multitask import suggest
-from ...data.bootstrap import RESAMPLES, score_interval
-from ...data.loading import LabelledSet
+from ...data.metrics.bootstrap import RESAMPLES, score_interval
+from ...data.rows.sets import LabelledSet
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
-from ..evaluation import Evaluation, TaskAnswers, answer_task, metric_options, task_scores
-from ..groups import TaskGroup, group_scores, joined, with_groups
+from ..evaluation.groups import TaskGroup, group_scores, joined, with_groups
+from ..evaluation.scores import Evaluation, TaskAnswers, answer_task, metric_options, task_scores
 from ..report.abstention import describe_abstention
 from ..report.calibration import describe_calibration
 from ..report.confusion import count_confusions

@@ -12,12 +12,12 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.balancers import Balancer
 from ..balancing.making import check_shared_parts, make_balancer
 from ..balancing.settings import BalancingConfig
-from ..best_checkpoints import check_best_metric
 from ..comparison.compare import check_comparison
 from ..distillation.starting import check_distillation
-from ..early_stopping import check_early_stopping
-from ..output_folder import check_output_dir
+from ..evaluation.best_checkpoints import check_best_metric
+from ..evaluation.early_stopping import check_early_stopping
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
+from ..run.output_folder import check_output_dir
 from .recipe import Recipe
 from .starting import Start, check_start
 

@@ -11,19 +11,19 @@ from ...checks_multitask import check_choice, check_count, check_flag, check_key
 from ...configuration_multitask import POOLINGS, complete_projection
 from ...data.augmentation.rows import complete_augmentation
 from ...data.labels.rules import reading_rules
-from ...data.loading import group_sources
-from ...data.problems import with_short_values
-from ...data.sources import TaskSource
-from ...data.splitting import check_split_settings
+from ...data.loading.tasks import group_sources
+from ...data.sources.task_source import TaskSource
+from ...data.splits.splitting import check_split_settings
+from ...data.text.problems import with_short_values
 from ...problem_types_multitask import find_problem_type
 from ...tasks_multitask import TaskConfig, complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
 from ..calibration.settling import CALIBRATIONS
 from ..distillation.settings import UNLABELED, Distillation, read_distillation
-from ..groups import TaskGroup, read_groups
-from ..mixture import MixtureConfig
-from ..strategy import STRATEGY_KEYS
+from ..evaluation.groups import TaskGroup, read_groups
+from ..mixture.settings import MixtureConfig
+from ..strategy.plan import STRATEGY_KEYS
 from .yaml_file import read_yaml
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"

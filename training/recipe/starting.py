@@ -22,15 +22,15 @@ from ...backbone_multitask import (
     read_sentence_transformers,
 )
 from ...configuration_multitask import MultiTaskConfig, check_encoder, complete_projection
-from ...data.loading import LoadedTasks
-from ...data.row_hashes import RowHashes, read_row_hashes
-from ...data.sources import TaskSource
+from ...data.rows.row_hashes import RowHashes, read_row_hashes
+from ...data.rows.sets import LoadedTasks
+from ...data.sources.task_source import TaskSource
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
 from ...tasks_multitask import TaskConfig, complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
-from ..groups import read_groups
-from ..strategy import Plan, make_plan, planned_parts
+from ..evaluation.groups import read_groups
+from ..strategy.plan import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
 from .adapters import adapter_config, check_adapter, describe_adapter
 from .recipe import Recipe

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from ...tasks_multitask import TaskConfig
 from ..calibration.abstention import CERTAINTY, choose_confidence, describe_answered, risk_coverage
-from ..evaluation import TaskAnswers
+from ..evaluation.scores import TaskAnswers
 
 DIGITS = 6
 

@@ -11,8 +11,8 @@ from typing import Any
 from tabulate import tabulate
 
 from ...tasks_multitask import TaskConfig
-from ..calibration.reliability import describe_forecasts
-from ..evaluation import TaskAnswers
+from ..evaluation.reliability import describe_forecasts
+from ..evaluation.scores import TaskAnswers
 
 
 def describe_calibration(

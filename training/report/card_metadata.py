@@ -22,8 +22,8 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.files.formats import FORMATS
 from ...problem_types_multitask import METRICS
 from ...tasks_multitask import TaskConfig
-from ..evaluation import metric_options
-from ..groups import TaskGroup, with_groups
+from ..evaluation.groups import TaskGroup, with_groups
+from ..evaluation.scores import metric_options
 from .markdown import code_span, link_target, plain_text
 
 

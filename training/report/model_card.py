@@ -18,7 +18,7 @@ from ...manifest_multitask import listed
 from ...tasks_multitask import TaskConfig, complete_task
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
-from ..groups import TaskGroup, read_groups
+from ..evaluation.groups import TaskGroup, read_groups
 from ..recipe.yaml_file import read_yaml
 from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, RISK_PICTURE, TRAINING_PICTURE, kept_step, render_card
 from .card_metadata import CardContent, read_source

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...checks_multitask import is_number
 from ...tasks_multitask import TaskConfig
-from ..groups import TaskGroup, counted_once, with_groups
+from ..evaluation.groups import TaskGroup, counted_once, with_groups
 from .confusion import matrix_of, most_confused
 
 # Up to so many labels all are drawn; of more, those that are confused most. Every tick takes its time, and its place.

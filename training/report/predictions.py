@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ...staging_multitask import staged
 from ...tasks_multitask import TaskConfig
-from ..evaluation import Evaluation, TaskAnswers
+from ..evaluation.scores import Evaluation, TaskAnswers
 
 PREDICTIONS_FOLDER = "predictions"
 

@@ -11,9 +11,9 @@ from typing import Any
 from tabulate import tabulate
 
 from ...configuration_multitask import public_name
-from ...data.canonical import is_labelled
-from ...data.loading import LoadedTasks
-from ...data.row_hashes import write_row_hashes
+from ...data.rows.canonical import is_labelled
+from ...data.rows.row_hashes import write_row_hashes
+from ...data.rows.sets import LoadedTasks
 from ...manifest_multitask import listed
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
@@ -21,11 +21,11 @@ from ...staging_multitask import write_whole
 from ...tasks_multitask import TaskConfig
 from ..arguments import WITHOUT_EFFECT, MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
-from ..drawing import describe_epoch
-from ..evaluation import TaskAnswers
-from ..groups import TaskGroup, with_groups
-from ..output_folder import RECIPE_FILE, RESULTS_FILE, write_json
+from ..evaluation.groups import TaskGroup, with_groups
+from ..evaluation.scores import TaskAnswers
+from ..mixture.drawing import describe_epoch
 from ..recipe.recipe import Recipe
+from ..run.output_folder import RECIPE_FILE, RESULTS_FILE, write_json
 from ..trainer import MultiTaskTrainer
 from .confusion import count_confusions
 

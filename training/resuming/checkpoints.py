@@ -20,12 +20,12 @@ from transformers.utils import CONFIG_NAME
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
-from ...data.row_hashes import write_row_hashes
+from ...data.rows.row_hashes import write_row_hashes
 from ...manifest_multitask import listed
 from ...staging_multitask import UNFINISHED, as_disk_error
 from ..balancing.making import load_balancer, save_balancer
-from ..early_stopping import has_stopped_improving
-from ..output_folder import put_folder
+from ..evaluation.early_stopping import has_stopped_improving
+from ..run.output_folder import put_folder
 from .files import check_files, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates

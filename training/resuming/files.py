@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ...data.shards import file_hash
-from ..output_folder import as_json, write_json
+from ...data.cache.shards import file_hash
+from ..run.output_folder import as_json, write_json
 
 logger = logging.get_logger(__name__)
 

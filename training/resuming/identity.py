@@ -21,12 +21,12 @@ from transformers import Trainer
 
 from ...adapter_multitask import ADAPTER_NAME, has_adapter
 from ...configuration_multitask import MultiTaskConfig
-from ...data.cached import cached_text
-from ...data.tokens import tokenizer_state
+from ...data.cache.arrays import cached_text
+from ...data.text.tokens import tokenizer_state
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
-from ..drawing import steps_of_epoch
+from ..mixture.drawing import steps_of_epoch
 
 LEARNING_RATES = (
     *("training.learning_rate", "training.head_learning_rate", "strategy.learning_rates", "strategy.layer_decay"),
