@@ -10,7 +10,7 @@ from tabulate import tabulate
 from .cache.arrays import BATCH_ROWS
 from .rows.canonical import is_labelled, label_counts, labels_of
 from .rows.sets import LoadedTasks
-from .text.sameness import row_hash, row_hashes, whole_row_hash
+from .text.sameness import among, distinct, row_hash, sorted_hashes, whole_row_hash
 from .text.tokens import TokenCounter
 
 MOST_LABELS = 6
@@ -70,6 +70,7 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
             for split, rows in splits.items():
                 labelled = is_labelled(rows, task)
                 chosen = slice(None) if labelled.all() else labelled  # a slice copies nothing
+                known = sorted_hashes(rows, row_hash, labelled)
                 rule = whole_row_hash if tokens[split].shape[1] > 2 else row_hash
                 row = {
                     "task": task,
@@ -77,12 +78,12 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
                     "rows": int(labelled.sum()),
                     "labels": _label_summary(labels_of(rows, task), task, loaded),
                     **_describe_tokens(tokens[split][chosen], special, max_length),
-                    "duplicates": int(labelled.sum()) - len(np.unique(row_hashes(rows, rule)[chosen])),
+                    "duplicates": int(labelled.sum()) - len(distinct(sorted_hashes(rows, rule, labelled))),
                 }
                 if split == "train":
-                    in_train = row_hashes(rows)[chosen]
+                    in_train = known
                 elif in_train is not None:
-                    row["in_train"] = int(np.isin(row_hashes(rows)[chosen], in_train).sum())
+                    row["in_train"] = int(among(known, in_train).sum())
                 described.append(row)
     return described
 

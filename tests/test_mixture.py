@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 
-from multitask_sentence.data.sampling.layout import least_pieces
+from multitask_sentence.data.sampling.layout import Layout, least_pieces, mixed_batches
 from multitask_sentence.data.sampling.rates import deal_rows, set_weights
 from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureBatchSampler, MixtureDataset, first_rows
 
@@ -48,6 +48,18 @@ def test_filler_row_has_a_sentence_and_no_label():
 
 
 # One epoch
+
+
+@pytest.mark.parametrize("sizes", [[7], [5, 12], [6, 3, 3]])
+def test_the_set_that_is_furthest_behind_gives_the_next_row(sizes):
+    order = sorted(((place + 0.5) / size, which) for which, size in enumerate(sizes) for place in range(size))
+    batches = [[which for _, which in order[start : start + 4]] for start in range(0, len(order), 4)]
+    assert list(Layout(mixed_batches(sizes, [1] * len(sizes), 4))) == [sorted(Counter(own).items()) for own in batches]
+
+
+def test_rows_come_in_the_order_of_the_generators_permutation():
+    rows = epoch_rows(MixtureBatchSampler([50], 8, seed=7), epoch=1)
+    assert rows == np.random.default_rng([7, 0, 1]).permutation(50).tolist()
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])

@@ -26,6 +26,7 @@ from multitask_sentence.data.rows.row_hashes import (
 )
 from multitask_sentence.data.rows.sets import LabelledSet, LoadedTasks
 from multitask_sentence.data.rows.sides import SIDES, UNSETTLED, Sides
+from multitask_sentence.data.text import sameness
 from multitask_sentence.data.text.sameness import row_hash
 from multitask_sentence.train import run
 
@@ -65,6 +66,14 @@ def split_of(sides: Sides, text: str) -> str | None:
 
 
 # ---- what is kept ----
+
+
+def test_hashes_are_found_among_ascending_ones_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sameness, "BATCH_ROWS", 3)
+    hashes = np.array([9, -4, 5, 0, 5, 7, 8])
+    for known in ([], [5], [-9, -4, 5, 9], [10]):
+        assert sameness.among(hashes, np.array(known, np.int64)).tolist() == [number in known for number in hashes]
+    assert sameness.distinct(np.array([1, 1, 2, 5, 5])).tolist() == [1, 2, 5]
 
 
 def test_rows_are_kept_by_task_and_split_for_the_tasks_that_train() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..text.sameness import among
 from .rules import ReadingRules
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,10 @@ def same_texts(hashes: np.ndarray) -> list[np.ndarray]:
     """The rows of each text that several rows have, ascending; `hashes` has a hash of each row's text."""
     ordered = np.sort(hashes)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
     if not len(repeated):
         return []
-    rows = np.flatnonzero(np.isin(hashes, repeated))
+    rows = np.flatnonzero(among(hashes, repeated))
     rows = rows[np.argsort(hashes[rows], kind="stable")]
     return np.split(rows, np.flatnonzero(np.diff(hashes[rows])) + 1)
 

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..cache.arrays import batches
-from ..text.sameness import row_hashes, text_key
+from ..text.sameness import among, distinct, row_hashes, text_key
 from .canonical import is_labelled
 from .row_hashes import ROW_HASHES_FILE
 from .sets import LabelledSet, LoadedTasks
@@ -64,7 +64,7 @@ class _HeldOut:
         for number, labelled_set in enumerate(loaded.sets):
             own = [row_hashes(rows) for split, rows in labelled_set.splits.items() if split != "train"]
             if own:
-                hashes.append(np.unique(np.concatenate(own)))
+                hashes.append(distinct(np.sort(np.concatenate(own))))
                 sets.append(np.full(len(hashes[-1]), number))
         joined = np.concatenate(hashes)
         order = np.argsort(joined, kind="stable")
@@ -72,7 +72,7 @@ class _HeldOut:
 
     def find(self, train: Dataset) -> np.ndarray:
         """`(rows,)`: which training rows stand in any validation or test split."""
-        return np.isin(row_hashes(train), self.hashes)
+        return among(row_hashes(train), self.hashes)
 
     def sets_of(self, hashes: np.ndarray) -> Iterator[list[int]]:
         """Of each row that stands there the numbers of the sets that hold it."""
@@ -117,7 +117,7 @@ def announce_trained_on(loaded: LoadedTasks) -> None:
         )
     trained = earlier.of_split("train")
     for labelled_set, split, rows in _held_out_splits(loaded):
-        count = int(np.isin(row_hashes(rows), trained).sum()) if len(trained) else 0
+        count = int(among(row_hashes(rows), trained).sum())
         if count:
             logger.info(
                 f"{', '.join(labelled_set.tasks)}: {count} of {len(rows)} {split} rows were training rows of "

@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 from transformers.utils import cached_file
 
-from ..text.sameness import row_hashes
+from ..text.sameness import among, distinct, sorted_hashes
 from .canonical import is_labelled
 from .sides import SIDES, Sides
 
 ROW_HASHES_FILE = "row_hashes.parquet"
+ROWS_AT_ONCE = 1_000_000
 
 
 @dataclass
@@ -58,8 +59,11 @@ class RowHashes:
 
 
 def _union(hashes: Sequence[np.ndarray]) -> np.ndarray:
-    """The distinct ones of all, ascending."""
-    return np.unique(np.concatenate([np.empty(0, np.int64), *hashes]))
+    """The distinct ones of several arrays that are so themselves, ascending; one that stands for all is not copied."""
+    several = list({id(own): own for own in hashes if len(own)}.values())
+    if len(several) == 1:
+        return several[0]
+    return distinct(np.sort(np.concatenate([np.empty(0, np.int64), *several])))
 
 
 def collect_row_hashes(
@@ -81,28 +85,32 @@ def collect_row_hashes(
         found[key].append(hashes)
     for labelled_set in sets:
         for split, dataset in labelled_set.splits.items():
-            hashes = row_hashes(dataset)
+            hashes = distinct(sorted_hashes(dataset))
             for task in labelled_set.tasks:
                 if split != "train" or task in trained_tasks:
-                    found[task, split].append(hashes[is_labelled(dataset, task)])
+                    chosen = is_labelled(dataset, task)
+                    own = hashes if chosen.all() else distinct(sorted_hashes(dataset, chosen=chosen))
+                    found[task, split].append(own)
     rows = {key: _union(hashes) for key, hashes in found.items()}
     trained = RowHashes(name, rows).of_split("train")
-    rows = {key: hashes if key[1] == "train" else hashes[~np.isin(hashes, trained)] for key, hashes in rows.items()}
+    rows = {key: hashes if key[1] == "train" else hashes[~among(hashes, trained)] for key, hashes in rows.items()}
     return RowHashes(name, rows, is_complete=earlier is None or earlier.is_complete)
 
 
 def write_row_hashes(folder: Path, hashes: RowHashes) -> None:
     """Write the file, whole or not at all; the same rows give the same lines."""
     keys = sorted(key for key, found in hashes.rows.items() if len(found))
-    counts = [len(hashes.rows[key]) for key in keys]
-    columns = {
-        "task": np.repeat(np.array([task for task, _ in keys], dtype=str), counts),
-        "split": np.repeat(np.array([split for _, split in keys], dtype=str), counts),
-        "hash": np.concatenate([np.empty(0, np.int64), *(hashes.rows[key] for key in keys)]),
-    }
+    schema = pa.schema({"task": pa.string(), "split": pa.string(), "hash": pa.int64()})
+    schema = schema.with_metadata({"is_complete": str(hashes.is_complete)})
     unfinished = folder / (ROW_HASHES_FILE + ".part")
-    table = pa.table(columns).replace_schema_metadata({"is_complete": str(hashes.is_complete)})
-    parquet.write_table(table, unfinished, use_dictionary=["task", "split"], write_page_checksum=True)
+    options = {"use_dictionary": ["task", "split"], "write_page_checksum": True}
+    with parquet.ParquetWriter(unfinished, schema, **options) as writer:
+        for task, split in keys:
+            found = hashes.rows[task, split]
+            for start in range(0, len(found), ROWS_AT_ONCE):
+                own = pa.array(found[start : start + ROWS_AT_ONCE])
+                columns = [pa.repeat(task, len(own)), pa.repeat(split, len(own)), own]
+                writer.write_table(pa.table(columns, schema))
     unfinished.replace(folder / ROW_HASHES_FILE)
 
 
@@ -119,8 +127,11 @@ def read_row_hashes(name_or_path: str) -> RowHashes:
     if file is None:
         return RowHashes(name, {}, is_complete=False)
     try:
-        table = parquet.read_table(file, columns=["task", "split", "hash"], page_checksum_verification=True)
-        columns = [table[name].combine_chunks() for name in ("task", "split", "hash")]
+        names = ["task", "split", "hash"]
+        table = parquet.read_table(
+            file, columns=names, read_dictionary=names[:2], page_checksum_verification=True
+        ).unify_dictionaries()
+        columns = [table[name].combine_chunks() for name in names]
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise ValueError(

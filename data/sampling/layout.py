@@ -1,12 +1,46 @@
 """The batches of an epoch as lists of (set, rows): which set gives how many rows where, but not yet which rows.
 
+Layout              the batches of an epoch, packed
 mixed_batches       rows of several sets in a batch, each set spread evenly over the epoch
 single_set_batches  rows of one set in a batch, and the same set on every process at the same step
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 
-Layout = list[list[tuple[int, int]]]  # an empty batch stands for one without any row
+import numpy as np
+
+Batch = list[tuple[int, int]]
+
+
+class Layout:
+    """Batches of (set, rows), in 8 bytes a piece; an empty batch stands for one without any row."""
+
+    def __init__(self, batches: Iterable[Batch]):
+        self._pieces, self._ends = array("i"), array("q")
+        for batch in batches:
+            self.append(batch)
+
+    def append(self, batch: Batch) -> None:
+        for piece in batch:
+            self._pieces.extend(piece)
+        self._ends.append(len(self._pieces))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @property
+    def num_empty(self) -> int:
+        """Batches without a row."""
+        return int(np.count_nonzero(np.diff(np.asarray(self._ends), prepend=0) == 0))
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for end in self._ends:
+            found = self._pieces[start:end]
+            yield list(zip(found[::2], found[1::2], strict=True))
+            start = end
 
 
 def least_pieces(rows: Sequence[int], least_rows: Sequence[int], batch_size: int) -> list[int]:
@@ -23,7 +57,7 @@ def least_pieces(rows: Sequence[int], least_rows: Sequence[int], batch_size: int
     return pieces
 
 
-def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: int) -> Layout:
+def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: int) -> Iterator[Batch]:
     """
     Batches that mix the sets, full ones as far as pieces fit together: at most one more per set than the rows need.
 
@@ -43,41 +77,44 @@ def mixed_batches(rows: Sequence[int], least_rows: Sequence[int], batch_size: in
         return -(-count // batch_size) * least[which] <= count
 
     def even_piece(which: int) -> int:
+        if least[which] == 1:
+            return 1
         return -(-left[which] // max(left[which] // least[which], -(-left[which] // batch_size)))
 
     def place(which: int) -> float:
         """Of the middle of the set's next piece, from 0 to 1 over the epoch."""
         return (rows[which] - left[which] + even_piece(which) / 2) / rows[which]
 
-    def largest_piece(which: int, room: int, smallest: int = 1) -> int:
+    def largest_piece(which: int, room: int, smallest: int) -> int:
         """Of the sizes from `smallest` to `room`; 0 if there is none."""
+        if least[which] == 1:  # anything can be cut so
+            return min(room, left[which])
         sizes = range(min(room, left[which]), smallest - 1, -1)
         return next((size for size in sizes if can_be_cut(which, left[which] - size)), 0)
 
-    places = [place(which) for which in range(len(rows))]
-    batches: Layout = []
-    while any(left):
+    waiting = [(place(which), which) for which in range(len(rows))]
+    heapify(waiting)
+    while waiting:
         batch: dict[int, int] = {}
-        room, passed_over = batch_size, set()
-        while room:
-            waiting = [which for which in range(len(rows)) if left[which] and which not in passed_over]
-            if not waiting:
-                break
-            which = min(waiting, key=places.__getitem__)
-            smallest = 1 if which in batch else least[which]
-            if count := largest_piece(which, min(room, even_piece(which)), smallest):
+        room, passed_over = batch_size, []
+        while room and waiting:
+            found = heappop(waiting)
+            which, smallest = found[1], 1 if found[1] in batch else least[found[1]]
+            is_last = least[which] == 1 and not waiting and not passed_over
+            if count := largest_piece(which, room if is_last else min(room, even_piece(which)), smallest):
                 batch[which] = batch.get(which, 0) + count
                 room -= count
                 left[which] -= count
                 if left[which]:
-                    places[which] = place(which)
+                    heappush(waiting, (place(which), which))
             else:
-                passed_over.add(which)
-        batches.append(sorted(batch.items()))
-    return batches
+                passed_over.append(found)
+        for found in passed_over:
+            heappush(waiting, found)
+        yield sorted(batch.items())
 
 
-def single_set_batches(rows: Sequence[int], batch_size: int, num_processes: int) -> Layout:
+def single_set_batches(rows: Sequence[int], batch_size: int, num_processes: int) -> list[Batch]:
     """
     Batches of one set each, in groups of one batch for every process.
 
@@ -96,4 +133,4 @@ def single_set_batches(rows: Sequence[int], batch_size: int, num_processes: int)
     return [batch for *_, batches in sorted(groups) for batch in batches]
 
 
-__all__ = ["least_pieces", "mixed_batches", "single_set_batches"]
+__all__ = ["Layout", "least_pieces", "mixed_batches", "single_set_batches"]

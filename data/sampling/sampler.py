@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..rows.canonical import is_labelled
-from .layout import mixed_batches, single_set_batches
+from .layout import Layout, mixed_batches, single_set_batches
 
 FILLER_ROW = -1  # stands in the batches that only make the number of batches the same on every process
 
@@ -104,15 +104,16 @@ class MixtureBatchSampler:
                 f"mixture: an epoch would hold {self.rows_per_epoch} rows of the sets; each needs at least 1."
             )
         if single_set:
-            self.layout = single_set_batches(self.rows_per_epoch, batch_size, num_processes)
+            self.layout = Layout(single_set_batches(self.rows_per_epoch, batch_size, num_processes))
         else:
-            self.layout = mixed_batches(self.rows_per_epoch, self.least_rows, batch_size)
-            self.layout += [[] for _ in range(-len(self.layout) % num_processes)]
+            self.layout = Layout(mixed_batches(self.rows_per_epoch, self.least_rows, batch_size))
+            for _ in range(-len(self.layout) % num_processes):
+                self.layout.append([])
 
     @property
     def num_fillers(self) -> int:
         """Batches of one unlabelled row in an epoch."""
-        return self.layout.count([])
+        return self.layout.num_empty
 
     def __len__(self) -> int:
         return len(self.layout)
@@ -134,7 +135,11 @@ class MixtureBatchSampler:
             yield rows or [FILLER_ROW]
 
     def _permutation(self, which: int, cycle: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, which, cycle]).permutation(self.sizes[which])
+        """What `permutation` of the generator gives, in numbers of half the size where these are enough."""
+        size = self.sizes[which]
+        numbers = np.arange(size, dtype=np.int32 if size <= np.iinfo(np.int32).max else np.int64)
+        np.random.default_rng([self.seed, which, cycle]).shuffle(numbers)
+        return numbers
 
 
 def first_rows(size: int, max_rows: int, which: int, seed: int) -> list[int]:

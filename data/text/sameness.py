@@ -12,7 +12,7 @@ from types import FunctionType
 import numpy as np
 from datasets import Dataset
 
-from ..cache.arrays import batches, cached_array
+from ..cache.arrays import BATCH_ROWS, batches, cached_array
 
 
 def text_key(text: str) -> str:
@@ -57,4 +57,39 @@ def row_hashes(rows: Dataset, rule: FunctionType = row_hash) -> np.ndarray:
     return cached_array(rows, rule.__name__, blocks)
 
 
-__all__ = ["hash_of", "ordered_hash", "row_hash", "row_hashes", "row_key", "text_key", "whole_row_hash"]
+def sorted_hashes(rows: Dataset, rule: FunctionType = row_hash, chosen: np.ndarray | None = None) -> np.ndarray:
+    """The same in ascending order; of the rows where `chosen` is True, if that is given."""
+    if chosen is not None and not chosen.all():
+        return np.sort(row_hashes(rows, rule)[chosen])
+    return cached_array(rows, f"{rule.__name__}-sorted", lambda: [np.sort(row_hashes(rows, rule))])
+
+
+def distinct(ordered: np.ndarray) -> np.ndarray:
+    """The different ones of ascending hashes: the same array where all are."""
+    is_new = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    return ordered if is_new.all() else ordered[is_new]
+
+
+def among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """`(hashes,)`: which of the hashes stand among ascending ones. Unlike `np.isin`, it copies neither."""
+    found = np.zeros(len(hashes), bool)
+    for start in range(0, len(hashes) if len(ordered) else 0, BATCH_ROWS):
+        own = hashes[start : start + BATCH_ROWS]
+        places = np.minimum(np.searchsorted(ordered, own), len(ordered) - 1)
+        found[start : start + BATCH_ROWS] = ordered[places] == own
+    return found
+
+
+__all__ = [
+    "among",
+    "distinct",
+    "hash_of",
+    "ordered_hash",
+    "row_hash",
+    "row_hashes",
+    "row_key",
+    "sorted_hashes",
+    "text_key",
+    "whole_row_hash",
+]
