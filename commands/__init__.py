@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "evaluate": "score a trained model on labelled data, without training",
     "compare": "compare trained models on the same rows",
+    "report": "write one HTML page about a run: scores, errors to search, confusion, calibration",
     "card": "write the model card of a finished folder anew",
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",

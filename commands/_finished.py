@@ -1,4 +1,4 @@
-"""What `evaluate` and `compare` share: which rows, which model, and where the result goes."""
+"""What `evaluate`, `compare` and `report` share: which rows, which model, and where the result goes."""
 
 import argparse
 import shutil
@@ -10,7 +10,7 @@ OUTPUTS = ("evaluation.json", "comparison.json", "predictions")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_row_options(parser: argparse.ArgumentParser) -> None:
     """Options on the rows, and on how they are answered."""
     parser.add_argument("--data_root", type=Path, help="What a recipe's relative paths start from (its folder).")
     parser.add_argument("--text", nargs="+", default=["text"], help="Of files: the column to read, or two for pairs.")
@@ -24,17 +24,27 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", nargs="+", help="Only these tasks (all that the data has).")
     parser.add_argument("--splits", nargs="+", help="Of a recipe: the splits to measure (validation test).")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="(float32)")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The same, and where the result goes."""
+    add_row_options(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="Where JSON and predictions go (nowhere).")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier output.")
 
 
-def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def check_row_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is loaded."""
     if len(options.text) > 2:
         parser.error(f"--text: one column, or two for pairs. Found {len(options.text)}.")
     for pair in options.label:
         if "=" not in pair:
             parser.error(f"--label: {pair!r} should be like TASK=COLUMN, such as topic=category.")
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """The same, and an output that exists."""
+    check_row_options(parser, options)
     if options.output is not None and options.output.exists() and not options.overwrite:
         parser.error(f"--output: {options.output} exists. Name another folder, or replace it with --overwrite.")
 

@@ -15,7 +15,7 @@ SDK_VERSION = "6.31.0"  # the one that the app is tested with
 # What a run leaves beside the model, and nobody needs to try it.
 LEFT_OUT = (
     *("checkpoint-*", "best", "predictions", "optimizer.pt", "training_args.bin", "trainer_state.json", ".*"),
-    *("onnx", "openvino", "plain"),
+    *("onnx", "openvino", "plain", "*.html", "*.csv"),
 )
 
 

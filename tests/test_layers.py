@@ -14,9 +14,10 @@ MAY_IMPORT = {
     "runtime": {"remote"},
     "export": {"remote", "data", "training", "runtime"},
     "labelling": {"remote"},
+    "reporting": {"remote", "data", "training"},
     "serving": {"remote", "runtime"},
     "train": {"remote", "data", "training"},
-    "commands": {"remote", "data", "training", "runtime", "export", "labelling", "serving"},
+    "commands": {"remote", "data", "training", "runtime", "export", "labelling", "reporting", "serving"},
     "__main__": {"remote", "commands"},
 }
 

@@ -72,8 +72,8 @@ def _check_same_rows(task: str, names: Sequence[str], tables: Sequence[pa.Table]
             )
 
 
-def _arrays(task: TaskConfig, column: pa.ChunkedArray) -> np.ndarray:
-    """What the metrics take, from names, lists of names, or numbers."""
+def metric_arrays(task: TaskConfig, column: pa.ChunkedArray) -> np.ndarray:
+    """What the metrics take, from a column of `task_table`: names, lists of names, or numbers."""
     if not task.labels:
         return column.to_numpy()
     numbers = {label: number for number, label in enumerate(task.labels)}
@@ -149,8 +149,8 @@ def compare_models(
         rows = [_rows_of(found[task], split) for found in tables]
         _check_same_rows(task, names, rows)
         if first.kind.has_label_column:
-            predictions = [_arrays(first, found["prediction"]) for found in rows]
-            references = _arrays(first, rows[0]["label"])
+            predictions = [metric_arrays(first, found["prediction"]) for found in rows]
+            references = metric_arrays(first, rows[0]["label"])
         else:
             predictions, references = [found["rank"].to_numpy() for found in rows], None
         sides[task] = split, predictions, references
@@ -184,4 +184,4 @@ def format_compared(names: Sequence[str], compared: Mapping[str, Mapping[str, An
     )
 
 
-__all__ = ["compare_models", "format_compared", "measured_tables", "stored_tables"]
+__all__ = ["compare_models", "format_compared", "measured_tables", "metric_arrays", "stored_tables"]

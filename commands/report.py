@@ -1,0 +1,71 @@
+"""Write one HTML page about a finished run, which opens from the disk and loads nothing from elsewhere.
+
+    multitask-sentence report runs/quickstart
+    multitask-sentence report runs/quickstart --data tickets.csv --text message --label topic=queue
+
+It has scores with intervals and training curves, the errors to search and to filter, confusion and calibration. The
+rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. The
+page holds texts of the data: it is never pushed to the Hub.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
+from ._pinned import add_pin_options, check_pinned
+
+REPORT_FILE = "report.html"
+
+
+def run(options: argparse.Namespace) -> str:
+    """Write the page, and return what there is to say of it."""
+    from ..configuration_multitask import MultiTaskConfig
+    from ..reporting.page import render_page
+    from ..reporting.run import measured_run, stored_run
+    from ..staging_multitask import write_whole
+    from ..training.finished.measuring import choose_splits, measure_model
+    from ..training.run.console import show_facts
+
+    output = options.output or Path(options.folder) / REPORT_FILE
+    if output.exists() and not options.overwrite:
+        raise ValueError(f"{output} exists. Name another file with --output, or replace it with --overwrite.")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output: there is no folder {output.parent}. Make it, or give a folder with --output.")
+    show_facts()
+    config = MultiTaskConfig.from_pretrained(options.folder, revision=options.revision or "main")
+    if options.data is None:
+        found = stored_run(Path(options.folder), wanted_tasks(options, config.tasks))
+    else:
+        data = read_data(options, options.folder, config.tasks, options.data)
+        splits = choose_splits(data.loaded.sets, options.splits)
+        model = open_model(options.folder, options.dtype, options.revision)
+        measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
+        found = measured_run(options.folder, ", ".join(map(str, options.data)), measured)
+    write_whole(output, render_page(found))
+    return f"Written to {output}. Open it in a browser."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: a person's mistake ends with one message and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="A trained folder; with --data also a Hub repository.")
+    parser.add_argument("--data", nargs="+", type=Path, help="A recipe, or labelled files of one format, to measure.")
+    add_row_options(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page (FOLDER/{REPORT_FILE}).")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier page.")
+    add_pin_options(parser)
+    options = parser.parse_args(argv)
+    check_row_options(parser, options)
+    try:
+        check_pinned(options.folder, options.revision, options.require_pinned)
+        print("\n" + run(options))  # noqa: T201 - what this command is for
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

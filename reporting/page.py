@@ -1,0 +1,65 @@
+"""One HTML page about a run, which needs nothing beside itself: render_page fills page.html.jinja."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..data.metrics.bootstrap import RESAMPLES
+from .pictures import reliability_pictures, training_picture
+from .run import Run
+from .sections import confusions, error_rows, score_table
+
+HERE = Path(__file__).parent
+
+
+def _own(name: str) -> Markup:
+    """A file of ours, which the page holds as it is."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def render_page(run: Run, slices: Mapping[str, Mapping[str, Mapping[int, str]]] | None = None) -> str:
+    """
+    The page as HTML.
+
+    Args:
+        run: the finished run.
+        slices: by task and column of the data, the value of each row by its hash.
+    """
+    slices = slices or {}
+    splits, scores = score_table(run.rows, run.groups)
+    errors = [
+        {"task": task, "slices": list(slices.get(task, {})), **error_rows(by_split, slices.get(task, {}))}
+        for task, by_split in run.rows.items()
+    ]
+    content = {
+        "confusions": confusions(run.tasks, run.results.get("confusion", {})),
+        "calibration": reliability_pictures(run.results.get("calibration", {}), run.tasks),
+    }
+    titles: Sequence[tuple[str, str, Any]] = [
+        ("scores", "Scores", True),
+        ("errors", "Errors", True),
+        ("confusion", "What is confused", content["confusions"]),
+        ("calibration", "Calibration", content["calibration"]),
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        name=run.name,
+        origin=run.origin,
+        resamples=f"{RESAMPLES:,}",
+        sections=[(anchor, title) for anchor, title, shown in titles if shown],
+        splits=splits,
+        scores=scores,
+        training=training_picture(run.results, run.tasks, run.groups),
+        data={"errors": errors},
+        style=_own("page.css"),
+        script=_own("page.js"),
+        **content,
+    )
+
+
+__all__ = ["render_page"]

@@ -1,0 +1,85 @@
+"""What the page is about: a finished run, as it left its answers, or measured now on other data.
+
+stored_run     from results.json and predictions/ of the run's folder
+measured_run   the same of a model that has just been measured
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..tasks_multitask import TaskConfig
+from ..training.evaluation.groups import TaskGroup
+from ..training.finished.comparing import measured_tables, stored_tables
+from ..training.finished.data import stored_groups
+from ..training.finished.measuring import Measured, describe
+from ..training.run.output_folder import RESULTS_FILE
+from .rows import TaskRows, task_rows
+
+
+@dataclass
+class Run:
+    """
+    A finished model and its answers.
+
+    Attributes:
+        name: what the page is called.
+        origin: a sentence that says which rows these are.
+        tasks: settings by name, of the tasks that have rows.
+        rows: by task and split.
+        results: what results.json holds of these rows: `calibration`, `confusion`; of a run also `history` and more.
+        groups: tasks that are scored together, by the group's name.
+    """
+
+    name: str
+    origin: str
+    tasks: dict[str, TaskConfig]
+    rows: dict[str, dict[str, TaskRows]]
+    results: dict[str, Any]
+    groups: dict[str, TaskGroup] = field(default_factory=dict)
+
+
+def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
+    """
+    A run as it left its answers.
+
+    Args:
+        folder: that train.py has saved.
+        tasks: the model's tasks that are wanted.
+
+    Raises:
+        ValueError: the folder holds no results, or no predictions with texts.
+    """
+    if not (folder / RESULTS_FILE).is_file():
+        raise ValueError(
+            f"{folder} holds no {RESULTS_FILE}, so it is no finished run. Give the folder that train.py saved, or "
+            "--data with a recipe or files, so that the model is measured now."
+        )
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    tables = stored_tables(folder)
+    rows = {task: task_rows(task, settings, tables[task]) for task, settings in tasks.items() if task in tables}
+    if not rows:
+        raise ValueError(f"{folder} holds predictions of {', '.join(tables)}, but wanted are {', '.join(tasks)}.")
+    found = {task: tasks[task] for task in rows}
+    origin = "Validation and test rows as the finished run answered them: the model was not trained on them."
+    return Run(folder.resolve().name, origin, found, rows, results, stored_groups(str(folder), found))
+
+
+def measured_run(source: str, data: str, measured: Measured) -> Run:
+    """
+    A model that was measured now.
+
+    Args:
+        source: its folder or Hub id.
+        data: what the rows are called.
+        measured: what `measure_model` gave.
+    """
+    tables = measured_tables(measured)
+    rows = {task: task_rows(task, settings, tables[task]) for task, settings in measured.tasks.items()}
+    origin = f"Rows of {data}, answered by the finished model."
+    return Run(Path(source).name, origin, measured.tasks, rows, describe(measured, {}), measured.groups)
+
+
+__all__ = ["Run", "measured_run", "stored_run"]

@@ -1,0 +1,188 @@
+"""The report page of a run: what it shows, hostile text, refusals, and how it is used in a browser."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers.small_job import change, make_recipe, write_rows
+from multitask_sentence.commands.report import main as report
+from multitask_sentence.train import run
+from multitask_sentence.training.report.publish import stays_behind
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
+    """A folder with job.yaml, its data and `result`, trained on labels and texts that look like HTML. Read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_rows(folder)
+    for path in folder.glob("texts_*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for place, row in enumerate(rows):
+            row["mood"] = row["mood"].replace("positive", HOSTILE)
+            row["text"] += f" {HOSTILE}" * (place % 2) + " and it is news of the market" * (place % 3)
+            row["channel"] = ("mail", f"chat {HOSTILE}")[place % 2]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    job = make_recipe(folder, tiny_backbone)
+    training = yaml.safe_load(job.read_text(encoding="utf-8"))["training"]
+    run([str(change(job, training={**training, "num_train_epochs": 1}))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    report([str(trained / "result"), "--output", str(path)])
+    return path
+
+
+class Elements(HTMLParser):
+    """Tags, texts, and what the scripts hold."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words, self.scripts = "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts.append(data)
+        else:
+            self.words += data
+
+
+def errors_of(page: Path) -> dict[str, Any]:
+    tasks = json.loads(Elements(page.read_text(encoding="utf-8")).scripts[0])["errors"]
+    return {task["task"]: task for task in tasks}
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as exited:
+        report([str(argument) for argument in arguments])
+    return str(exited.value.code) + capsys.readouterr().err
+
+
+def test_page_has_the_scores_of_the_run(trained: Path, page: Path) -> None:
+    results = json.loads((trained / "result/results.json").read_text(encoding="utf-8"))
+    words = Elements(page.read_text(encoding="utf-8")).words
+    for split, task, metric in (("test", "mood", "macro_f1"), ("validation", "search", "mrr")):
+        assert f"{results['scores'][split][task][metric]:.4f}" in words
+    error = results["calibration"]["mood"]["before"]["expected_calibration_error"]
+    assert f"expected calibration error {error:.4f}" in words
+
+
+def test_errors_are_the_rows_that_the_run_answered_wrongly_the_surest_first(trained: Path, page: Path) -> None:
+    results = json.loads((trained / "result/results.json").read_text(encoding="utf-8"))
+    mood = errors_of(page)["mood"]
+    assert 0 < mood["wrong"] == len(mood["rows"]) < mood["count"]
+    right = sum(results["confusion"]["mood"]["right"])
+    assert sum(row["split"] == "test" for row in mood["rows"]) == results["rows"]["mood"]["test"] - right
+    assert all(row["label"] != row["prediction"] for row in mood["rows"])
+    sure = [row["distance"] for row in mood["rows"]]
+    assert sure == sorted(sure, reverse=True) and sure[0] > 1 / 3
+
+
+def test_tasks_without_labels_are_ordered_by_how_far_they_are_off(page: Path) -> None:
+    errors = errors_of(page)
+    assert [errors[task]["heading"] for task in ("tags", "similarity", "search")] == [
+        "confidence",
+        "ranks off",
+        "before it",
+    ]
+    assert all(row["distance"] == row["prediction"] - 1 > 0 for row in errors["search"]["rows"])
+    assert all(len(row["text"]) == 2 and 0 < row["distance"] <= 100 for row in errors["similarity"]["rows"])
+
+
+def test_hostile_labels_and_texts_stay_text(page: Path) -> None:
+    found = Elements(page.read_text(encoding="utf-8"))
+    assert [attributes["src"][:5] for tag, attributes in found.tags if tag == "img"] == ["data:"] * 3
+    assert [tag for tag, _ in found.tags].count("script") == 2 == len(found.scripts)
+    assert HOSTILE in found.words  # as a label of what is confused
+    rows = [row for task in json.loads(found.scripts[0])["errors"] for row in task["rows"]]
+    assert any(HOSTILE in text for row in rows for text in row["text"])
+
+
+def test_page_loads_nothing_from_elsewhere(page: Path) -> None:
+    found = Elements(page.read_text(encoding="utf-8"))
+    addresses = [value for _, attributes in found.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", page.read_text(encoding="utf-8"))
+
+
+def test_page_is_never_pushed() -> None:
+    assert stays_behind("report.html") and not stays_behind("results.json")
+
+
+def test_page_that_exists_is_kept(trained: Path, page: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = shutil.copy(page, tmp_path)
+    assert "exists. Name another file" in refused(capsys, trained / "result", "--output", path)
+    assert "no folder" in refused(capsys, trained / "result", "--output", tmp_path / "none/report.html")
+
+
+def test_folder_without_results_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "result", folder, ignore=shutil.ignore_patterns("results.json", "checkpoint-*", "best"))
+    assert "holds no results.json" in refused(capsys, folder)
+    shutil.copy(trained / "result/results.json", folder)
+    shutil.rmtree(folder / "predictions")
+    assert "holds no predictions/" in refused(capsys, folder)
+
+
+@pytest.fixture
+def opened(page: Path) -> Iterator[Any]:
+    """The page in a browser; what the console says of errors fails the test."""
+    said = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: None if request.url.startswith("data:") else said.append(request.url))
+        tab.goto(page.as_uri())
+        yield tab
+        browser.close()
+    assert said == [page.as_uri()]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_errors_are_searched_and_filtered_in_a_browser(page: Path, opened: Any) -> None:
+    rows = errors_of(page)["mood"]["rows"]
+
+    def count() -> int:
+        assert opened.locator("#rows tbody tr").count() == min(int(opened.inner_text("#count").split()[0]), 50)
+        return int(opened.inner_text("#count").split()[0])
+
+    assert count() == len(rows)
+    opened.fill("#search", "ONERROR the")
+    matching = [row for row in rows if "onerror" in row["text"][0]]
+    assert count() == len(matching) < len(rows)
+    label = matching[0]["label"]
+    opened.select_option("#label", label)
+    assert 0 < count() == sum(row["label"] == label for row in matching)
+    opened.fill("#longest", "0")
+    assert count() == 0
+    opened.click("button[type=reset]")
+    opened.wait_for_function(f"document.getElementById('count').textContent.startsWith('{len(rows)} of')")
+    opened.select_option("#task", label="similarity")
+    assert count() == len(errors_of(page)["similarity"]["rows"])
+    assert not opened.locator("#label").is_visible()
