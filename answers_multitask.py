@@ -6,6 +6,7 @@ check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
 when_to_abstain from which confidence on each task gives a label
 farthest_labelled   up to which percentile out of its scope it gives one
+labelled_near   the labels of rows up to it
 read_question   what `predict` is asked: rows, tasks, and where they abstain
 plain_answers   a dictionary per row that passes `json.dumps`
 answer_columns  answers as columns of a table, by name
@@ -151,6 +152,11 @@ def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstai
             "`out_of_scope: true` in the recipe."
         )
     return found
+
+
+def labelled_near(labels: list[Any], percentiles: list[float], farthest: float) -> list[Any]:
+    """Labels of rows up to a percentile out of scope; `None` for those beyond."""
+    return [own if beyond <= farthest else None for own, beyond in zip(labels, percentiles, strict=True)]
 
 
 @dataclass
@@ -331,6 +337,7 @@ __all__ = [
     "check_tasks",
     "farthest_labelled",
     "hand_out",
+    "labelled_near",
     "listed",
     "one_word",
     "plain_answers",

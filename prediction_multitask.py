@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .answers_multitask import ANSWER_CONVERSIONS, farthest_labelled, hand_out, one_word, read_question
+from .answers_multitask import ANSWER_CONVERSIONS, farthest_labelled, hand_out, labelled_near, one_word, read_question
 from .checks_multitask import check_choice
 from .heads_multitask import calibrated, confidences, task_logits
 from .rows_multitask import check_batch_size, tokenized_ahead
@@ -123,10 +123,7 @@ class TaskPrediction:
                 found = torch.cat([self._no_embeddings(0)[:, 0], *beyond.get(name, [])])
                 answers[name]["out_of_scope"] = found
                 if name in farthest:
-                    labels, is_near = answers[name]["labels"], (found <= farthest[name]).tolist()
-                    answers[name]["labels"] = [
-                        own if near else None for own, near in zip(labels, is_near, strict=True)
-                    ]
+                    answers[name]["labels"] = labelled_near(answers[name]["labels"], found.tolist(), farthest[name])
         return count, answers
 
     def _no_logits(self, name: str) -> torch.Tensor:

@@ -20,6 +20,7 @@ MODULES = (
     "runtime/graphs.py",
     "runtime/hub.py",
     "runtime/logits.py",
+    "runtime/scopes.py",
     "runtime/model.py",
 )
 DOCSTRING = '''"""An exported model without torch: `encode`, `predict` and `similarity` on ONNX Runtime or OpenVINO.

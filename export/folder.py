@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
@@ -17,6 +18,7 @@ from ..modeling_multitask import MultiTaskModel
 from ..runtime import MultiTaskRuntime
 from ..runtime.graphs import GRAPHS
 from ..runtime.record import RECORD_FILE, RECORD_VERSION, graph_settings, hash_file, hash_weights
+from ..runtime.scopes import SCOPES_FILE
 from ..staging_multitask import files_of, write_whole
 from .bundle import RUNTIME_FILE, bundle
 from .check import check_answers, check_tokens
@@ -100,6 +102,12 @@ def put_in_place(made: Path, folder: Path, aside: Path) -> None:
         if aside.exists():
             os.rename(aside, folder)
         raise
+
+
+def save_scopes(model: MultiTaskModel, path: Path) -> None:
+    """The buffers of the model's scopes, by `task.buffer`, for a runtime without torch and safetensors."""
+    scopes = {name: head.scope.state_dict() for name, head in model.heads.items() if head.scope is not None}
+    np.savez(path, **{f"{task}.{key}": value.numpy() for task, own in scopes.items() for key, value in own.items()})
 
 
 class LossError(ValueError):
@@ -225,6 +233,9 @@ def export_folder(
                     save_openvino(traced / FILES["onnx"][name], staging / engine / file)
             graphs = {"float32" if name == "sentences" else name: file for name, file in files.items()}
             record = {"engine": engine, "graphs": graphs, **about}
+            if any(task.out_of_scope for task in model.config.tasks.values()):
+                save_scopes(model, staging / engine / SCOPES_FILE)
+                record["scopes"] = SCOPES_FILE
             write_record(staging / engine, **record)
             runtime = MultiTaskRuntime(staging, engine, "float32", None, about["weights"])
             check_tokens(model, runtime)

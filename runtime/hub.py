@@ -45,7 +45,7 @@ def download(source: str, engine: str | None, precision: str, **options: Any) ->
     record = json.loads(path.read_text(encoding="utf-8"))
     options["revision"] = folder.name  # the commit, so that all files are of one
     graphs = [record["graphs"].get("int8" if precision == "int8" else "float32"), record["graphs"].get("pairs")]
-    stems = [graph.rsplit(".", 1)[0] for graph in graphs if graph]
+    stems = [graph.rsplit(".", 1)[0] for graph in [*graphs, record.get("scopes")] if graph]
     files = [f"{engine}/{file}" for file in record["files"] if file.split(".", 1)[0] in stems]
     for file in ("config.json", "tokenizer.json", *files):
         hf_hub_download(source, file, **options)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..answers_multitask import ANSWER_CONVERSIONS, hand_out, one_word, read_question
+from ..answers_multitask import ANSWER_CONVERSIONS, farthest_labelled, hand_out, labelled_near, one_word, read_question
 from ..checks_multitask import check_choice
 from ..rows_multitask import (
     SENTENCES_FOR_PROGRESS,
@@ -30,6 +31,7 @@ from .graphs import GRAPHS
 from .hub import download
 from .logits import answer, scaled
 from .record import EXPORT_IT, RECORD_FILE, check_record, check_sizes, hash_weights
+from .scopes import out_of_scope, read_scopes
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -56,6 +58,7 @@ class MultiTaskRuntime:
         tokenizer: of the `tokenizers` library, truncating at `max_length`.
         engine: `onnx` or `openvino`.
         precision: `float32`, `bfloat16` or `int8`.
+        scopes: by task that knows its scope, the buffers of its `Scope`.
         embedding_output: the output of the sentence graph that heads read.
     """
 
@@ -83,11 +86,13 @@ class MultiTaskRuntime:
             pairs = record["graphs"].get("pairs")
             self._pairs = GRAPHS[engine](where / pairs, precision, threads) if pairs else None
             check_record(str(where), record, self.config, hashed.result())
-        if scoped := [name for name, task in self.tasks.items() if task.out_of_scope]:
+        self.scopes = read_scopes(where / record["scopes"]) if "scopes" in record else {}
+        for name in [name for name, task in self.tasks.items() if task.out_of_scope and name not in self.scopes]:
             logger.warning(
-                f"{folder}: exported graphs do not tell what is out of scope, so that {', '.join(scoped)} neither "
-                "answer with out_of_scope nor abstain by it. Open the folder with AutoModel where that counts."
+                f"{where} was exported by an older version of this code, which left out what tells task {name!r} its "
+                "scope, so that it answers without out_of_scope. Export again: multitask-sentence export FOLDER."
             )
+            self.tasks[name] = replace(self.tasks[name], out_of_scope=False)
         self.tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
@@ -278,14 +283,16 @@ class MultiTaskRuntime:
         """How many rows there were, and the answers, with `embedding` if it is kept."""
         check_batch_size(batch_size)
         asked, count = read_question(self.tasks, rows, head, abstain, keep_embeddings), 0
+        farthest = farthest_labelled(self.tasks, asked.names, abstain)
         is_pair, outputs = asked.is_pair, [f"logits.{name}" for name in asked.names]
+        beyond = {name: [np.empty(0, np.float32)] for name in asked.names if self.tasks[name].out_of_scope}
         embeddings = [np.empty((0, *([2] if is_pair else []), self.config["embedding_dim"]), dtype=np.float32)]
         logits = {name: [self._no_output(name, 0)] for name in outputs}
         with self._progress(asked.total, show_progress) as bar:
             for sentences, places in tokenized_ahead(self.tokenize, asked.windows):
                 index = np.array(places, dtype=np.int64)
                 index = index.reshape(-1, 2) if is_pair else index
-                needs_embeddings = is_pair or keep_embeddings
+                needs_embeddings = is_pair or keep_embeddings or beyond
                 wanted = [*([self.embedding_output] if needs_embeddings else []), *([] if is_pair else outputs)]
                 window = self.compute(sentences, wanted, batch_size, bar)
                 count += len(index)
@@ -294,6 +301,8 @@ class MultiTaskRuntime:
                 found = self.compare(window[self.embedding_output], index, outputs) if is_pair else window
                 for name in outputs:
                     logits[name].append(found[name] if is_pair else found[name][index])
+                for name, chunks in beyond.items():
+                    chunks.append(out_of_scope(self.scopes[name], window[self.embedding_output])[index])
                 if bar is not None:
                     bar.update(index.size - len(sentences))  # some stood there twice
         answers: dict[str, Any] = {}
@@ -303,6 +312,10 @@ class MultiTaskRuntime:
         for name in asked.names:
             found = np.concatenate(logits[f"logits.{name}"])
             answers[name] = answer(self.tasks[name], found, asked.least_confidence.get(name))
+            if name in beyond:
+                found = answers[name]["out_of_scope"] = np.concatenate(beyond[name])
+                if name in farthest:
+                    answers[name]["labels"] = labelled_near(answers[name]["labels"], found.tolist(), farthest[name])
         return count, answers
 
     def compare(self, embeddings: np.ndarray, index: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:

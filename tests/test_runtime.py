@@ -21,6 +21,7 @@ from multitask_sentence import rows_multitask as rows_module
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.runtime import MultiTaskRuntime
 from multitask_sentence.runtime.record import hash_file
+from multitask_sentence.training.calibration.scope import fit_scope
 from multitask_sentence.training.report import publish
 
 pytest.importorskip("onnxscript")
@@ -28,6 +29,7 @@ pytest.importorskip("onnxruntime")
 
 SENTENCES = ["the cat sat on the mat", "", "a dog ran", "the bird sang " * 30, "a dog ran", "good film \ud83d !"]
 SURE = {"confidence": 0.51}
+MANY = ["a cat", "bird", "park today", "bad news", "film", "price .", "market !", "mat and story", "", "?"] * 3
 PAIRS = [("the cat sat", "a dog ran"), ("a dog ran", "the cat sat"), ("", "good film")]
 
 # Run in a process that has neither torch nor transformers; prints what it found as JSON.
@@ -61,7 +63,19 @@ def exported(tiny_backbone: str, all_tasks: dict[str, Any], tmp_path_factory: py
     tasks["entails"] = {**tasks["entails"], "abstain": {"risk": 0.1}}  # not chosen yet: never a label
     folder = tmp_path_factory.mktemp("runtime") / "model"
     options = {"projection": {"out_features": 24}, "max_length": 20, "normalize": True}
-    MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, **options).save_pretrained(folder)
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, **options)
+    words = np.array(
+        ["the", "cat", "dog", "bird", "sat", "ran", "sang", "on", "mat", "good", "film", "news", "price", "!"]
+    )
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(words, size)) for size in generator.integers(1, 12, 260)]
+    embeddings = torch.from_numpy(model.encode(texts, normalize=False))
+    known, others = embeddings[:140], embeddings[140:]
+    for name in ("mood", "tags"):
+        labels = torch.arange(140) % 3 if name == "mood" else (torch.rand(140, 4) > 0.6).float()
+        model._set_scope(name, fit_scope(model.config.tasks[name], known, labels, others))
+    model.config.change_task("mood", abstain={"confidence": 0.335, "out_of_scope": 99})
+    model.save_pretrained(folder)
     export_folder(folder, ["onnx", "openvino"] if importlib.util.find_spec("openvino") else ["onnx"])
     return folder
 
@@ -134,6 +148,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "predict with embeddings": lambda model: model.predict(SENTENCES, embeddings=True),
     "predict one with embeddings": lambda model: model.predict("good film", embeddings=True, as_list=True),
     "predict pairs with embeddings": lambda model: model.predict(PAIRS, ["entails"], embeddings=True),
+    "predict within its scope": lambda model: model.predict(SENTENCES, abstain={"out_of_scope": 50}),
+    "predict many": lambda model: model.predict([f"the {word} ran" for word in MANY], "mood", abstain=False),
     "predict as tensors": lambda model: model.predict(SENTENCES, "year", convert_to="tensor")["year"][
         "values"
     ].numpy(),
@@ -166,6 +182,7 @@ BAD_CALLS: dict[str, Callable[[Any], Any]] = {
     "tasks of no names": lambda model: model.predict(["good"], tasks=[3]),
     "batch size 0": lambda model: model.predict(["good"], batch_size=0),
     "abstain for a risk": lambda model: model.predict(["good"], abstain={"risk": 0.1}),
+    "abstain out of an unknown scope": lambda model: model.predict(["good"], "year", abstain={"out_of_scope": 9}),
     "abstain for nothing": lambda model: model.predict(["good"], abstain={}),
     "batch size half": lambda model: model.encode(["good"], batch_size=0.5),
     "convert_to": lambda model: model.encode("good", convert_to="list"),
@@ -210,6 +227,31 @@ def ask(
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def test_export_that_left_the_scope_out_says_so_and_keeps_to_it(
+    folder: Path, model: MultiTaskModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = Path(shutil.copytree(folder, tmp_path / "older"))
+    record = json.loads((older / "onnx" / "export.json").read_text())
+    del record["scopes"], record["files"]["scopes.npz"]
+    (older / "onnx" / "export.json").write_text(json.dumps(record))
+    runtime = MultiTaskRuntime.from_pretrained(older)
+    assert "which left out what tells task 'mood' its scope" in caplog.text and "Export again" in caplog.text
+    assert "out_of_scope" not in runtime.predict(SENTENCES, "tags")["tags"]
+    with pytest.raises(ValueError, match="none of the tasks tags knows its scope"):
+        runtime.predict(SENTENCES, "tags", abstain={"out_of_scope": 50})
+
+
+def test_percentiles_of_the_runtime_tell_rows_apart(model: MultiTaskModel, runtime: MultiTaskRuntime) -> None:
+    found = runtime.predict(MANY, "mood")["mood"]["out_of_scope"]
+    assert len(set(found.tolist())) > 3, "premise: not all of them are 0 or 100"
+    np.testing.assert_allclose(found, model.predict(MANY, "mood")["mood"]["out_of_scope"], atol=0.1)
+    limit = float(np.median(found)) + 0.05
+    kept = [
+        label is not None for label in runtime.predict(MANY, "mood", abstain={"out_of_scope": limit})["mood"]["labels"]
+    ]
+    assert kept == (found <= limit).tolist() and 0 < sum(kept) < len(MANY)
 
 
 @pytest.fixture
@@ -332,7 +374,7 @@ model.push_to_hub("team/other")
     environment = {**os.environ, **hub.environment(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True, capture_output=True)
     same, other = (set(hub.repositories[name].branches["main"][-1].files) for name in ("team/same", "team/other"))
-    graphs = {"onnx/export.json", "onnx/model.onnx", "onnx/pairs.onnx"}
+    graphs = {"onnx/export.json", "onnx/model.onnx", "onnx/pairs.onnx", "onnx/scopes.npz"}
     assert same - other == graphs | {"runtime_multitask.py", "handler.py", "requirements.txt"}
 
 
