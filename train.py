@@ -38,6 +38,7 @@ from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
+from multitask_sentence.training.card.model_card import CARD_FILE, edited_card, write_model_card
 from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
 from multitask_sentence.training.distillation.report import report_distillation
@@ -50,7 +51,6 @@ from multitask_sentence.training.recipe.recipe import Recipe
 from multitask_sentence.training.recipe.starting import describe_origin, describe_start, scores_before, start_model
 from multitask_sentence.training.report.abstention import describe_abstention, format_abstention
 from multitask_sentence.training.report.calibration import describe_calibration, format_calibration
-from multitask_sentence.training.report.model_card import CARD_FILE, edited_card, write_model_card
 from multitask_sentence.training.report.predictions import write_predictions
 from multitask_sentence.training.report.publish import check_can_push, push_folder
 from multitask_sentence.training.report.results import (

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..training.report.model_card import write_model_card
+from ..training.card.model_card import write_model_card
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,7 +46,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than training."""
-    monkeypatch.setattr("multitask_sentence.training.report.model_card.draw_pictures", lambda *args: {})
+    monkeypatch.setattr("multitask_sentence.training.card.model_card.draw_pictures", lambda *args: {})
 
 
 @pytest.fixture

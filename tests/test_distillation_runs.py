@@ -71,7 +71,7 @@ def distilled(compared: Path) -> tuple[Path, str]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than training."""
-    monkeypatch.setattr("multitask_sentence.training.report.model_card.draw_pictures", lambda *args: {})
+    monkeypatch.setattr("multitask_sentence.training.card.model_card.draw_pictures", lambda *args: {})
 
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

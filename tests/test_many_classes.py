@@ -17,9 +17,9 @@ from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.metrics.bootstrap import paired_interval
 from multitask_sentence.data.sampling.sampler import FILLER_ROW, MixtureDataset
 from multitask_sentence.tasks_multitask import complete_task
+from multitask_sentence.training.card import model_card
 from multitask_sentence.training.evaluation import scores as evaluation
 from multitask_sentence.training.evaluation.scores import answer_task, task_scores
-from multitask_sentence.training.report import model_card
 from multitask_sentence.training.report.confusion import count_confusion
 from multitask_sentence.training.report.plots import draw_training
 from multitask_sentence.training.report.results import write_json

@@ -9,10 +9,10 @@ import yaml
 
 from helpers import trainer as helpers
 from multitask_sentence.tasks_multitask import complete_task
+from multitask_sentence.training.card.body import _task_rows
 from multitask_sentence.training.mixture.drawing import DrawnSet, describe_epoch
 from multitask_sentence.training.mixture.settings import MixtureConfig
 from multitask_sentence.training.recipe.recipe import load_recipe
-from multitask_sentence.training.report.card_body import _task_rows
 
 GROUPS = [["sentiment", "topic"], ["similarity"]]  # the first two read one data set
 

@@ -15,12 +15,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import card
+from multitask_sentence.training.card.body import FOLDER_PLACEHOLDER
+from multitask_sentence.training.card.metadata import read_source
+from multitask_sentence.training.card.model_card import write_model_card
 from multitask_sentence.training.evaluation.reliability import count_forecasts, describe_forecasts
-from multitask_sentence.training.report.card_body import FOLDER_PLACEHOLDER
-from multitask_sentence.training.report.card_metadata import read_source
 from multitask_sentence.training.report.confusion import count_confusion, read_confusion
 from multitask_sentence.training.report.markdown import code_span, link_target, plain_text, table
-from multitask_sentence.training.report.model_card import write_model_card
 from multitask_sentence.training.report.plots import draw_confusion, draw_training
 from multitask_sentence.training.report.publish import is_generated
 
@@ -359,7 +359,7 @@ def test_unedited_card_is_written_anew(finished: Path):
 @pytest.mark.parametrize("edit", ["header", "body", "unmarked", "after the mark"])
 def test_edited_card_is_kept(finished: Path, edit: str, monkeypatch: pytest.MonkeyPatch):
     warnings: list[str] = []
-    monkeypatch.setattr("multitask_sentence.training.report.model_card.logger.warning", warnings.append)
+    monkeypatch.setattr("multitask_sentence.training.card.model_card.logger.warning", warnings.append)
     path = write_model_card(finished)
     text = path.read_text(encoding="utf-8")
     edited = {

@@ -26,10 +26,10 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 
+from multitask_sentence.training.card.metadata import read_source
 from multitask_sentence.training.recipe.before_data import check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 from multitask_sentence.training.recipe.yaml_file import read_yaml
-from multitask_sentence.training.report.card_metadata import read_source
 
 REFUSED = (ValueError, TypeError, OSError, ImportError, StrictDataclassError)  # what the command ends with one line
 LONGEST_MESSAGE = 12_000  # one that repeats a value of 5,000 characters

@@ -1,6 +1,5 @@
 """Do the tasks help or hurt each other? Each task trained alone, beside the joint run: `train.py --compare_single`.
 
-    check_comparison  what can be refused before any data is loaded
     watch_joint_run   before the joint run: what it should measure for the comparison
     report_comparison after it: the single runs, and all that the comparison says, in results.json and the card
 
@@ -21,13 +20,10 @@ from safetensors.numpy import load_file
 from ...data.metrics.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
-from ..arguments import MultiTaskTrainingArguments
 from ..evaluation.best_checkpoints import score_key
 from ..evaluation.groups import common_split, joined
 from ..evaluation.scores import metric_options, metric_scores
-from ..recipe.recipe import Recipe
 from ..report.results import add_result
-from ..strategy.plan import Plan, plan_of_tasks
 from ..trainer import MultiTaskTrainer
 from .gradient_cosines import GradientCosines, cosines_of_history
 from .report import LEAST_EVALUATIONS, format_comparison
@@ -45,31 +41,6 @@ from .single_runs import (
 logger = logging.getLogger(__name__)
 
 Predictions = tuple[np.ndarray, np.ndarray | None]
-
-
-def check_comparison(plan: Plan, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
-    """
-    Refuse a comparison that cannot be made.
-
-    Raises:
-        ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
-    """
-    trained = [task for task in recipe.settings if plan.trains(task)]
-    if len(trained) < 2:
-        found = f"only {trained[0]!r} is trained" if trained else "strategy leaves nothing to train"
-        raise ValueError(
-            f"--compare_single: {recipe.path}: {found}, so there is nothing to compare. Train two tasks or more, or "
-            "leave --compare_single out."
-        )
-    if args.fsdp or args.deepspeed:
-        raise ValueError(
-            "--compare_single works in one process or with DDP, not with FSDP or DeepSpeed. Leave it out."
-        )
-    for task in trained:
-        try:
-            plan_of_tasks(plan, [task])
-        except ValueError as error:
-            raise ValueError(f"--compare_single: {recipe.path}: {error}") from error
 
 
 def watch_joint_run(joint: MultiTaskTrainer) -> None:
@@ -263,4 +234,4 @@ def report_comparison(
         logger.info("\n" + format_comparison(compared))
 
 
-__all__ = ["check_comparison", "compare_single", "report_comparison", "watch_joint_run"]
+__all__ = ["compare_single", "report_comparison", "watch_joint_run"]

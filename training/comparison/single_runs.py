@@ -35,9 +35,8 @@ from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
-from ..distillation.settings import UNLABELED
 from ..mixture.drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
-from ..mixture.settings import MixtureConfig
+from ..mixture.settings import UNLABELED, MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
 from ..strategy.plan import plan_of_tasks
 from ..strategy.stages import stage_starts

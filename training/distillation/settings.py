@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...checks_multitask import check_choice, check_keys, check_mapping, is_number
+from ..mixture.settings import UNLABELED
 
 SINGLE = "single"  # each task's own model, trained alone first
 ANNEALING = "annealing"
 ROWS = ("all", "own")
 SIMILARITY_LOSSES = ("divergence", "cosent", "cosine_mse")
-UNLABELED = "unlabeled"  # what the further text is called in the mixture
 _UNLABELED_KEYS = ("dataset", "columns", "where")
 
 
@@ -184,4 +184,4 @@ def read_distillation(block: Any, tasks: Sequence[str]) -> Distillation | None:
     )
 
 
-__all__ = ["ANNEALING", "SINGLE", "UNLABELED", "Distillation", "TeacherName", "read_distillation"]
+__all__ = ["ANNEALING", "SINGLE", "Distillation", "TeacherName", "read_distillation"]

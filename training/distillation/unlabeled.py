@@ -10,8 +10,8 @@ from ...data.sources.loading import load_parts
 from ...data.sources.task_source import TaskSource
 from ...data.text.problems import brief
 from ...data.text.spelling import is_empty
+from ..mixture.settings import UNLABELED
 from .answers import HeldOut
-from .settings import UNLABELED
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,7 @@ from ...data.rows.sets import LabelledSet
 from ...data.sampling.rates import deal_rows, set_weights
 from ...data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labelled_for
 from ...problem_types_multitask import LOSSES
-from ..distillation.settings import UNLABELED
-from .settings import MixtureConfig
+from .settings import UNLABELED, MixtureConfig
 
 logger = logging.getLogger(__name__)
 

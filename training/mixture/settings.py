@@ -17,6 +17,7 @@ from ...checks_multitask import check_choice, check_keys, check_mapping, is_numb
 from ...data.sampling.rates import SAMPLINGS
 
 BATCHES = ("mixed", "single_task")
+UNLABELED = "unlabeled"  # what the set without labels is called, from which only teachers teach
 _BY_TASK = ("rates", "passes", "max_rows", "rows_per_batch")
 _BY_SET = ("rates", "passes", "max_rows")
 _WHOLE = ("max_rows", "rows_per_batch", "epoch_rows")  # the others are any number

@@ -12,12 +12,12 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.balancers import Balancer
 from ..balancing.making import check_shared_parts, make_balancer
 from ..balancing.settings import BalancingConfig
-from ..comparison.compare import check_comparison
 from ..distillation.starting import check_distillation
 from ..evaluation.best_checkpoints import check_best_metric
 from ..evaluation.early_stopping import check_early_stopping
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
 from ..run.output_folder import check_output_dir
+from ..strategy.plan import Plan, plan_of_tasks
 from .recipe import Recipe
 from .starting import Start, check_start
 
@@ -61,6 +61,31 @@ class Checked:
     start: Start
     balancer: Balancer
     augmentations: list[Augmentation]
+
+
+def check_comparison(plan: Plan, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
+    """
+    Refuse a comparison that cannot be made.
+
+    Raises:
+        ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
+    """
+    trained = [task for task in recipe.settings if plan.trains(task)]
+    if len(trained) < 2:
+        found = f"only {trained[0]!r} is trained" if trained else "strategy leaves nothing to train"
+        raise ValueError(
+            f"--compare_single: {recipe.path}: {found}, so there is nothing to compare. Train two tasks or more, or "
+            "leave --compare_single out."
+        )
+    if args.fsdp or args.deepspeed:
+        raise ValueError(
+            "--compare_single works in one process or with DDP, not with FSDP or DeepSpeed. Leave it out."
+        )
+    for task in trained:
+        try:
+            plan_of_tasks(plan, [task])
+        except ValueError as error:
+            raise ValueError(f"--compare_single: {recipe.path}: {error}") from error
 
 
 def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: MultiTaskTrainingArguments) -> Checked:

@@ -24,7 +24,7 @@ from ...problem_types_multitask import METRICS
 from ...tasks_multitask import TaskConfig
 from ..evaluation.groups import TaskGroup, with_groups
 from ..evaluation.scores import metric_options
-from .markdown import code_span, link_target, plain_text
+from ..report.markdown import code_span, link_target, plain_text
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The model card: a finished folder's README.md and its pictures, made of what the run measured and of nothing else.
 
 write_model_card   reads results.json, config.json and recipe.yaml, writes README.md and the pictures
-card_metadata      its YAML header (card_metadata.py), which the Hub's search, links and score tables are made from
-render_card        what a person reads: card_template.md.jinja, filled by card_body.py
+card_metadata      its YAML header (metadata.py), which the Hub's search, links and score tables are made from
+render_card        what a person reads: template.md.jinja, filled by body.py
 is_generated       whether a card still is as it was written (publish.py); one that somebody edited is kept
 """
 
@@ -20,12 +20,12 @@ from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
 from ..evaluation.groups import TaskGroup, read_groups
 from ..recipe.yaml_file import read_yaml
-from .card_body import CONFUSION_PICTURES, RELIABILITY_PICTURE, RISK_PICTURE, TRAINING_PICTURE, kept_step, render_card
-from .card_metadata import CardContent, read_source
-from .confusion import most_wrong, read_confusion
-from .plots import draw_confusion, draw_reliability, draw_risk_coverage, draw_training
-from .publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
-from .results import RECIPE_FILE, RESULTS_FILE
+from ..report.confusion import most_wrong, read_confusion
+from ..report.plots import draw_confusion, draw_reliability, draw_risk_coverage, draw_training
+from ..report.publish import CARD_FILE, CARD_FILE_BESIDE_AN_EDITED_ONE, MARK, is_generated
+from ..report.results import RECIPE_FILE, RESULTS_FILE
+from .body import CONFUSION_PICTURES, RELIABILITY_PICTURE, RISK_PICTURE, TRAINING_PICTURE, kept_step, render_card
+from .metadata import CardContent, read_source
 
 logger = logging.get_logger(__name__)
 

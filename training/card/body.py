@@ -1,4 +1,4 @@
-"""What card_template.md.jinja is filled with: the rows of its tables and the facts of its sentences.
+"""What template.md.jinja is filled with: the rows of its tables and the facts of its sentences.
 
     render_card    the whole card, header and body
 
@@ -21,11 +21,11 @@ from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
 from ..comparison.report import comparison_section
 from ..distillation.report import distilled_section
-from .abstention import abstention_rows, unreached
-from .calibration import calibration_rows
-from .card_metadata import CardContent, card_metadata, is_hub_id, read_augmented
-from .confusion import read_confusion, worst_classes
-from .markdown import code_span, link_target, plain_text, table
+from ..report.abstention import abstention_rows, unreached
+from ..report.calibration import calibration_rows
+from ..report.confusion import read_confusion, worst_classes
+from ..report.markdown import code_span, link_target, plain_text, table
+from .metadata import CardContent, card_metadata, is_hub_id, read_augmented
 
 FOLDER_PLACEHOLDER = "path/to/this/folder"
 TRAINING_PICTURE = "training.png"
@@ -229,7 +229,7 @@ def _pictures(content: CardContent, beginning: str) -> list[tuple[str, str]]:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("multitask_sentence.training.report", ""),
+        loader=PackageLoader("multitask_sentence.training.card", ""),
         autoescape=False,  # Markdown, where a browser's escapes would be shown: the filters below escape instead
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -252,7 +252,7 @@ def render_card(content: CardContent) -> str:
     languages: Sequence[str] = [content.language] if isinstance(content.language, str) else content.language or []
     return (
         _environment()
-        .get_template("card_template.md.jinja")
+        .get_template("template.md.jinja")
         .render(
             header=card_metadata(content).to_yaml(),
             name=content.name,
