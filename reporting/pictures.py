@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tasks_multitask import TaskConfig
 from ..training.evaluation.groups import TaskGroup
-from ..training.report.card_body import kept_step
+from ..training.card.body import kept_step
 from ..training.report.plots import draw_reliability, draw_training
 
 
