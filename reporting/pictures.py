@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..tasks_multitask import TaskConfig
-from ..training.evaluation.groups import TaskGroup
 from ..training.card.body import kept_step
+from ..training.evaluation.groups import TaskGroup
 from ..training.report.plots import draw_reliability, draw_training
 
 
