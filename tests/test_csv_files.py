@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from mmap import mmap
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from multitask_sentence.data.files.csv_files import read_csv
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.data.sources import loading as sources
+from multitask_sentence.data.text.half_characters import map_bytes
 
 SINGLE = "single_label_classification"
 
@@ -46,6 +48,27 @@ def texts(loaded: LoadedTasks) -> list[str]:
 
 def labels(loaded: LoadedTasks) -> list[Any]:
     return loaded.sets[0].splits["train"]["label_t"][:]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_text_behind_a_quote_is_found_in_every_encoding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str
+) -> None:
+    content = '"text" is,label\n"caf\u00e9" good,yes\n"bad",no'.encode(encoding)
+    options = {} if encoding.startswith("utf-8") else {"encoding": encoding}
+    with caplog.at_level("INFO", "multitask_sentence"):
+        load(tmp_path, content, columns={"sentence": "text is", "label": "label"}, **options)
+    assert "in 2 cells of" in caplog.text
+    assert "text follows a closing quote, first in '\"text\" is'" in caplog.text
+
+
+def test_plain_file_is_searched_where_it_lies_and_a_packed_one_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"text,label\n")
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"text,label\n"))
+    (tmp_path / "empty.csv").touch()
+    found = [map_bytes(str(tmp_path / name)) for name in ("rows.csv", "rows.csv.gz", "empty.csv")]
+    assert [type(content) for content in found] == [mmap, bytes, bytes]
+    assert [content[:] for content in found] == [b"text,label\n", b"text,label\n", b""]
 
 
 # Quotes that swallow rows

@@ -10,7 +10,7 @@ import pandas as pd
 from datasets import BuilderConfig, Features, Value, load_dataset
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from ..text.half_characters import count_halves, encoding_errors_for, read_bytes
+from ..text.half_characters import count_halves, encoding_errors_for, map_bytes
 from ..text.problems import brief
 from ..text.spelling import show_names
 from .csv_hints import column_hint, failure_hint, fields_hint, sample_of
@@ -104,7 +104,7 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
     used = sorted({name for own in columns.values() for name in (own if isinstance(own, list) else [own])})
     hint = partial(failure_hint, task, file, parsing, used)
     shown = {"path": file} | options
-    content = b"" if "://" in file else attempt(task, shown, partial(read_bytes, file), hint)
+    content = b"" if "://" in file else attempt(task, shown, partial(map_bytes, file), hint)
     errors = encoding_errors_for(content, parsing.get("encoding") or "utf-8")
     if errors != "strict" and parsing.get("encoding_errors") in (None, "strict"):
         parsing["encoding_errors"] = errors
@@ -127,9 +127,7 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
     )
     rows = attempt(task, shown, load, hint)["train"]
     check_line_breaks(task, file, rows, parsing)
-    encoding = parsing.get("encoding") or "utf-8-sig"
-    text = content.decode(encoding, parsing.get("encoding_errors") or "strict")
-    check_quotes(task, file, text, rows, parsing)
+    check_quotes(task, file, content, rows, parsing)
     _announce_twice(task, file, head, used)
     if errors != "strict":
         count_halves(task, file, rows)

@@ -4,14 +4,17 @@ check_line_breaks   lines are counted against rows; a cell that has swallowed ro
 check_quotes        text behind a closing quote, and quotes behind a space, are announced
 """
 
+import codecs
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
+from mmap import mmap
 from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
@@ -72,7 +75,7 @@ def _check_swallowed(
     suspected = [found for found in broken if delimiter in found[2]]
     if not suspected:
         return
-    known = [_Known(rows[name][:]) for name in rows.column_names]
+    known = _known_columns(rows, suspected, delimiter)
     for (row, place, cell), closed in zip(suspected, _well_closed(file, suspected, parsing, delimiter), strict=True):
         if closed and delimiter != "\t" and not _looks_like_rows(cell, place, known, delimiter):
             continue
@@ -87,14 +90,24 @@ def _check_swallowed(
 class _Known:
     """The values of a column, to recognise a cell of it: one that is there already, or a number among numbers."""
 
-    def __init__(self, cells: list[str | None]) -> None:
-        self.values = {cell for cell in cells if cell is not None}
-        self.repeats = len(self.values) < 0.9 * len(cells)
-        sample = list(self.values)[:100]
+    def __init__(self, cells: pa.ChunkedArray, wanted: set[str]) -> None:
+        found = cells.filter(pc.is_in(cells, value_set=pa.array(sorted(wanted), cells.type)))
+        self.values = set(found.unique().to_pylist())
+        self.repeats = pc.count_distinct(cells).as_py() < 0.9 * len(cells)
+        sample = cells.slice(0, 10_000).drop_null().unique().to_pylist()[:100]
         self.numbers = sum(number(cell) is not None for cell in sample) > len(sample) / 2
 
     def has(self, text: str) -> bool:
         return bool(text.strip()) and (text in self.values or (self.numbers and number(text) is not None))
+
+
+def _known_columns(rows: Dataset, suspected: list[tuple[int, int, str]], delimiter: str) -> list[_Known]:
+    """What is known of each column; of its values only those that a suspected cell holds are looked for."""
+    wanted: list[set[str]] = [set() for _ in rows.column_names]
+    for _, place, cell in suspected:
+        for other, text in _row_cells(cell, place, len(wanted), delimiter):
+            wanted[other].add(text)
+    return [_Known(rows.data.column(name), own) for name, own in zip(rows.column_names, wanted, strict=True)]
 
 
 def _looks_like_rows(cell: str, place: int, known: list[_Known], delimiter: str) -> bool:
@@ -141,28 +154,41 @@ def _well_closed(
         yield found >= 0 and text[position : position + 1] in ("", "\r", "\n", delimiter)
 
 
-def check_quotes(task: str, file: str, text: str, rows: Dataset, parsing: dict[str, Any]) -> None:
+def _as_text(found: str | bytes) -> str:
+    return found if isinstance(found, str) else found.decode("utf-8", "replace")
+
+
+def check_quotes(task: str, file: str, content: bytes | mmap, rows: Dataset, parsing: dict[str, Any]) -> None:
     """Tell of quotes that are read otherwise than they were probably meant, with the option that mends it.
 
     Text behind a closing quote comes of a quote within the cell that was not doubled: `"say \\"hi\\" twice"` and
     `"great" they said` lose quotes. A quote behind a space (`, "good"`) encloses nothing and stays in the cell.
+
+    A file in UTF-8 is searched where it lies on the disk; one in another encoding is read as a whole.
     """
     quote = parsing.get("quotechar") or '"'
-    if quote not in text or parsing.get("quoting") == 3 or parsing.get("escapechar"):
+    if parsing.get("quoting") == 3 or parsing.get("escapechar"):
         return
     before, end = re.escape(quote), re.escape(parsing["delimiter"]) + r"\r\n"
     space = " *" if parsing.get("skipinitialspace") else ""
-    cell = re.compile(
-        rf"(?:\A|(?<=[{end}])){space}{before}([^{before}]*(?:{before}{before}[^{before}]*)*){before}([^{end}]*)"
-    )
+    pattern = rf"(?:\A|(?<=[{end}])){space}{before}([^{before}]*(?:{before}{before}[^{before}]*)*){before}([^{end}]*)"
+    encoding = (parsing.get("encoding") or "utf-8-sig").lower().replace("_", "-")
+    if encoding in ("utf-8", "utf-8-sig", "utf8") and pattern.isascii():
+        found = re.compile(pattern.encode()).finditer(memoryview(content)[3 * (content[:3] == codecs.BOM_UTF8) :])
+    else:
+        text = bytes(content).decode(encoding, parsing.get("encoding_errors") or "strict")
+        found = re.compile(pattern).finditer(text)
     where = f"tasks.{task}.dataset"
-    wrong = [found for found in cell.finditer(text) if found[2].strip()]
+    wrong, escaped, first = 0, False, ""
+    for cell in found:
+        if _as_text(cell[2]).strip():
+            wrong, escaped = wrong + 1, escaped or _as_text(cell[1]).endswith("\\")
+            first = first or _as_text(cell[0])[:60]
     if wrong:
-        escaped = any(found[1].endswith("\\") for found in wrong)
         remedy = "add `escapechar: '\\'`" if escaped else "add `quoting: 3`"
         logger.info(
-            f"{task}: in {len(wrong)} cells of {file} text follows a closing quote, first in "
-            f"{brief(wrong[0][0][:60])}: such quotes are lost. If quotes are part of the text, {remedy} to {where}"
+            f"{task}: in {wrong} cells of {file} text follows a closing quote, first in {brief(first)}: such quotes "
+            f"are lost. If quotes are part of the text, {remedy} to {where}"
         )
     if not space:
         names, kept = rows.column_names, Counter()

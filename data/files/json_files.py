@@ -9,7 +9,14 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from ...checks_multitask import suggest
-from ..text.half_characters import count_halves, encoding_errors_for, holds_escaped_halves, mended, read_bytes
+from ..text.half_characters import (
+    count_halves,
+    encoding_errors_for,
+    holds_escaped_halves,
+    map_bytes,
+    mended,
+    read_bytes,
+)
 from ..text.problems import brief
 from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
 
@@ -24,10 +31,10 @@ def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, 
     if options.get("field") is not None or options.get("column_names") is not None:
         return _read_field(task, file, options)
     shown, hint = {"path": file} | options, partial(_failure_hint, task, file)
-    content = b"" if "://" in file else attempt(task, shown, partial(read_bytes, file), hint)
+    content = b"" if "://" in file else attempt(task, shown, partial(map_bytes, file), hint)
     encoding = _encoding(options)
     if encoding_errors_for(content, encoding) != "strict" or holds_escaped_halves(content):
-        found = mended(attempt(task, shown, partial(_rows, content, encoding), hint))
+        found = mended(attempt(task, shown, partial(_rows, bytes(content), encoding), hint))
         count_halves(task, file, found)
         rows = attempt(task, shown, partial(Dataset.from_list, found, on_mixed_types="use_json"), hint)
     else:

@@ -12,13 +12,16 @@ not allow stays an error.
 
 import codecs
 import logging
+import os
 import re
 from collections.abc import Iterable
+from mmap import ACCESS_READ, mmap
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 from datasets import Dataset, Value
+from fsspec.utils import infer_compression
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +63,21 @@ def read_bytes(file: str) -> bytes:
         return opened.read()
 
 
-def encoding_errors_for(content: bytes, encoding: str) -> str:
+def map_bytes(file: str) -> bytes | mmap:
+    """The same, through a memory map where the file lies on this machine as it is."""
+    if infer_compression(file) is not None or not os.path.getsize(file):
+        return read_bytes(file)
+    with open(file, "rb") as opened:
+        return mmap(opened.fileno(), 0, access=ACCESS_READ)
+
+
+def encoding_errors_for(content: bytes | mmap, encoding: str) -> str:
     """`HALVES` where half characters are all that the encoding does not allow in these bytes, else "strict"."""
     kind = encoding.lower().replace("_", "-")
     may_hold = _AS_BYTES.search(content) if kind.startswith("utf-8") or kind == "utf8" else kind.startswith("utf-16")
     if not may_hold:
         return "strict"
+    content = bytes(content)
     try:
         content.decode(encoding)
     except UnicodeDecodeError:
@@ -77,7 +89,7 @@ def encoding_errors_for(content: bytes, encoding: str) -> str:
     return "strict"
 
 
-def holds_escaped_halves(content: bytes) -> bool:
+def holds_escaped_halves(content: bytes | mmap) -> bool:
     """Whether bytes of JSON may hold half characters as `\\ud83d`."""
     return _ESCAPED_HALF.search(content) is not None
 
@@ -136,6 +148,7 @@ __all__ = [
     "count_halves",
     "encoding_errors_for",
     "holds_escaped_halves",
+    "map_bytes",
     "mended",
     "read_bytes",
     "texts_in",
