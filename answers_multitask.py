@@ -17,8 +17,11 @@ This file imports only Python's own library, and files that do: the runtime with
 imported where a DataFrame is asked for.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -27,6 +30,7 @@ from .records_multitask import complete_abstain
 from .rows_multitask import check_container, check_rows, count_rows, distinct_sentences, windows_of
 from .tasks_multitask import TaskConfig
 
+logger = logging.getLogger(__name__)
 FLOAT32 = ("values", "out_of_scope")  # half precision has no room for them
 ANSWER_CONVERSIONS = ("numpy", "tensor", "pandas")
 
@@ -97,9 +101,15 @@ def _nobody_reads(tasks: Iterable[str], is_pair: bool) -> str:
     )
 
 
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
 def when_to_abstain(tasks: dict[str, TaskConfig], names: Iterable[str], abstain: Any) -> dict[str, float]:
     """
-    By task, the confidence from which on it gives a label; tasks that give one always are left out.
+    By task, the confidence from which on it gives a label; tasks that give one always are left out. It is infinite for
+    a task that keeps within its scope, but does not know it: the task gives no label, and a warning says so.
 
     Args:
         tasks: `config.tasks`.
@@ -119,7 +129,18 @@ def when_to_abstain(tasks: dict[str, TaskConfig], names: Iterable[str], abstain:
                 "recipe (tasks.NAME.abstain), or give a confidence such as {'confidence': 0.8}."
             )
         return {name: given.least_confidence for name in names if tasks[name].kind.has_labels}
-    return {name: found.least_confidence for name in names if (found := tasks[name].abstain) is not None}
+    own = {name: found for name in names if (found := tasks[name].abstain) is not None}
+    least = {name: found.least_confidence for name, found in own.items()}
+    for name, found in own.items():
+        if found.out_of_scope is not None and not tasks[name].out_of_scope:
+            _warn_once(
+                f"Task {name!r} should give no label beyond the percentile {found.out_of_scope:g}, but does not know "
+                "its scope, like any checkpoint from before the end of training and any task with new labels, so that "
+                "it gives no label at all. Take the finished model, train with `out_of_scope: true`, or give "
+                "abstain=False."
+            )
+            least[name] = math.inf
+    return least
 
 
 def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstain: Any) -> dict[str, float]:
@@ -129,7 +150,7 @@ def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstai
     Arguments are those of `when_to_abstain`, which checks them.
 
     Raises:
-        ValueError: a percentile is asked for of a task that does not know its scope.
+        ValueError: the caller asks for a percentile, and no task knows its scope.
     """
     if abstain is False:
         return {}
@@ -137,15 +158,8 @@ def farthest_labelled(tasks: dict[str, TaskConfig], names: Iterable[str], abstai
     found = {}
     for name in names:
         own = tasks[name].abstain if given is None else given
-        if own is None or own.out_of_scope is None or not tasks[name].kind.has_labels:
-            continue
-        if tasks[name].out_of_scope:
+        if own is not None and own.out_of_scope is not None and tasks[name].out_of_scope:
             found[name] = own.out_of_scope
-        elif given is None:
-            raise ValueError(
-                f"Task {name!r} should give no label beyond the percentile {own.out_of_scope:g}, but does not know "
-                "its scope. Train it with `out_of_scope: true` in the recipe, or give abstain=False."
-            )
     if given is not None and given.out_of_scope is not None and not found:
         raise ValueError(
             f"abstain is {abstain!r}, but none of the tasks {', '.join(names)} knows its scope. Train with "

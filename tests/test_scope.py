@@ -175,9 +175,6 @@ def test_wrong_settings_are_refused(all_tasks: dict[str, Any], task: str, settin
 def test_task_that_does_not_know_its_scope_says_how_to_mend_that(tiny_model: MultiTaskModel) -> None:
     with pytest.raises(ValueError, match=r"none of the tasks mood knows its scope\. Train with `out_of_scope: true`"):
         tiny_model.predict(SENTENCES, head="mood", abstain={"out_of_scope": 99})
-    tiny_model.config.change_task("mood", abstain={"out_of_scope": 99})
-    with pytest.raises(ValueError, match=r"'mood' should give no label beyond the percentile 99, but does not know"):
-        tiny_model.predict(SENTENCES)
 
 
 # ---- a run ----
@@ -188,8 +185,10 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
     """A recipe of two tasks, trained with `out_of_scope: true`. Read only."""
     folder = tmp_path_factory.mktemp("scope")
     write_rows(folder)
-    path = change(make_recipe(folder, tiny_backbone, ("mood", "tags", "similarity")), out_of_scope=True)
-    run([str(path)])
+    path = make_recipe(folder, tiny_backbone, ("mood", "tags", "similarity"))
+    tasks = yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]
+    tasks["mood"]["abstain"] = {"out_of_scope": 97}
+    run([str(change(path, out_of_scope=True, tasks=tasks))])
     return path
 
 
@@ -213,6 +212,20 @@ def test_run_stores_what_its_tasks_were_trained_on(job: Path) -> None:
     scope = model.heads["mood"].scope
     units = torch.nn.functional.normalize(torch.from_numpy(model.encode(trained, normalize=False)), dim=-1)
     assert (units - scope.centre).norm(dim=-1).max() < 1
+
+
+def test_checkpoint_answers_without_labels_where_it_should_keep_within_a_scope_that_it_does_not_know(
+    job: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, *_ = sorted((job.parent / "result").glob("checkpoint-*"))
+    model = MultiTaskModel.from_pretrained(checkpoint)
+    model.predict(SENTENCES)
+    found = model.predict(SENTENCES)
+    assert found["mood"]["labels"] == [None] * 5 and found["mood"]["probabilities"].shape == (5, 2)
+    assert "out_of_scope" not in found["mood"] and None not in found["tags"]["labels"]
+    assert caplog.text.count("'mood' should give no label beyond the percentile 97") == 1, "said once"
+    labels = model.predict(SENTENCES, abstain=False)["mood"]["labels"]
+    assert set(labels) <= set(model.config.tasks["mood"].labels)
 
 
 def test_going_on_measures_the_scope_anew_and_forgets_that_of_tasks_without_data(job: Path, tmp_path: Path) -> None:
