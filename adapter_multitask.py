@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -174,10 +175,14 @@ def read_weights(
         options: how to reach the Hub, such as `revision` and `token`.
 
     Raises:
-        OSError: the file is missing.
+        OSError: the file is missing or damaged.
         ValueError: it holds other weights than the adapter has.
     """
-    weights = load_file(_adapter_file(name_or_path, WEIGHTS_FILE, options or {}))
+    path = _adapter_file(name_or_path, WEIGHTS_FILE, options or {})
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: the adapter's weights are damaged ({error}). Download or save them again.") from error
     weights = {name.removeprefix(FILE_PREFIX): weight for name, weight in weights.items()}
     expected = _weights_of(backbone, None)
     different = sorted(

@@ -211,6 +211,8 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
         for task in model.config.tasks:
             reason = why_no_classifier(model, task)
             found[task] = _write_classifier(model, task, staging / task) if reason is None else reason
+        for made in staging.iterdir():  # each may go where it likes
+            update_manifest(made)
         put_in_place(staging, folder, Path(temporary) / "old")
     if (folder.parent / MANIFEST_FILE).is_file():
         update_manifest(folder.parent, [f"{folder.name}/{name}" for name in files_of(folder)])

@@ -65,3 +65,25 @@ class OpenVINOGraph:
 
 
 GRAPHS = {"onnx": OnnxGraph, "openvino": OpenVINOGraph}
+
+
+def open_graph(engine: str, path: Path, precision: str, threads: int | None) -> Any:
+    """
+    A graph, ready to compute.
+
+    Raises:
+        OSError: the file is missing.
+        ValueError: the engine cannot read it.
+        ImportError: the engine is not installed.
+    """
+    if not path.is_file():
+        raise OSError(f"{path} is missing. Download it, or export, again.")
+    try:
+        return GRAPHS[engine](path, precision, threads)
+    except ImportError:
+        raise
+    except Exception as error:  # each engine has errors of its own
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: {engine} cannot read the graph ({said:.300}). If it is damaged, download it, or export, again."
+        ) from error

@@ -1,6 +1,5 @@
 """An exported model without torch: `encode`, `predict` and `similarity` on ONNX Runtime or OpenVINO."""
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -27,10 +26,10 @@ from ..rows_multitask import (
     windows_of,
 )
 from ..tasks_multitask import TaskConfig
-from .graphs import GRAPHS
+from .graphs import GRAPHS, open_graph
 from .hub import download
 from .logits import answer, scaled
-from .record import EXPORT_IT, RECORD_FILE, check_record, check_sizes, hash_weights
+from .record import EXPORT_IT, RECORD_FILE, check_content, check_record, check_sizes, hash_weights, read_json
 from .scopes import out_of_scope, read_scopes
 
 logger = logging.getLogger(__name__)
@@ -62,11 +61,19 @@ class MultiTaskRuntime:
         embedding_output: the output of the sentence graph that heads read.
     """
 
-    def __init__(self, folder: Path, engine: str, precision: str, threads: int | None, weights: dict[str, str] | None):
+    def __init__(
+        self,
+        folder: Path,
+        engine: str,
+        precision: str,
+        threads: int | None,
+        weights: dict[str, str] | None,
+        verify: bool = False,
+    ):
         self.engine, self.precision, where = engine, precision, folder / engine
         self.folder = folder
-        self.record = record = json.loads((where / RECORD_FILE).read_text(encoding="utf-8"))
-        self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.record = record = read_json(where / RECORD_FILE)
+        self.config = read_json(folder / "config.json")
         self.config["embedding_dim"] = record["embedding_dim"]
         saved = self.config.get("tasks") or {}
         order = [name for name in self.config.get("task_order") or () if name in saved]
@@ -80,11 +87,13 @@ class MultiTaskRuntime:
                 "multitask-sentence export FOLDER --int8."
             )
         check_sizes(where, record)
+        if verify:
+            check_content(folder, where, record)
         with ThreadPoolExecutor(max_workers=1) as thread:  # beside the reading of the graphs
             hashed = thread.submit(lambda: hash_weights(folder) if weights is None else weights)
-            self._sentences = GRAPHS[engine](where / graph, precision, threads)
+            self._sentences = open_graph(engine, where / graph, precision, threads)
             pairs = record["graphs"].get("pairs")
-            self._pairs = GRAPHS[engine](where / pairs, precision, threads) if pairs else None
+            self._pairs = open_graph(engine, where / pairs, precision, threads) if pairs else None
             check_record(str(where), record, self.config, hashed.result())
         self.scopes = read_scopes(where / record["scopes"]) if "scopes" in record else {}
         for name in [name for name, task in self.tasks.items() if task.out_of_scope and name not in self.scopes]:
@@ -93,7 +102,7 @@ class MultiTaskRuntime:
                 "scope, so that it answers without out_of_scope. Export again: multitask-sentence export FOLDER."
             )
             self.tasks[name] = replace(self.tasks[name], out_of_scope=False)
-        self.tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
+        self.tokenizer = self._read_tokenizer(folder / "tokenizer.json")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
         self._pad_id = record["tokenizer"]["pad_token_id"]
@@ -109,6 +118,7 @@ class MultiTaskRuntime:
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
+        verify: bool = False,
     ) -> "MultiTaskRuntime":
         """
         Open an exported folder or Hub repository.
@@ -121,10 +131,11 @@ class MultiTaskRuntime:
             revision: a commit, branch or tag of the Hub.
             token: for a private repository; `None` takes the one that `hf auth login` stored.
             cache_dir: where downloads are kept, if not where huggingface_hub keeps them.
+            verify: whether the sha256 of every file that is read is compared with that of the export.
 
         Raises:
-            ValueError: there is no export, it has no such precision, or it does not belong to weights or config.json
-                beside it.
+            ValueError: there is no export, it has no such precision, it does not belong to weights or config.json
+                beside it, or a file of it is damaged.
             ImportError: the engine is not installed.
             OSError: a file is missing, or the Hub cannot be reached.
         """
@@ -148,12 +159,24 @@ class MultiTaskRuntime:
             options = {"revision": revision, "token": token, "cache_dir": cache_dir}
             folder, engine, weights = download(os.fspath(source), engine, precision, **options)
         try:
-            return cls(folder, engine, precision, threads, weights)
+            return cls(folder, engine, precision, threads, weights, verify)
         except ImportError as error:
             package = GRAPHS[engine].package
             raise ImportError(
                 f"{package} is not installed, which computes {folder / engine}: pip install {package}."
             ) from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder}: config.json or {engine}/{RECORD_FILE} is damaged, or of another version "
+                f"({type(error).__name__}: {error}). Download them, or export, again."
+            ) from error
+
+    @staticmethod
+    def _read_tokenizer(path: Path) -> Tokenizer:
+        try:
+            return Tokenizer.from_file(os.fspath(path))
+        except Exception as error:  # the library has no class of its own for it
+            raise ValueError(f"{path} holds no tokenizer ({error}). Download it, or export, again.") from error
 
     def tokenize(self, sentences: list[str]) -> list[list[int]]:
         """Token ids of sentences, at most `max_length` of each."""

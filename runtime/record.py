@@ -2,16 +2,20 @@
 
 hash_weights     the sha256 of each file of weights
 graph_settings   what of a config.json is built into the graphs
+read_json        a file of JSON that was exported
 check_sizes      refuses files that are not complete
+check_content    refuses files that are not what was exported
 check_record     refuses graphs that belong to other weights or settings
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 RECORD_FILE = "export.json"
+MANIFEST = "manifest.json"  # of the whole folder, where it has one
 RECORD_VERSION = 1  # grows when a record means something that older code would read wrongly
 EXPORT_IT = "Export it: multitask-sentence export FOLDER."
 
@@ -43,6 +47,17 @@ def graph_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "backbone": config["backbone_config"].get("model_type"), "tasks": tasks}
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A ValueError for a file that is no mapping, as after damage."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping. Download it again, or export again.")
+    return found
+
+
 def check_sizes(where: Path, record: dict[str, Any]) -> None:
     """A ValueError for a file that is not complete, as after a download that broke off."""
     for name, size in record["files"].items():
@@ -52,6 +67,28 @@ def check_sizes(where: Path, record: dict[str, Any]) -> None:
                 f"{path} has {path.stat().st_size:,} bytes, but was exported with {size['bytes']:,}, so it is not "
                 "complete. Download it again, or export again."
             )
+
+
+def check_content(folder: Path, where: Path, record: dict[str, Any]) -> None:
+    """
+    Compare the sha256 of all that a runtime reads with the record and, where there is one, the folder's manifest.
+
+    Args:
+        folder: of the model.
+        where: the folder of the graphs in it.
+        record: its export.json.
+
+    Raises:
+        ValueError: a file is not what was exported; names it.
+    """
+    expected = {where / name: entry["sha256"] for name, entry in record["files"].items()}
+    if (folder / MANIFEST).is_file():
+        files = read_json(folder / MANIFEST).get("files") or {}
+        read = ("config.json", "tokenizer.json", f"{where.name}/{RECORD_FILE}")
+        expected |= {folder / name: files[name]["sha256"] for name in read if name in files}
+    for path, sha256 in expected.items():
+        if path.is_file() and hash_file(path) != sha256:  # a download holds only what one engine reads
+            raise ValueError(f"{path} is not what was exported: its sha256 is another. Download it, or export, again.")
 
 
 def check_record(where: str, record: dict[str, Any], config: dict[str, Any], weights: dict[str, str]) -> None:

@@ -15,12 +15,15 @@ SCOPES_FILE = "scopes.npz"
 
 
 def read_scopes(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """By task the buffers of its `Scope`, by name."""
+    """By task the buffers of its `Scope`, by name; a ValueError for a file that is damaged."""
     scopes: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            task, buffer = key.rsplit(".", 1)
-            scopes.setdefault(task, {})[buffer] = file[key]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                task, buffer = key.rsplit(".", 1)
+                scopes.setdefault(task, {})[buffer] = file[key]
+    except Exception as error:  # a damaged zip archive ends in any error
+        raise ValueError(f"{path} cannot be read ({error}). Download it, or export, again.") from error
     return scopes
 
 

@@ -162,6 +162,33 @@ def test_incomplete_graph_is_told_from_a_complete_one(folder: Path) -> None:
         MultiTaskRuntime.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/export.json", "config.json", "tokenizer.json"])
+def test_content_that_has_changed_is_found_on_request(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]  # a weight of the graph
+    changed = flipped if name.endswith(".onnx") else content + b" "
+    MultiTaskRuntime.from_pretrained(folder, verify=True)
+    (folder / name).write_bytes(changed)
+    with pytest.raises(ValueError, match=rf"{name} is not what was exported: its sha256 is another"):
+        MultiTaskRuntime.from_pretrained(folder, verify=True)
+
+
+def test_graph_and_tokenizer_that_cannot_be_read_are_named(folder: Path) -> None:
+    graph, tokenizer = folder / "onnx" / "model.onnx", folder / "tokenizer.json"
+    content = graph.read_bytes()
+    graph.write_bytes(bytes(len(content)))
+    with pytest.raises(ValueError, match=r"model\.onnx: onnx cannot read the graph \(.*If it is damaged"):
+        MultiTaskRuntime.from_pretrained(folder)
+    graph.unlink()
+    with pytest.raises(OSError, match=r"model\.onnx is missing"):
+        MultiTaskRuntime.from_pretrained(folder)
+    graph.write_bytes(content)
+    tokenizer.write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json holds no tokenizer"):
+        MultiTaskRuntime.from_pretrained(folder)
+
+
 def test_another_export_replaces_the_first_and_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = MultiTaskModel.from_pretrained(folder)
     with torch.no_grad():

@@ -43,6 +43,20 @@ def test_gradients_and_losses_of_two_processes_equal_those_of_one_big_batch(name
         assert {key: results[process]["logs"][name][key] for key in losses} == pytest.approx(losses, rel=1e-5)
 
 
+def test_contrastive_weights_of_two_processes_equal_those_of_one_after_several_steps(
+    two_processes, backbone, tmp_path
+):
+    expected = mixture_distributed_run.trained_weights(backbone, tmp_path, in_one_batch=True)
+    start = mixture_distributed_run.make_model(backbone, ("search",)).state_dict()
+    assert any((expected[name] - start[name]).abs().max() > 5e-3 for name in expected), "premise: nine steps"
+    for process in range(2):
+        found = load_file(two_processes[0] / f"trained.{process}.safetensors")
+        for name, weight in expected.items():
+            torch.testing.assert_close(
+                found[name], weight, rtol=1e-6, atol=1e-6, msg=lambda text, of=name: f"{of}: {text}"
+            )
+
+
 def test_negatives_of_the_other_process_count(two_processes, backbone, tmp_path):
     # Premise of the test above: without them the gradients would be others.
     half = mixture_distributed_run.RUNS["contrastive"] | {"one": 6}

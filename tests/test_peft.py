@@ -278,6 +278,9 @@ def test_opening_an_adapter_names_what_is_missing_or_does_not_fit(tiny_backbone:
     save_file(dict(list(weights.items())[1:]), weights_file)
     with pytest.raises(ValueError, match=r"the weights of the adapter do not fit its layers \(encoder\.layer\.0"):
         MultiTaskModel.from_pretrained(tmp_path)
+    weights_file.write_bytes(weights_file.read_bytes().replace(b'":', b'"?', 1))
+    with pytest.raises(OSError, match=r"adapter_model\.safetensors: the adapter's weights are damaged"):
+        MultiTaskModel.from_pretrained(tmp_path)
     weights_file.unlink()
     with pytest.raises(OSError, match=r"saved as an adapter, but adapter/adapter_model\.safetensors is missing"):
         MultiTaskModel.from_pretrained(tmp_path)

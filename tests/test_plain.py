@@ -14,6 +14,7 @@ from helpers.backbones import CONFIGS
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import export as command
 from multitask_sentence.export.plain import export_plain, why_no_classifier
+from multitask_sentence.manifest_multitask import find_changes
 
 SENTENCES = ["the cat sat on the mat", "", "good film !", "the bird sang " * 30]
 MOOD = {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]}
@@ -89,6 +90,8 @@ def test_embedding_opens_in_sentence_transformers_without_trust(
     kinds += ["Normalize"] if model.config.normalize else []
     assert [type(module).__name__ for module in opened] == kinds
     assert opened.max_seq_length == 20
+    (tmp_path / "plain" / "embedding" / "modules.json").write_text("[]")
+    assert list(find_changes(tmp_path / "plain" / "embedding")) == ["modules.json"], "it has a manifest of its own"
 
 
 def test_projection_may_be_the_dense_layer(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import datasets
 import pytest
 
-from multitask_sentence.data.cache.arrays import BATCH_ROWS
+from multitask_sentence.data.cache.arrays import BATCH_ROWS, cached_text
+from multitask_sentence.data.cache.shards import file_hash
 from multitask_sentence.data.files.parts import Cells
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.report import describe
@@ -98,20 +99,43 @@ def test_rows_are_files_that_are_mapped_and_so_are_their_hashes(tmp_path: Path, 
     assert not list(private_cache.rglob("*.part")), "nothing unfinished is left behind"
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "facts"])
+def flip_a_bit(path: Path) -> None:
+    """In the middle of what the file holds."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "facts", "train.arrow", "facts.json"])
 def test_kept_rows_that_are_damaged_are_read_from_the_file_again(
     tmp_path: Path, private_cache: Path, damage: str
 ) -> None:
     write(tmp_path / "rows.csv", ROWS)
     first = rows_of(load(tmp_path))
     (file,) = private_cache.rglob("train.arrow")
+    whole = file_hash(file)
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-200])
     elif damage == "gone":
         file.unlink()
-    else:
+    elif damage == "facts":
         (file.parent / "facts.json").write_text("{")
+    else:
+        flip_a_bit(file.parent / damage)
     assert rows_of(load(tmp_path)) == first
+    assert file_hash(file) == whole, "written anew"
+
+
+def test_kept_arrays_and_texts_that_are_damaged_are_computed_again(tmp_path: Path, private_cache: Path) -> None:
+    write(tmp_path / "rows.csv", ROWS)
+    rows = load(tmp_path).sets[0].splits["train"]
+    hashes = row_hashes(rows).tolist()
+    assert cached_text(rows, "words", lambda: "as it is") == "as it is"
+    for path in (*private_cache.rglob("*row_hash*.npy"), *private_cache.rglob("*words.txt")):
+        flip_a_bit(path)
+    assert cached_text(rows, "words", lambda: "made anew") == "made anew"
+    assert cached_text(rows, "words", lambda: "not again") == "made anew"
+    assert row_hashes(rows).tolist() == hashes
 
 
 def test_a_second_set_keeps_the_sides_of_the_first_whether_that_was_read_or_kept(

@@ -1,28 +1,40 @@
 """Every file of what a run leaves, damaged: each is named in an error, or the answers are the same to the last bit.
 
 A file is cut, has a bit flipped, changes places with the same file of another model, or is gone. Folders: a finished
-run, a checkpoint, an adapter, an export, and the cache of pooled vectors, from which damaged files are made again.
+run, a checkpoint, an adapter, exports, and the caches of pooled vectors, teachers' answers and rows, whose damaged
+files are made again.
 """
 
+import contextlib
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
 from jobs import make_job, train
 from outcomes import Case
 from transformers.utils import logging
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
+from multitask_sentence.data.text.sameness import row_hashes
 from multitask_sentence.manifest_multitask import MAY_CHANGE, find_changes
-from multitask_sentence.training.features.cache import cache_sentences, embed_cached, open_features
+from multitask_sentence.training.distillation.answers import answer_folder, ask
+from multitask_sentence.training.distillation.settings import TeacherName
+from multitask_sentence.training.distillation.teachers import Teacher, open_teacher
+from multitask_sentence.training.features.cache import FeatureCache, cache_sentences, embed_cached, open_features
 from multitask_sentence.training.resuming.files import check_files
 
 DAMAGES = ("cut", "bit flipped", "of another model", "gone")
-NOTICED = (OSError, ValueError)
+NOTICED = (OSError, ValueError, StrictDataclassError)
 SENTENCES = ["the cat sat", "good film in the park", ""]
 TASKS = {"mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}}
 
@@ -46,9 +58,11 @@ def damage(path: Path, how: str, other: Path, chance: random.Random) -> bool:
     return changed != content
 
 
-def answers(folder: Path, verify: bool = True) -> np.ndarray:
-    """What a model answers, opened with every file compared to the manifest."""
-    return MultiTaskModel.from_pretrained(folder, verify=verify).encode(SENTENCES)
+def answers(folder: Path) -> np.ndarray:
+    """What a model answers; opened without a look at every file it may answer anything, or say why not."""
+    with contextlib.suppress(*NOTICED):
+        MultiTaskModel.from_pretrained(folder).encode(SENTENCES)
+    return MultiTaskModel.from_pretrained(folder, verify=True).encode(SENTENCES)
 
 
 def resumes(checkpoint: Path) -> np.ndarray:
@@ -56,12 +70,23 @@ def resumes(checkpoint: Path) -> np.ndarray:
     return np.ones(1)
 
 
-def exported_answers(folder: Path) -> np.ndarray:
+def exported_answers(folder: Path, engine: str) -> np.ndarray:
+    """The same of an export."""
     from multitask_sentence import MultiTaskRuntime
 
+    with contextlib.suppress(*NOTICED):
+        MultiTaskRuntime.from_pretrained(folder, engine=engine).encode(SENTENCES)
     if changes := find_changes(folder):  # as `doctor --verify` does
         raise ValueError(str(changes))
-    return MultiTaskRuntime.from_pretrained(folder, engine="onnx").encode(SENTENCES)
+    return MultiTaskRuntime.from_pretrained(folder, engine=engine, verify=True).encode(SENTENCES)
+
+
+def plain_answers(folder: Path) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    if changes := find_changes(folder):
+        raise ValueError(str(changes))
+    return SentenceTransformer(str(folder), device="cpu").encode(SENTENCES)
 
 
 def damage_folder(
@@ -89,26 +114,46 @@ def damage_folder(
             yield Case("damage", kind, f"{name} {how}", outcome, detail)
 
 
-def damage_cache(folder: Path, model: MultiTaskModel, chance: random.Random, rounds: int) -> Iterator[Case]:
-    """Every file of a cache of pooled vectors damaged: what it held is encoded again, to the last bit."""
+def vectors_of(model: MultiTaskModel) -> np.ndarray:
+    """Pooled vectors from their cache."""
+    cache = open_features(model)
+    places = cache_sentences(cache, model, lambda: [SENTENCES], show_progress=False)
+    return embed_cached(model, cache, places).numpy()
+
+
+def teachers_answers(teacher: Teacher) -> np.ndarray:
+    """A teacher's answers from their cache."""
+    cache = FeatureCache(answer_folder(teacher, "float32"), teacher.size)
+    rows = [[sentence] for sentence in SENTENCES]
+    return cache.gather(ask(teacher, cache, lambda: iter([rows]), 1, show_progress=False).ravel()).numpy()
+
+
+def rows_of(job: Path) -> np.ndarray:
+    """Rows of a recipe's data from their cache, with hashes of them."""
+    content = yaml.safe_load(job.read_text(encoding="utf-8"))
+    sources = [TaskSource(name, **settings) for name, settings in content["tasks"].items()]
+    found: list[Any] = []
+    for entry in load_tasks(sources, job.parent, seed=1).sets:
+        for split, rows in entry.splits.items():
+            found += [split, rows[:], row_hashes(rows).tolist()]
+    return np.array(json.dumps(found, default=str))
+
+
+def damage_cache(
+    kind: str, folder: Path, ask: Callable[[], np.ndarray], chance: random.Random, rounds: int
+) -> Iterator[Case]:
+    """Every file of a cache damaged: what it held is computed again, to the last bit."""
     datasets.config.HF_DATASETS_CACHE = folder
-
-    def ask() -> np.ndarray:
-        cache = open_features(model)
-        return embed_cached(
-            model, cache, cache_sentences(cache, model, lambda: [SENTENCES], show_progress=False)
-        ).numpy()
-
     expected = ask()
     for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
         for how in ("cut", "bit flipped", "gone") * rounds:
-            if not damage(folder / name, how, folder, chance):
+            if not (folder / name).is_file() or not damage(folder / name, how, folder, chance):
                 continue
             try:
-                outcome, detail = ("right" if np.array_equal(ask(), expected) else "failure"), "other vectors"
+                outcome, detail = ("right" if np.array_equal(ask(), expected) else "failure"), "other content"
             except Exception as error:
                 outcome, detail = "failure", f"{type(error).__name__}: {error}"
-            yield Case("damage", "cache of vectors", f"{Path(name).suffix} {how}", outcome, detail)
+            yield Case("damage", kind, f"{Path(name).suffix} {how}", outcome, detail)
 
 
 def damage_all(
@@ -144,11 +189,27 @@ def damage_all(
         model.save_pretrained(folder / f"adapter_{seed}")
         adapters.append(folder / f"adapter_{seed}")
     yield from damage_folder("adapter", *adapters, answers, chance, rounds)
-    yield from damage_cache(folder / "cache", MultiTaskModel.from_pretrained(runs[0]), chance, rounds)
+
+    model = MultiTaskModel.from_pretrained(runs[0])
+    mood = model.config.tasks["mood"]
+    teacher = open_teacher("mood", TeacherName(str(runs[0])), mood)
+    for kind, ask_again in (
+        ("cache of vectors", partial(vectors_of, model)),
+        ("cache of teachers' answers", partial(teachers_answers, teacher)),
+        ("cache of rows", partial(rows_of, folder / "one" / "job" / "job.yaml")),
+    ):
+        yield from damage_cache(kind, folder / kind, ask_again, chance, rounds)
 
     if exports:
         from multitask_sentence.export.folder import export_folder
+        from multitask_sentence.export.plain import export_plain
 
-        for run in runs:
-            export_folder(run)
-        yield from damage_folder("export", *runs, exported_answers, chance, rounds)
+        plain = [folder / f"plain_{place}" for place in range(len(runs))]
+        for run, place in zip(runs, plain, strict=True):
+            export_plain(export_folder(run, ("onnx", "openvino")), place)
+        for engine in ("onnx", "openvino"):
+            ask = partial(exported_answers, engine=engine)
+            yield from damage_folder(f"export, {engine}", *runs, ask, chance, rounds)
+        yield from damage_folder(
+            "plain export", *(place / "embedding" for place in plain), plain_answers, chance, rounds
+        )

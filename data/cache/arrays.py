@@ -5,8 +5,8 @@
     write_array    the same where it is known already
     cached_text    a text about all rows
 
-The arrays stand beside the data set's own Arrow files, under its fingerprint. What is computed about a data set that
-stands in memory stays there too.
+The arrays stand beside the data set's own Arrow files, under its fingerprint, each with a hash at its end: what was
+damaged is computed again. What is computed about a data set that stands in memory stays there too.
 """
 
 import uuid
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from datasets import Dataset
 
 BATCH_ROWS = 10_000
+HASH_BYTES = 16
 
 
 def batches(rows: Dataset, columns: Sequence[str], size: int = BATCH_ROWS) -> Iterator[pa.Table]:
@@ -39,9 +41,11 @@ def cached_array(rows: Dataset, name: str, blocks: Callable[[], Iterable[np.ndar
         return np.concatenate(found) if found else np.empty(0, np.int64)
     path = _path(rows, name)
     try:
-        array = np.load(path, mmap_mode="r")
-        if len(array) == len(rows):
-            return array
+        content = np.memmap(path, np.uint8, "r").data
+        if _hash(content[:-HASH_BYTES]) == content[-HASH_BYTES:]:
+            array = np.load(path, mmap_mode="r")
+            if len(array) == len(rows):
+                return array
     except (OSError, ValueError):
         pass
     write_array(rows, name, blocks())
@@ -54,11 +58,13 @@ def cached_text(rows: Dataset, name: str, compute: Callable[[], str]) -> str:
         return compute()
     path = _path(rows, name).with_suffix(".txt")
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        if _hash(content[:-HASH_BYTES]) == content[-HASH_BYTES:]:
+            return content[:-HASH_BYTES].decode()
     except OSError:
         pass
     found, unfinished = compute(), path.with_name(f"{uuid.uuid4().hex}.part")
-    unfinished.write_text(found, encoding="utf-8")
+    unfinished.write_bytes(found.encode() + _hash(found.encode()))
     unfinished.replace(path)
     return found
 
@@ -76,6 +82,10 @@ def write_array(rows: Dataset, name: str, blocks: Iterable[np.ndarray]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def _hash(content: bytes | memoryview) -> bytes:
+    return xxhash.xxh3_128_digest(content)
+
+
 def _path(rows: Dataset, name: str) -> Path:
     return Path(rows.cache_files[0]["filename"]).parent / f"{rows._fingerprint}-{name}.npy"
 
@@ -87,6 +97,9 @@ def _write_blocks(path: Path, length: int, blocks: Iterable[np.ndarray]) -> None
                 header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False}
                 np.lib.format.write_array_header_1_0(file, header | {"shape": (length, *block.shape[1:])})
             block.tofile(file)
+    content = _hash(np.memmap(path, np.uint8, "r").data)
+    with path.open("ab") as file:
+        file.write(content)
 
 
 __all__ = ["BATCH_ROWS", "batches", "cached_array", "cached_text", "write_array"]

@@ -19,7 +19,10 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import xxhash
 from datasets import Dataset
+
+from .shards import file_hash
 
 FACTS_FILE = "facts.json"
 DATA_CODE = Path(__file__).parents[1]  # data/
@@ -37,6 +40,10 @@ def set_key(content: Any) -> str:
     """A hash, as 32 hexadecimal digits, of what a set is made of and of the code that makes it."""
     text = repr([_code_digest(), content])  # unlike JSON, it tells 1 from "1" among keys
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _text_hash(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 
 class _Recorder(logging.Handler):
@@ -82,8 +89,9 @@ def cached_splits(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[di
     unfinished.mkdir(parents=True)
     try:
         facts = build(unfinished)
-        sizes = {path.name: path.stat().st_size for path in unfinished.glob("*.arrow")}
-        (unfinished / FACTS_FILE).write_text(json.dumps({"sizes": sizes, "facts": facts}), encoding="utf-8")
+        hashes = {path.name: file_hash(path) for path in unfinished.glob("*.arrow")}
+        kept = json.dumps({"hashes": hashes, "facts": facts})
+        (unfinished / FACTS_FILE).write_text(json.dumps({"hash": _text_hash(kept), "kept": kept}), encoding="utf-8")
         if not folder.exists():  # else another process was faster
             unfinished.replace(folder)
     except OSError as error:
@@ -110,15 +118,17 @@ def open_split(path: Path) -> Dataset:
 def _open(folder: Path) -> tuple[dict[str, Dataset], dict[str, Any]] | None:
     """What is kept in a folder; `None` where there is none, and where it is damaged, which is then removed."""
     try:
-        kept = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        splits = {}
-        for name, size in kept["sizes"].items():
+        content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        if _text_hash(content["kept"]) != content["hash"]:
+            raise ValueError(f"{folder / FACTS_FILE} is not what was written.")
+        kept, splits = json.loads(content["kept"]), {}
+        for name, expected in kept["hashes"].items():
             path = folder / name
-            if path.stat().st_size != size:
-                raise ValueError(f"{path} is not as long as it was.")
+            if file_hash(path) != expected:
+                raise ValueError(f"{path} is not what was written.")
             splits[path.stem] = open_split(path)
         return splits, kept["facts"]
-    except (OSError, ValueError, KeyError, pa.ArrowException):
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
