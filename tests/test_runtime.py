@@ -233,6 +233,10 @@ def test_export_that_left_the_scope_out_says_so_and_keeps_to_it(
     folder: Path, model: MultiTaskModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older = Path(shutil.copytree(folder, tmp_path / "older"))
+    scopes = older / "onnx" / "scopes.npz"
+    scopes.write_bytes(bytes(scopes.stat().st_size))
+    with pytest.raises(ValueError, match=r"scopes\.npz cannot be read"):
+        MultiTaskRuntime.from_pretrained(older)
     record = json.loads((older / "onnx" / "export.json").read_text())
     del record["scopes"], record["files"]["scopes.npz"]
     (older / "onnx" / "export.json").write_text(json.dumps(record))
