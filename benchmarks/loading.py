@@ -1,6 +1,6 @@
 """What opening a model costs beyond opening its bare backbone, in time and on disk.
 
-    python benchmarks/loading.py [--runs 5]
+    python benchmarks/loading.py [--runs 5] [--json FILE]
 
 Each run is a fresh process; the two take turns, and the medians of the wall-clock time inside the process (imports of
 torch and transformers excluded, the import of the model's own code included) are compared.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tabulate import tabulate
+import measuring
 from transformers import AutoModel, AutoTokenizer
 
 from multitask_sentence import MultiTaskModel
@@ -43,6 +43,7 @@ def megabytes(folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the table into this file, beside those that it holds")
     options = parser.parse_args()
     tasks = {
         "sentiment": {
@@ -78,7 +79,8 @@ def main() -> None:
                 f"{megabytes(ours) - megabytes(bare):+.2f} MB, of which heads {heads:.2f} MB",
             ],
         ]
-    print(tabulate(rows, ["", f"loading, median of {options.runs}", "folder"]))  # noqa: T201 - what this command is for
+    title = f"opening {DEFAULT_BACKBONE} with three tasks, median of {options.runs}"
+    measuring.report(title, ["", "loading", "folder"], rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Resident memory of a server whose requests change in length, after more and more of them.
 
-    python benchmarks/memory.py [--backbone FOLDER_OR_ID] [--requests 200] [--rows 16] [--words 120]
+    python benchmarks/memory.py [--backbone FOLDER_OR_ID] [--requests 200] [--rows 16] [--words 120] [--json FILE]
 
 Each contender runs in a process of its own: our `encode` as it is, the same on plain weights
 (`torch.backends.mkldnn.flags(enabled=False)`), and sentence-transformers. All get the same requests: 1 to `--rows`
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=16, help="most texts of a request")
     parser.add_argument("--words", type=int, default=120, help="most words of a text")
     parser.add_argument("--contender", choices=[OURS, PLAIN, THEIRS], help="only this one, in this process")
+    parser.add_argument("--json", type=Path, help="also write the table into this file, beside those that it holds")
     options = parser.parse_args(argv)
     if options.requests < 4:
         parser.error(f"--requests is {options.requests}, but should be at least 4.")
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measuring.add_row(table, [contender, *printed.splitlines()[-1].split("\t")])
     after = [f"after {number}" for number in (options.requests // 4, options.requests // 2, options.requests)]
     title = f"memory in MB: {options.backbone}, {measuring.machine(1)}"
-    measuring.report(title, ["", "opened", *after, "requests/s"], table)
+    measuring.report(title, ["", "opened", *after, "requests/s"], table, options.json)
 
 
 if __name__ == "__main__":
