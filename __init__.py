@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_multitask import MultiTaskConfig, ProjectionConfig
+    from .estimators import SentenceEmbedder, TaskClassifier
     from .modeling_multitask import MultiTaskModel, MultiTaskOutput
     from .records_multitask import HeadConfig
     from .runtime import MultiTaskRuntime
@@ -24,6 +25,8 @@ _PLACES = {
     "MultiTaskTrainer": ".training.trainer",
     "MultiTaskTrainingArguments": ".training.arguments",
     "ProjectionConfig": ".configuration_multitask",
+    "SentenceEmbedder": ".estimators",
+    "TaskClassifier": ".estimators",
     "TaskConfig": ".tasks_multitask",
 }
 
@@ -44,5 +47,7 @@ __all__ = [
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
     "ProjectionConfig",
+    "SentenceEmbedder",
+    "TaskClassifier",
     "TaskConfig",
 ]
