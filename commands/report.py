@@ -1,11 +1,13 @@
 """Write one HTML page about a finished run, which opens from the disk and loads nothing from elsewhere.
 
     multitask-sentence report runs/quickstart
+    multitask-sentence report runs/quickstart --recipe recipes/quickstart.yaml --slices topic
     multitask-sentence report runs/quickstart --data tickets.csv --text message --label topic=queue
 
-It has scores with intervals and training curves, the errors to search and to filter, confusion and calibration. The
-rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. The
-page holds texts of the data: it is never pushed to the Hub.
+It has scores with intervals and training curves, the errors to search and to filter, confusion, calibration, slices
+and likely label errors (with cleanlab: pip install "multitask-sentence[report]"). The rows are those that the run has
+left in its predictions/; with --data, the model is measured now on other rows. The page holds texts of the data: it is
+never pushed to the Hub.
 """
 
 import argparse
@@ -23,7 +25,8 @@ def run(options: argparse.Namespace) -> str:
     """Write the page, and return what there is to say of it."""
     from ..configuration_multitask import MultiTaskConfig
     from ..reporting.page import render_page
-    from ..reporting.run import measured_run, stored_run
+    from ..reporting.run import data_of_run, measured_run, stored_run
+    from ..reporting.slices import read_slices
     from ..staging_multitask import write_whole
     from ..training.finished.measuring import choose_splits, measure_model
     from ..training.run.console import show_facts
@@ -36,14 +39,18 @@ def run(options: argparse.Namespace) -> str:
     show_facts()
     config = MultiTaskConfig.from_pretrained(options.folder, revision=options.revision or "main")
     if options.data is None:
-        found = stored_run(Path(options.folder), wanted_tasks(options, config.tasks))
+        folder, tasks = Path(options.folder), wanted_tasks(options, config.tasks)
+        found = stored_run(folder, tasks)
+        needed = bool(options.recipe or options.slices)
+        data = data_of_run(folder, tasks, options.recipe, options.data_root, needed)
     else:
         data = read_data(options, options.folder, config.tasks, options.data)
         splits = choose_splits(data.loaded.sets, options.splits)
         model = open_model(options.folder, options.dtype, options.revision)
         measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
         found = measured_run(options.folder, ", ".join(map(str, options.data)), measured)
-    write_whole(output, render_page(found))
+    slices = read_slices(data, options.slices, found.rows) if options.slices else {}
+    write_whole(output, render_page(found, slices))
     return f"Written to {output}. Open it in a browser."
 
 
@@ -54,12 +61,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", help="A trained folder; with --data also a Hub repository.")
     parser.add_argument("--data", nargs="+", type=Path, help="A recipe, or labelled files of one format, to measure.")
+    parser.add_argument("--recipe", type=Path, help="Of the run, where its data is found (FOLDER/recipe.yaml).")
     add_row_options(parser)
+    parser.add_argument("--slices", nargs="+", metavar="COLUMN", help="Columns of the data to score and filter by.")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page (FOLDER/{REPORT_FILE}).")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier page.")
     add_pin_options(parser)
     options = parser.parse_args(argv)
     check_row_options(parser, options)
+    if options.data and options.recipe:
+        parser.error("--recipe says where the run's own rows come from, --data names other rows: give one of them.")
     try:
         check_pinned(options.folder, options.revision, options.require_pinned)
         print("\n" + run(options))  # noqa: T201 - what this command is for

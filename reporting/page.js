@@ -28,7 +28,7 @@ function chooseTask() {
   offer(find("split"), task.rows.map((row) => row.split));
   offer(find("label"), isLabelled ? task.rows.flatMap((row) => listed(row.label)) : []);
   offer(find("prediction"), isLabelled ? task.rows.flatMap((row) => listed(row.prediction)) : []);
-  find("slices").replaceChildren(...task.slices.map((name, place) => {
+  find("columns").replaceChildren(...task.slices.map((name, place) => {
     const label = element("label", name);
     const select = element("select", undefined, { "data-place": place });
     offer(select, task.rows.map((row) => row.slices[place]));
@@ -53,7 +53,7 @@ function matches(row) {
     && (!prediction || listed(row.prediction).includes(prediction))
     && row.words >= Number(find("shortest").value)
     && row.words <= (find("longest").value === "" ? Infinity : Number(find("longest").value))
-    && [...document.querySelectorAll("#slices select")].every(
+    && [...document.querySelectorAll("#columns select")].every(
       (select) => !select.value || row.slices[Number(select.dataset.place)] === select.value);
 }
 
@@ -74,8 +74,9 @@ function update() {
   const found = task.rows.filter(matches);
   document.querySelector("#rows tbody").replaceChildren(...found.slice(0, shown).map((row) => lineOf(row, task)));
   const what = task.kind === "regression" || task.kind === "similarity" ? "rows" : "errors";
-  const all = task.rows.length < task.wrong ? `the worst ${task.rows.length} of ${task.wrong}` : String(task.rows.length);
-  find("count").textContent = `${found.length} of ${all} ${what} (${task.count} rows were measured)`;
+  const [rows, wrong, count] = [task.rows.length, task.wrong, task.count].map((size) => size.toLocaleString("en"));
+  const worst = task.rows.length < task.wrong ? `the worst of ${wrong}; ` : "";
+  find("count").textContent = `${found.length.toLocaleString("en")} of ${rows} ${what} (${worst}${count} rows were measured)`;
   find("more").hidden = found.length <= shown;
 }
 

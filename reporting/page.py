@@ -1,6 +1,6 @@
 """One HTML page about a run, which needs nothing beside itself: render_page fills page.html.jinja."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.metrics.bootstrap import RESAMPLES
+from .label_errors import find_label_errors
 from .pictures import reliability_pictures, training_picture
 from .run import Run
 from .sections import confusions, error_rows, score_table
+from .slices import Slices, slice_scores
 
 HERE = Path(__file__).parent
 
@@ -20,7 +22,7 @@ def _own(name: str) -> Markup:
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
-def render_page(run: Run, slices: Mapping[str, Mapping[str, Mapping[int, str]]] | None = None) -> str:
+def render_page(run: Run, slices: Slices | None = None) -> str:
     """
     The page as HTML.
 
@@ -36,6 +38,7 @@ def render_page(run: Run, slices: Mapping[str, Mapping[str, Mapping[int, str]]] 
     ]
     content = {
         "confusions": confusions(run.tasks, run.results.get("confusion", {})),
+        "label_errors": find_label_errors(run.rows),
         "calibration": reliability_pictures(run.results.get("calibration", {}), run.tasks),
     }
     titles: Sequence[tuple[str, str, Any]] = [
@@ -43,6 +46,8 @@ def render_page(run: Run, slices: Mapping[str, Mapping[str, Mapping[int, str]]] 
         ("errors", "Errors", True),
         ("confusion", "What is confused", content["confusions"]),
         ("calibration", "Calibration", content["calibration"]),
+        ("slices", "Slices", True),
+        ("label-errors", "Likely label errors", content["label_errors"] != []),
     ]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -55,6 +60,8 @@ def render_page(run: Run, slices: Mapping[str, Mapping[str, Mapping[int, str]]] 
         splits=splits,
         scores=scores,
         training=training_picture(run.results, run.tasks, run.groups),
+        columns=list(dict.fromkeys(name for own in slices.values() for name in own)),
+        slices=slice_scores(run.rows, slices),
         data={"errors": errors},
         style=_own("page.css"),
         script=_own("page.js"),

@@ -2,6 +2,7 @@
 
 stored_run     from results.json and predictions/ of the run's folder
 measured_run   the same of a model that has just been measured
+data_of_run    the data that a finished run was trained and measured on
 """
 
 import json
@@ -13,9 +14,9 @@ from typing import Any
 from ..tasks_multitask import TaskConfig
 from ..training.evaluation.groups import TaskGroup
 from ..training.finished.comparing import measured_tables, stored_tables
-from ..training.finished.data import stored_groups
+from ..training.finished.data import FinishedData, recipe_data, stored_groups
 from ..training.finished.measuring import Measured, describe
-from ..training.run.output_folder import RESULTS_FILE
+from ..training.run.output_folder import RECIPE_FILE, RESULTS_FILE
 from .rows import TaskRows, task_rows
 
 
@@ -82,4 +83,30 @@ def measured_run(source: str, data: str, measured: Measured) -> Run:
     return Run(Path(source).name, origin, measured.tasks, rows, describe(measured, {}), measured.groups)
 
 
-__all__ = ["Run", "measured_run", "stored_run"]
+def data_of_run(
+    folder: Path, tasks: Mapping[str, TaskConfig], recipe: Path | None, data_root: Path | None, needed: bool
+) -> FinishedData | str:
+    """
+    The data that a finished run was trained and measured on, or why it cannot be read.
+
+    Args:
+        folder: that train.py has saved.
+        tasks: the model's tasks that are wanted.
+        recipe: `None` for the recipe.yaml in the folder.
+        data_root: what relative data paths start from; `None` for the recipe's folder.
+        needed: whether the page cannot do without.
+
+    Raises:
+        ValueError: the data is needed and cannot be read.
+    """
+    path = recipe or folder / RECIPE_FILE
+    try:
+        return recipe_data(str(folder), tasks, path, data_root, with_train=True)
+    except (ValueError, OSError) as error:
+        if needed:
+            raise
+        remedy = "" if recipe else " Relative paths start from the recipe's folder: give --recipe or --data_root."
+        return f"The data of {path} cannot be read.{remedy} ({error})"
+
+
+__all__ = ["Run", "data_of_run", "measured_run", "stored_run"]

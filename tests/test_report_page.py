@@ -4,17 +4,28 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence.commands.report import main as report
+from multitask_sentence.configuration_multitask import MultiTaskConfig
+from multitask_sentence.reporting.label_errors import find_label_errors
+from multitask_sentence.reporting.rows import task_rows
+from multitask_sentence.reporting.run import stored_run
+from multitask_sentence.reporting.slices import read_slices
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
+from multitask_sentence.training.finished.data import files_data
 from multitask_sentence.training.report.publish import stays_behind
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -47,8 +58,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Pat
 @pytest.fixture(scope="module")
 def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    report([str(trained / "result"), "--output", str(path)])
+    arguments = ["--recipe", trained / "job.yaml", "--slices", "channel", "--output", path]
+    report([str(argument) for argument in [trained / "result", *arguments]])
     return path
+
+
+def words_of(page: Path) -> str:
+    return " ".join(Elements(page.read_text(encoding="utf-8")).words.split())
 
 
 class Elements(HTMLParser):
@@ -128,6 +144,69 @@ def test_page_loads_nothing_from_elsewhere(page: Path) -> None:
     assert not re.search(r"url\(|@import|fetch\(|XMLHttp", page.read_text(encoding="utf-8"))
 
 
+def test_slices_are_scored_by_a_column_of_the_data(trained: Path, page: Path) -> None:
+    predictions = pd.read_parquet(trained / "result/predictions/tags.parquet")
+    data = pd.read_csv(trained / "texts_test.csv")
+    both = predictions[predictions["split"] == "test"].merge(data, left_on="text", right_on="text", validate="1:1")
+    mail = both[both["channel"] == "mail"]
+    wrong = [set(label) != set(found) for label, found in zip(mail["label"], mail["prediction"], strict=True)]
+    assert 0 < len(mail) < len(both)
+    assert re.search(rf"channel ?mail ?[\d.]+ ?\[[^]]+\] ?{len(mail)} ?{100 * np.mean(wrong):.1f} %", words_of(page))
+    assert "9 to 16 words" in words_of(page)
+
+
+def test_texts_with_several_values_of_a_column_are_told(trained: Path) -> None:
+    frame = pd.read_csv(trained / "texts_test.csv")
+    twice = pd.concat([frame, frame.assign(channel="post").head(1)])
+    twice.to_csv(trained / "twice.csv", index=False)
+    model = MultiTaskConfig.from_pretrained(trained / "result")
+    run = stored_run(trained / "result", {"tags": model.tasks["tags"]})
+    data = files_data(str(trained / "result"), run.tasks, [trained / "twice.csv"], labels={"tags": "tags"})
+    found = read_slices(data, ["channel"], run.rows)["tags"]["channel"]
+    assert list(found.values()).count("(several)") == 1 and len(found) == len(frame)
+
+
+def test_label_errors_are_the_rows_that_were_mislabelled() -> None:
+    pytest.importorskip("cleanlab")
+    generator = np.random.default_rng(0)
+    right = generator.integers(0, 3, 60)
+    labels = np.array(["a", "b", "c"])
+    probabilities = np.eye(3)[right] * 0.9 + 0.1 / 3
+    given = right.copy()
+    given[[7, 11]] = (given[[7, 11]] + 1) % 3
+    table = pa.table(
+        {
+            "split": ["test"] * 60,
+            "text": [f"text {place}" for place in range(60)],
+            "label": labels[given],
+            "prediction": labels[right],
+            "probabilities": list(probabilities.astype(np.float32)),
+        }
+    )
+    settings = complete_task("kind", {"problem_type": "single_label_classification", "labels": list(labels)})
+    (found,) = find_label_errors({"kind": task_rows("kind", settings, table)})
+    assert {row["text"] for row in found["rows"]} == {("text 7",), ("text 11",)} and found["likely"] == 2
+    assert found["rows"][0]["of_prediction"] > 0.9 > 0.1 > found["rows"][0]["of_label"]
+
+
+def test_page_without_cleanlab_says_how_to_get_it(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    report([str(trained / "result"), "--output", str(tmp_path / "report.html")])
+    assert 'pip install "multitask-sentence[report]"' in words_of(tmp_path / "report.html")
+    # The recipe's copy stands in another folder than the run's data.
+    assert "Errors" in words_of(tmp_path / "report.html")
+
+
+def test_missing_column_names_the_near_one(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--recipe", trained / "job.yaml", "--slices", "chanel", "--output", tmp_path / "report.html"]
+    assert "no column 'chanel'. Did you mean 'channel'?" in refused(capsys, trained / "result", *arguments)
+
+
+def test_slices_without_the_data_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--slices", "channel", "--output", tmp_path / "report.html"]
+    assert "texts_train.csv" in refused(capsys, trained / "result", *arguments)
+
+
 def test_page_is_never_pushed() -> None:
     assert stays_behind("report.html") and not stays_behind("results.json")
 
@@ -179,6 +258,8 @@ def test_errors_are_searched_and_filtered_in_a_browser(page: Path, opened: Any) 
     label = matching[0]["label"]
     opened.select_option("#label", label)
     assert 0 < count() == sum(row["label"] == label for row in matching)
+    opened.select_option("#columns select", "mail")
+    assert count() == sum(row["label"] == label and row["slices"] == ["mail"] for row in matching)
     opened.fill("#longest", "0")
     assert count() == 0
     opened.click("button[type=reset]")

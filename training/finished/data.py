@@ -39,11 +39,15 @@ class FinishedData:
         loaded: the rows in canonical columns, and what a person should know of them.
         groups: tasks that are scored together, by the group's name.
         batch_size: rows that losses over pairs compare with each other.
+        sources: where each task's rows come from.
+        data_root: what relative paths of the sources start from.
     """
 
     loaded: LoadedTasks
     groups: dict[str, TaskGroup] = field(default_factory=dict)
     batch_size: int = BATCH_SIZE
+    sources: list[TaskSource] = field(default_factory=list)
+    data_root: Path = Path()
 
 
 def stored_groups(folder: str, tasks: Mapping[str, TaskConfig]) -> dict[str, TaskGroup]:
@@ -117,13 +121,16 @@ def recipe_data(
     if not with_train:
         sources = [_without_train(source) for source in sources]
     seed, earlier = recipe.training.get("seed", SEED), read_row_hashes(folder)
-    loaded = load_tasks(sources, data_root or recipe.path.parent, seed, require_train=False, earlier=earlier)
+    data_root = data_root or recipe.path.parent
+    loaded = load_tasks(sources, data_root, seed, require_train=False, earlier=earlier)
     announce_trained_on(loaded)
     groups = {name: group for name, group in recipe.groups.items() if set(group.tasks) <= known.keys()}
     return FinishedData(
         loaded,
         groups or stored_groups(folder, {name: tasks[name] for name in known}),
         int(recipe.training.get("per_device_eval_batch_size", BATCH_SIZE)),
+        sources,
+        data_root,
     )
 
 
@@ -191,7 +198,7 @@ def files_data(
     earlier = read_row_hashes(folder)
     loaded = load_tasks(sources, Path(), SEED, require_train=False, earlier=earlier)
     announce_trained_on(loaded)
-    return FinishedData(loaded, stored_groups(folder, wanted))
+    return FinishedData(loaded, stored_groups(folder, wanted), sources=sources)
 
 
 __all__ = ["RECIPE_ENDINGS", "FinishedData", "files_data", "recipe_data", "stored_groups"]
