@@ -15,12 +15,13 @@ from .rows import TaskRows
 MOST_ROWS = 100  # of a task
 
 
-def find_label_errors(rows: Mapping[str, Mapping[str, TaskRows]]) -> list[dict[str, Any]] | None:
+def find_label_errors(rows: Mapping[str, Mapping[str, TaskRows]], trained: np.ndarray) -> list[dict[str, Any]] | None:
     """
     The rows of each classification task whose label is likely wrong.
 
     Args:
         rows: by task and split; all splits of a task are looked at together.
+        trained: the hashes of rows that the model was trained on, which are left out.
 
     Returns by task `task`, `splits`, `count` of all rows, `likely` of those with a label that is likely wrong, and
     `rows`, at most 100: `split`, `text`, `label`, `prediction`, and of a single-label task `of_label` and
@@ -28,22 +29,24 @@ def find_label_errors(rows: Mapping[str, Mapping[str, TaskRows]]) -> list[dict[s
     Without cleanlab returns `None`.
     """
     try:
-        find_label_issues = import_module("cleanlab.filter").find_label_issues
+        import_module("cleanlab")
     except ImportError:
         return None
     found = []
     for task, by_split in rows.items():
-        own = [one for split, one in by_split.items() if split != "train" and one.has_all_probabilities]
-        if not own:
+        own = [one for one in by_split.values() if one.has_all_probabilities]
+        places = [
+            (one, row) for one in own for row in np.flatnonzero(~np.isin(one.hashes, trained)) if one.split != "train"
+        ]
+        if not places:
             continue
         is_multi_label = own[0].settings.kind.is_multi_label
-        probabilities = np.concatenate([one.probabilities for one in own])
-        labels = np.concatenate([one.references for one in own if one.references is not None])
+        probabilities = np.stack([one.probabilities[row] for one, row in places])
+        labels = np.stack([one.labels[row] for one, row in places])
+        # Of multi-label rows, cleanlab wants lists of classes, and has a module of its own.
+        module = import_module("cleanlab.multilabel_classification.filter" if is_multi_label else "cleanlab.filter")
         given = [np.flatnonzero(row).tolist() for row in labels] if is_multi_label else labels
-        places = [(one, row) for one in own for row in range(len(one))]
-        issues = find_label_issues(
-            given, probabilities, return_indices_ranked_by="self_confidence", multi_label=is_multi_label, n_jobs=1
-        )
+        issues = module.find_label_issues(given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
         shown = []
         for place in issues[:MOST_ROWS].tolist():
             one, row = places[place]
@@ -57,7 +60,7 @@ def find_label_errors(rows: Mapping[str, Mapping[str, TaskRows]]) -> list[dict[s
         found.append(
             {
                 "task": task,
-                "splits": [one.split for one in own],
+                "splits": list(dict.fromkeys(one.split for one, _ in places)),
                 "count": len(places),
                 "likely": len(issues),
                 "rows": shown,

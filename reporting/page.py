@@ -38,7 +38,7 @@ def render_page(run: Run, slices: Slices | None = None) -> str:
     ]
     content = {
         "confusions": confusions(run.tasks, run.results.get("confusion", {})),
-        "label_errors": find_label_errors(run.rows),
+        "label_errors": find_label_errors(run.rows, run.trained),
         "calibration": reliability_pictures(run.results.get("calibration", {}), run.tasks),
     }
     titles: Sequence[tuple[str, str, Any]] = [

@@ -71,6 +71,13 @@ class TaskRows:
         return cells.flatten().to_numpy(zero_copy_only=False).reshape(len(self), -1).astype(np.float64)
 
     @property
+    def labels(self) -> np.ndarray:
+        """`references` of a task that has labels."""
+        if self.references is None:
+            raise ValueError(f"Task {self.task!r} has no labels.")
+        return self.references
+
+    @property
     def has_all_probabilities(self) -> bool:
         return self.settings.kind.has_labels and "most_probable" not in self.table.column_names
 

@@ -7,10 +7,13 @@ data_of_run    the data that a finished run was trained and measured on
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..data.rows.row_hashes import read_row_hashes
 from ..tasks_multitask import TaskConfig
 from ..training.evaluation.groups import TaskGroup
 from ..training.finished.comparing import measured_tables, stored_tables
@@ -32,6 +35,7 @@ class Run:
         rows: by task and split.
         results: what results.json holds of these rows: `calibration`, `confusion`; of a run also `history` and more.
         groups: tasks that are scored together, by the group's name.
+        trained: `(rows,)`, the hashes of the rows that the model was trained on, as far as its folder says.
     """
 
     name: str
@@ -39,7 +43,8 @@ class Run:
     tasks: dict[str, TaskConfig]
     rows: dict[str, dict[str, TaskRows]]
     results: dict[str, Any]
-    groups: dict[str, TaskGroup] = field(default_factory=dict)
+    groups: dict[str, TaskGroup]
+    trained: np.ndarray
 
 
 def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
@@ -65,7 +70,8 @@ def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
         raise ValueError(f"{folder} holds predictions of {', '.join(tables)}, but wanted are {', '.join(tasks)}.")
     found = {task: tasks[task] for task in rows}
     origin = "Validation and test rows as the finished run answered them: the model was not trained on them."
-    return Run(folder.resolve().name, origin, found, rows, results, stored_groups(str(folder), found))
+    trained = read_row_hashes(str(folder)).of_split("train")
+    return Run(folder.resolve().name, origin, found, rows, results, stored_groups(str(folder), found), trained)
 
 
 def measured_run(source: str, data: str, measured: Measured) -> Run:
@@ -79,8 +85,13 @@ def measured_run(source: str, data: str, measured: Measured) -> Run:
     """
     tables = measured_tables(measured)
     rows = {task: task_rows(task, settings, tables[task]) for task, settings in measured.tasks.items()}
-    origin = f"Rows of {data}, answered by the finished model."
-    return Run(Path(source).name, origin, measured.tasks, rows, describe(measured, {}), measured.groups)
+    trained = read_row_hashes(source).of_split("train")
+    hashes = np.unique(np.concatenate([one.hashes for by_split in rows.values() for one in by_split.values()]))
+    known = int(np.isin(hashes, trained).sum())
+    origin = (
+        f"Rows of {data}, as the finished model answers them. It was trained on {known:,} of {len(hashes):,} rows."
+    )
+    return Run(Path(source).name, origin, measured.tasks, rows, describe(measured, {}), measured.groups, trained)
 
 
 def data_of_run(

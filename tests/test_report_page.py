@@ -184,9 +184,12 @@ def test_label_errors_are_the_rows_that_were_mislabelled() -> None:
         }
     )
     settings = complete_task("kind", {"problem_type": "single_label_classification", "labels": list(labels)})
-    (found,) = find_label_errors({"kind": task_rows("kind", settings, table)})
+    rows = {"kind": task_rows("kind", settings, table)}
+    (found,) = find_label_errors(rows, np.empty(0, np.int64))
     assert {row["text"] for row in found["rows"]} == {("text 7",), ("text 11",)} and found["likely"] == 2
     assert found["rows"][0]["of_prediction"] > 0.9 > 0.1 > found["rows"][0]["of_label"]
+    (found,) = find_label_errors(rows, rows["kind"]["test"].hashes[[7]])  # a row that the model was trained on
+    assert [row["text"] for row in found["rows"]] == [("text 11",)] and found["count"] == 59
 
 
 def test_page_without_cleanlab_says_how_to_get_it(trained: Path, tmp_path: Path, monkeypatch) -> None:
