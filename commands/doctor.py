@@ -17,143 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SENTENCES = [
-    "The committee will publish its findings in spring.",
-    "I would happily stay here again!",
-    "Prices went up; nobody was surprised, least of all the shopkeepers around the corner from the old station.",
-    "Cafe, naive, emoji \N{ROCKET} and a little \N{ARABIC LETTER ALEF}\N{ARABIC LETTER LAM}.",
-    "",
-    "\t\n ",
-    "one\N{ZERO WIDTH SPACE}word e\N{COMBINING ACUTE ACCENT} \N{REPLACEMENT CHARACTER} <s> [SEP] </s>\N{NULL}",
-    "It took so long that nobody could say any more how it had begun. " * 80,  # more than 1,000 tokens
-]
+from . import _doors
+from ._doors import DOORS
+from ._pinned import add_pin_options, check_pinned
+
 TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
-FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
-
-
-def _tasks(config: Any) -> dict[str, dict[str, Any]]:
-    """Task settings as config.json has them: the code beside the weights may be of any version."""
-    return config.to_dict()["tasks"]
-
-
-def _auto_model(source: str) -> dict[str, Any]:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    model = AutoModel.from_pretrained(source, **FLOAT32)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    with torch.no_grad():
-        output = model(**tokenizer(SENTENCES, padding=True, return_tensors="pt"))
-    found = {"embedding": output.sentence_embedding}
-    tasks = _tasks(model.config)
-    for task, logits in output.logits.items():
-        if tasks[task].get("labels"):
-            logits = logits / torch.tensor(tasks[task].get("temperatures") or [1.0])  # as `predict` calibrates
-            is_multi_label = tasks[task]["problem_type"] == "multi_label_classification"
-            logits = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
-        found[task] = logits
-    return {name: values.float().numpy() for name, values in found.items()}
-
-
-def _auto_config(source: str) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    AutoConfig.from_pretrained(source, trust_remote_code=True)
-    return {}
-
-
-def _encode_and_predict(source: str) -> dict[str, Any]:
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(source, **FLOAT32)
-    answers = model.predict(SENTENCES)
-    found = {task: answer.get("probabilities", answer.get("values")) for task, answer in answers.items()}
-    return {"embedding": model.encode(SENTENCES), **found}
-
-
-def _sequence_classification(source: str) -> dict[str, Any]:
-    from transformers import AutoConfig, pipeline
-
-    found = {}
-    for task, settings in _tasks(AutoConfig.from_pretrained(source, trust_remote_code=True)).items():
-        if settings.get("labels") and not settings["pair"]:
-            classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
-            answers = classify(SENTENCES, top_k=None)
-            rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
-            found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
-    return found
-
-
-def _multitask_pipeline(source: str) -> dict[str, Any]:
-    from transformers import pipeline
-
-    rows = pipeline("multitask", model=source, **FLOAT32)(SENTENCES)
-    found: dict[str, list] = {}
-    for row in rows:
-        for name, answer in row.items():
-            scores = answer if name == "embedding" else answer.get("scores", answer.get("value"))
-            found.setdefault(name, []).append(list(scores.values()) if isinstance(scores, dict) else scores)
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def _feature_extraction(source: str) -> dict[str, Any]:
-    from transformers import pipeline
-
-    pipeline("feature-extraction", model=source, **FLOAT32)(SENTENCES)
-    return {}
-
-
-def _sentence_transformer(source: str) -> dict[str, Any]:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(source, trust_remote_code=True, model_kwargs={"dtype": "float32"})
-    return {"embedding": model.encode(SENTENCES)}
-
-
-def _runtime(engine: str, source: str) -> dict[str, Any]:
-    """The runtime that stands in the folder, in a process that imports no torch; all files are hashed."""
-    import hashlib
-
-    if not os.path.isdir(source):
-        from huggingface_hub import hf_hub_download
-
-        sys.path.insert(0, os.path.dirname(hf_hub_download(source, "runtime_multitask.py")))
-    else:
-        sys.path.insert(0, source)
-    from runtime_multitask import MultiTaskRuntime  # ty: ignore[import-not-found] - it stands in the folder
-
-    model = MultiTaskRuntime.from_pretrained(source, engine=engine)
-    for name, expected in model.record["files"].items():
-        path = model.folder / engine / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
-            raise ValueError(f"{path} is damaged: it is not what was exported. Export again.")
-    answers = model.predict(SENTENCES, embeddings=True)
-    embedding = answers.pop("embedding")
-    return {
-        "embedding": embedding,
-        **{task: found.get("probabilities", found.get("values")) for task, found in answers.items()},
-    }
-
-
-# The first is what the others are compared with.
-DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "AutoModel": _auto_model,
-    "AutoConfig": _auto_config,
-    "model.encode, model.predict": _encode_and_predict,
-    'pipeline("text-classification")': _sequence_classification,
-    'pipeline("multitask")': _multitask_pipeline,
-    'pipeline("feature-extraction")': _feature_extraction,
-    "SentenceTransformer": _sentence_transformer,
-    "MultiTaskRuntime (onnx)": partial(_runtime, "onnx"),
-    "MultiTaskRuntime (openvino)": partial(_runtime, "openvino"),
-}
 # Doors that a folder has only where it was exported, by the file that says so.
 EXPORTS = {f"MultiTaskRuntime ({engine})": f"{engine}/export.json" for engine in ("onnx", "openvino")}
 COMPLETE = ("model.encode, model.predict", 'pipeline("multitask")', *EXPORTS)  # that answer all that AutoModel does
@@ -173,7 +47,7 @@ def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str
     """What a door gave in a clean process, or `None` and the last line of what it said instead."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.npz"
-        command = [sys.executable, os.path.abspath(__file__), source, "--door", door, "--out", str(file)]
+        command = [sys.executable, os.path.abspath(_doors.__file__), source, door, str(file)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -218,9 +92,9 @@ def verify(source: str) -> tuple[str, bool]:
         ValueError: there is no manifest.
         OSError: the manifest is damaged, or a repository cannot be read.
     """
-    from multitask_sentence.manifest_multitask import MANIFEST_FILE, MAY_CHANGE, find_changes, read_manifest
-    from multitask_sentence.staging_multitask import check_moved, files_of
-    from multitask_sentence.training.report.publish import stays_behind
+    from ..manifest_multitask import MANIFEST_FILE, MAY_CHANGE, find_changes, read_manifest
+    from ..staging_multitask import check_moved, files_of
+    from ..training.report.publish import stays_behind
 
     folder = source
     if not os.path.isdir(source):
@@ -245,9 +119,9 @@ def verify(source: str) -> tuple[str, bool]:
 
 def seal(folder: str) -> str:
     """Write a folder's manifest anew, of all that a push takes; a ValueError where it is no folder of a model."""
-    from multitask_sentence.manifest_multitask import MANIFEST_FILE, describe_files, format_manifest
-    from multitask_sentence.staging_multitask import files_of, write_whole
-    from multitask_sentence.training.report.publish import stays_behind
+    from ..manifest_multitask import MANIFEST_FILE, describe_files, format_manifest
+    from ..staging_multitask import files_of, write_whole
+    from ..training.report.publish import stays_behind
 
     if not os.path.isfile(os.path.join(folder, "config.json")):
         raise ValueError(f"{folder} holds no config.json, so it is no folder of a model.")
@@ -262,22 +136,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("source", help="A folder or a Hub repository.")
     parser.add_argument("--json", action="store_true", help="Print JSON in place of the table.")
-    parser.add_argument("--door", choices=list(DOORS), help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
     parser.add_argument("--int8", action="store_true", help="Run the gate of exported int8 graphs on this machine.")
     parser.add_argument("--verify", action="store_true", help="Compare the sha256 of every file with the manifest.")
     parser.add_argument(
         "--seal", action="store_true", help="Write the manifest of a folder that was changed on purpose."
     )
-    parser.add_argument("--revision", help="The commit of a Hub repository, 40 hexadecimal digits.")
-    parser.add_argument("--require_pinned", action="store_true", help="Refuse a repository without such a --revision.")
+    add_pin_options(parser)
     parser.add_argument("--recipe", type=Path, help="Whose validation rows int8 is measured on (FOLDER/recipe.yaml).")
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     options = parser.parse_args(argv)
     source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
-    if not options.door and not os.path.isdir(source):
-        from multitask_sentence.commands._pinned import check_pinned
-
+    if not os.path.isdir(source):
         try:
             check_pinned(source, options.revision, options.require_pinned)
             if options.revision:
@@ -286,12 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 source = snapshot_download(source, revision=options.revision)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
-    if options.door:
-        np.savez(options.out, **DOORS[options.door](source))
-        return
-
     if options.int8:
-        from multitask_sentence.export.gate import examine_int8
+        from ..export.gate import examine_int8
 
         try:
             print(examine_int8(source, options.recipe, options.data_root))  # noqa: T201

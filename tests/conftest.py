@@ -10,11 +10,9 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
+import socket
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +37,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-from helpers import left_group  # noqa: E402
+from helpers import left_group, warm  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
 WORDS = """
@@ -215,25 +213,23 @@ def minilm() -> MultiTaskModel:
 
 
 @pytest.fixture(scope="session")
-def run_in_two_processes() -> Callable[..., str]:
+def run_in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Runs a module of `helpers` in two processes of torch.distributed; what they printed. A hang is a failure."""
 
-    def run_script(script: ModuleType, *arguments: object, **environment: str) -> str:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", left_group.__file__]
-        launched = subprocess.Popen(
-            [sys.executable, *map(str, [*launch, script.__file__, *arguments])],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            printed, _ = launched.communicate(timeout=500)
-        except subprocess.TimeoutExpired:
-            launched.terminate()  # the launcher then ends the two processes; killed, it would leave them behind
-            printed, _ = launched.communicate(timeout=60)
-            pytest.fail(f"The two processes hang. They printed: {printed[-4000:]}")
-        assert launched.returncode == 0, printed[-4000:]
-        return printed
+    def run_script(script: ModuleType, *arguments: object) -> str:
+        printed = tmp_path_factory.mktemp("two_processes") / "printed.txt"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        command = [left_group.__file__, script.__file__, *map(str, arguments)]
+        processes = [
+            warm.start(command, {**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, printed) for rank in "01"
+        ]
+        in_time = warm.end(processes, 500)
+        shown = printed.read_text(encoding="utf-8")
+        assert in_time, f"The two processes hang. They printed: {shown[-4000:]}"
+        assert [process.exitcode for process in processes] == [0, 0], shown[-4000:]
+        return shown
 
     return run_script

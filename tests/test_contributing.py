@@ -29,20 +29,24 @@ def walk(title: str) -> list[str]:
 def calls_of(run: Callable[[], object]) -> list[str]:
     """Functions of the package in the order of their first calls, as file or class and name."""
     found: dict[str, None] = {}
+    seen = set()
 
-    def note(frame, event, argument) -> None:
+    def note(frame, event, argument) -> None:  # a frame that gets no tracer of its own is not looked at again
         code = frame.f_code
-        path = Path(code.co_filename)
-        if event == "call" and ROOT in path.parents:
-            found.setdefault(code.co_qualname if "." in code.co_qualname else f"{path.stem}.{code.co_qualname}")
+        if code not in seen:
+            seen.add(code)
+            path = Path(code.co_filename)
+            if ROOT in path.parents:
+                found.setdefault(code.co_qualname if "." in code.co_qualname else f"{path.stem}.{code.co_qualname}")
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    before = sys.gettrace()
+    threading.settrace(note)
+    sys.settrace(note)
     try:
         run()
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(before)
+        threading.settrace(before)
     return list(found)
 
 

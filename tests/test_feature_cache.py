@@ -441,7 +441,7 @@ def test_model_trained_on_cached_vectors_opens_as_ever(backbone, tmp_path):
 def test_two_processes_share_the_encoding_and_train_like_one(backbone, run_in_two_processes, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
-    run_in_two_processes(feature_cache_run, backbone, folder, HF_DATASETS_CACHE=str(folder / "datasets"))
+    run_in_two_processes(feature_cache_run, backbone, folder, folder / "datasets")
 
     one = feature_cache_run.train(backbone, tmp_path / "one", per_device_train_batch_size=8)
     sentences = sentences_of(feature_cache_run.make_sets(), "train", "validation")

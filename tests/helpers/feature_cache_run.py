@@ -1,7 +1,7 @@
 """Trains on cached features in as many processes as it is started with, and writes down what came out.
 
     PYTHONPATH=tests python -m torch.distributed.run --standalone --nproc_per_node 2 \
-        tests/helpers/feature_cache_run.py BACKBONE FOLDER
+        tests/helpers/feature_cache_run.py BACKBONE FOLDER CACHE
 
 Each process writes its weights (FOLDER/weights.<process>.safetensors), how many sentences it encoded and the last
 scores (FOLDER/results.<process>.json).
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 from safetensors.torch import save_file
 
 from helpers.trainer import MEAN_LOSS_TASKS, make_model, make_set, make_trainer
@@ -37,7 +38,8 @@ def train(backbone: Path, folder: Path, **arguments: Any) -> MultiTaskTrainer:
     return trainer
 
 
-def main(backbone: Path, folder: Path) -> None:
+def main(backbone: Path, folder: Path, cache: Path) -> None:
+    datasets.config.HF_DATASETS_CACHE = cache
     process = os.environ["RANK"]
     encoded: list[int] = []
     plain = MultiTaskModel._pooled_batch
@@ -56,4 +58,4 @@ def main(backbone: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))
