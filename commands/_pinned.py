@@ -30,7 +30,7 @@ def find_commit(repo_id: str, revision: str | None) -> str | None:
         return cached_commit(repo_id, {"revision": revision})
 
 
-def check_pinned(source: str, revision: str | None, require_pinned: bool) -> None:
+def check_pinned(source: str, revision: str | None, require_pinned: bool, remedy: str = "--revision {commit}") -> None:
     """
     Warn of a Hub repository that is opened by a name which somebody may move to other code and weights.
 
@@ -38,6 +38,7 @@ def check_pinned(source: str, revision: str | None, require_pinned: bool) -> Non
         source: a folder, which is what it is, or a Hub id.
         revision: what was asked for.
         require_pinned: whether that is an error.
+        remedy: what to do, with `{source}` and `{commit}` in it.
 
     Raises:
         ValueError: it is, and the revision is no commit of 40 digits.
@@ -45,7 +46,7 @@ def check_pinned(source: str, revision: str | None, require_pinned: bool) -> Non
     if os.path.isdir(source) or (revision and COMMIT.fullmatch(revision)):
         return
     commit = find_commit(source, revision)
-    pin = f"--revision {commit}" if commit else "--revision and the 40 digits of a commit"
+    pin = remedy.format(source=source, commit=commit or "<the 40 digits of a commit>")
     found = f", which stands at {commit} now" if commit else ""
     if require_pinned:
         raise ValueError(f"{source}: --require_pinned asks for a commit, not {revision or 'main'}{found}. Give {pin}.")
@@ -55,4 +56,29 @@ def check_pinned(source: str, revision: str | None, require_pinned: bool) -> Non
     )
 
 
-__all__ = ["add_pin_options", "check_pinned", "find_commit"]
+def pinned_folder(source: str, require_pinned: bool) -> str:
+    """
+    What a command opens where it takes several models: a folder, or `user/name@COMMIT`, which is downloaded.
+
+    Args:
+        source: one of them, or a Hub id without a commit, which is given back after a warning.
+        require_pinned: whether that is an error.
+
+    Raises:
+        ValueError: it is, or what stands after the @ is no commit.
+        OSError: the Hub cannot be reached, or has no such commit.
+    """
+    if os.path.isdir(source):
+        return source
+    name, _, revision = source.partition("@")
+    if revision and not COMMIT.fullmatch(revision):
+        raise ValueError(f"{source}: after the @ should be the 40 digits of a commit. Found {revision!r}.")
+    check_pinned(name, revision or None, require_pinned, "{source}@{commit}")
+    if not revision:
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision)
+
+
+__all__ = ["add_pin_options", "check_pinned", "find_commit", "pinned_folder"]

@@ -2,7 +2,7 @@
 
     multitask-sentence compare runs/a runs/b
     multitask-sentence compare runs/a runs/b runs/c --data recipes/quickstart.yaml
-    multitask-sentence compare runs/a user/name --data tickets.csv --text message --label topic=queue
+    multitask-sentence compare runs/a user/name@COMMIT --data tickets.csv --text message --label topic=queue
 
 Without --data, the answers are taken that each run has left in its predictions/. The others are compared with the
 first, on test rows, or where there are none on validation rows.
@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data, wanted_tasks
+from ._pinned import pinned_folder
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    """What the models are called: by the last part of their paths where that tells them apart."""
-    short = [Path(source).name for source in sources]
+    """What the models are called: by the last part of their paths where that tells them apart, without the commit."""
+    short = [Path(source if Path(source).is_dir() else source.partition("@")[0]).name for source in sources]
     return short if len(set(short)) == len(short) else list(sources)
 
 
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> str:
     show_facts()
     names, tasks, tables = _names(options.sources), [], []
     groups = None
-    for name, source in zip(names, options.sources, strict=True):
+    folders = [pinned_folder(source, options.require_pinned) for source in options.sources]
+    for name, source in zip(names, folders, strict=True):
         config = MultiTaskConfig.from_pretrained(source)
         if options.data is None:
             tasks.append(wanted_tasks(options, config.tasks))
@@ -64,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="multitask-sentence compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="+", help="Trained folders or Hub repositories; the first is the baseline.")
+    parser.add_argument(
+        "--require_pinned", action="store_true", help="Refuse a Hub repository that is not given as user/name@COMMIT."
+    )
     parser.add_argument("--data", nargs="+", type=Path, help="A recipe, or labelled files of one format.")
     add_data_options(parser)
     options = parser.parse_args(argv)

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 
 from helpers import hub_server
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.commands._pinned import check_pinned
-from multitask_sentence.train import run
+from multitask_sentence.commands import compare
+from multitask_sentence.commands._pinned import check_pinned, pinned_folder
+from multitask_sentence.train import check_hub_names, run
+from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
 
 HubServer = hub_server.HubServer
@@ -708,3 +710,44 @@ def test_command_refuses_a_repository_that_is_not_pinned_and_names_its_commit(
     check_pinned("team/pinned", commit, require_pinned=True)
     check_pinned(str(folder), None, require_pinned=True)
     assert caplog.text == ""
+
+
+def test_models_to_compare_are_pinned_by_a_commit_after_an_at(
+    nearby: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = push_folder(folder, "team/compared").rsplit("/", 1)[1]
+    found = Path(pinned_folder(f"team/compared@{commit}", require_pinned=True))
+    assert found.name == commit and (found / "model.safetensors").is_file()
+    assert pinned_folder(str(folder), require_pinned=True) == str(folder)
+    with pytest.raises(ValueError, match=f"main, which stands at {commit} now. Give team/compared@{commit}"):
+        pinned_folder("team/compared", require_pinned=True)
+    with pytest.raises(ValueError, match=r"after the @ should be the 40 digits of a commit\. Found 'main'"):
+        pinned_folder("team/compared@main", require_pinned=False)
+    with pytest.raises(SystemExit, match="error: team/compared: --require_pinned asks for a commit"):
+        compare.main(["team/compared", str(folder), "--require_pinned"])
+
+
+def test_run_that_goes_on_from_the_hub_says_so_or_refuses(
+    nearby: Any, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = push_folder(folder, "team/started").rsplit("/", 1)[1]
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+continue_from: team/started
+tasks:
+  mood:
+    problem_type: single_label_classification
+    dataset: {{path: csv, data_files: {{train: texts.csv}}}}
+    columns: {{sentence: text, label: mood}}
+distillation: {{teachers: {{mood: [{folder}, {{model: team/teacher}}]}}}}
+""",
+        encoding="utf-8",
+    )
+    with caplog.at_level("WARNING"):
+        check_hub_names(load_recipe(tmp_path / "recipe.yaml"), require_pinned=False)
+    assert f"team/started is opened at main, which stands at {commit} now." in caplog.text
+    assert f"hf download team/started --revision {commit} --local-dir FOLDER" in caplog.text
+    assert "team/teacher is opened at main. Who may write" in caplog.text and str(folder) not in caplog.text
+    with pytest.raises(ValueError, match="team/started: --require_pinned asks for a commit"):
+        run([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "mine"), "--require_pinned"])

@@ -24,7 +24,7 @@ class RecipeArgumentParser(HfArgumentParser):
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
             usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--seeds N] [--compare_single] "
-            "[--joint FOLDER] "
+            "[--joint FOLDER] [--require_pinned] "
             "[--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
@@ -44,6 +44,11 @@ class RecipeArgumentParser(HfArgumentParser):
             type=Path,
             metavar="FOLDER",
             help="With a distillation block: the finished run without teachers that the report compares with.",
+        )
+        own.add_argument(
+            "--require_pinned",
+            action="store_true",
+            help="Refuse backbone, continue_from and teachers by the name of a Hub repository, which may change.",
         )
         # The group of our own arguments is printed before the long list of training arguments.
         self._action_groups.insert(0, self._action_groups.pop())

@@ -79,15 +79,7 @@ class Checkpoints:
         self.accelerator.unwrap_model(self.model).adopt_heads()  # also those that had no row yet
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
-        # transformers pickles the arguments beside the model, with the token in them.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            self._save_listed(output_dir or self.args.output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-
-    def _save_listed(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None) -> None:
-        with listed(output_dir) as folder:
+        with listed(output_dir or self.args.output_dir) as folder:
             super()._save(folder, state_dict)
             if self.row_hashes is not None:
                 write_row_hashes(Path(folder), self.row_hashes)
