@@ -77,8 +77,11 @@ def wanted_tasks(options: argparse.Namespace, tasks: Mapping[str, Any]) -> dict[
     return {name: task for name, task in tasks.items() if options.tasks is None or name in options.tasks}
 
 
-def read_data(options: argparse.Namespace, folder: str, tasks: Mapping[str, Any], data: list[Path]) -> Any:
-    """The rows of a recipe or of files; see `training.finished.data`."""
+def read_data(
+    options: argparse.Namespace, folder: str, tasks: Mapping[str, Any], data: list[Path], with_train: bool = False
+) -> Any:
+    """The rows of a recipe, also those of its train split where they are wanted, or of files; see
+    `training.finished.data`."""
     from ..training.finished.data import RECIPE_ENDINGS, files_data, recipe_data
 
     tasks = wanted_tasks(options, tasks)
@@ -86,7 +89,7 @@ def read_data(options: argparse.Namespace, folder: str, tasks: Mapping[str, Any]
         return files_data(folder, tasks, data, options.text, dict(pair.split("=", 1) for pair in options.label))
     if len(data) > 1:
         raise ValueError(f"Give one recipe, or any number of files. Found {', '.join(map(str, data))}.")
-    return recipe_data(folder, tasks, data[0], options.data_root, with_train="train" in (options.splits or ()))
+    return recipe_data(folder, tasks, data[0], options.data_root, with_train or "train" in (options.splits or ()))
 
 
 def open_model(source: str, dtype: str, revision: str | None = None) -> Any:

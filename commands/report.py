@@ -4,10 +4,10 @@
     multitask-sentence report runs/quickstart --recipe recipes/quickstart.yaml --slices topic
     multitask-sentence report runs/quickstart --data tickets.csv --text message --label topic=queue
 
-It has scores with intervals and training curves, the errors to search and to filter, confusion, calibration, slices
-and likely label errors (with cleanlab: pip install "multitask-sentence[report]"). The rows are those that the run has
-left in its predictions/; with --data, the model is measured now on other rows. The page holds texts of the data: it is
-never pushed to the Hub.
+It has scores with intervals and training curves, the errors to search and to filter, confusion, calibration, slices,
+near-duplicates across splits, and likely label errors (with cleanlab: pip install "multitask-sentence[report]"). The
+rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. The
+page holds texts of the data: it is never pushed to the Hub.
 """
 
 import argparse
@@ -24,6 +24,7 @@ REPORT_FILE = "report.html"
 def run(options: argparse.Namespace) -> str:
     """Write the page, and return what there is to say of it."""
     from ..configuration_multitask import MultiTaskConfig
+    from ..reporting.duplicates import find_duplicates
     from ..reporting.page import render_page
     from ..reporting.run import data_of_run, measured_run, stored_run
     from ..reporting.slices import read_slices
@@ -38,19 +39,24 @@ def run(options: argparse.Namespace) -> str:
         raise ValueError(f"--output: there is no folder {output.parent}. Make it, or give a folder with --output.")
     show_facts()
     config = MultiTaskConfig.from_pretrained(options.folder, revision=options.revision or "main")
+    model = None
     if options.data is None:
         folder, tasks = Path(options.folder), wanted_tasks(options, config.tasks)
         found = stored_run(folder, tasks)
         needed = bool(options.recipe or options.slices)
         data = data_of_run(folder, tasks, options.recipe, options.data_root, needed)
     else:
-        data = read_data(options, options.folder, config.tasks, options.data)
+        data = read_data(options, options.folder, config.tasks, options.data, with_train=True)
         splits = choose_splits(data.loaded.sets, options.splits)
         model = open_model(options.folder, options.dtype, options.revision)
         measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
         found = measured_run(options.folder, ", ".join(map(str, options.data)), measured)
     slices = read_slices(data, options.slices, found.rows) if options.slices else {}
-    write_whole(output, render_page(found, slices))
+    duplicates = data if isinstance(data, str) else "They were not looked for (--most_rows 0)."
+    if options.most_rows and not isinstance(data, str):
+        model = model or open_model(options.folder, options.dtype, options.revision)
+        duplicates = find_duplicates(model, data.loaded.sets, found.tasks, options.most_rows)
+    write_whole(output, render_page(found, slices, duplicates))
     return f"Written to {output}. Open it in a browser."
 
 
@@ -64,11 +70,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, help="Of the run, where its data is found (FOLDER/recipe.yaml).")
     add_row_options(parser)
     parser.add_argument("--slices", nargs="+", metavar="COLUMN", help="Columns of the data to score and filter by.")
+    parser.add_argument(
+        "--most_rows",
+        type=int,
+        default=20_000,
+        help="Of each split, to look for near-duplicates among; 0 for none (20000).",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page (FOLDER/{REPORT_FILE}).")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier page.")
     add_pin_options(parser)
     options = parser.parse_args(argv)
     check_row_options(parser, options)
+    if options.most_rows < 0:
+        parser.error(f"--most_rows is {options.most_rows}, but should be 0 or more.")
     if options.data and options.recipe:
         parser.error("--recipe says where the run's own rows come from, --data names other rows: give one of them.")
     try:

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.metrics.bootstrap import RESAMPLES
+from .duplicates import LEAST_SHARED
 from .label_errors import find_label_errors
 from .pictures import reliability_pictures, training_picture
 from .run import Run
@@ -22,13 +23,14 @@ def _own(name: str) -> Markup:
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
-def render_page(run: Run, slices: Slices | None = None) -> str:
+def render_page(run: Run, slices: Slices | None = None, duplicates: list[dict[str, Any]] | str = "") -> str:
     """
     The page as HTML.
 
     Args:
         run: the finished run.
         slices: by task and column of the data, the value of each row by its hash.
+        duplicates: what `find_duplicates` gave, or why it was not asked.
     """
     slices = slices or {}
     splits, scores = score_table(run.rows, run.groups)
@@ -48,6 +50,7 @@ def render_page(run: Run, slices: Slices | None = None) -> str:
         ("calibration", "Calibration", content["calibration"]),
         ("slices", "Slices", True),
         ("label-errors", "Likely label errors", content["label_errors"] != []),
+        ("duplicates", "Near-duplicates", True),
     ]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -62,6 +65,8 @@ def render_page(run: Run, slices: Slices | None = None) -> str:
         training=training_picture(run.results, run.tasks, run.groups),
         columns=list(dict.fromkeys(name for own in slices.values() for name in own)),
         slices=slice_scores(run.rows, slices),
+        duplicates=duplicates,
+        least_shared=LEAST_SHARED,
         data={"errors": errors},
         style=_own("page.css"),
         script=_own("page.js"),

@@ -15,10 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import yaml
+from conftest import TASKS
+from datasets import Dataset
 
 from helpers.small_job import change, make_recipe, write_rows
+from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.report import main as report
 from multitask_sentence.configuration_multitask import MultiTaskConfig
+from multitask_sentence.data.rows.sets import LabelledSet
+from multitask_sentence.reporting.duplicates import find_duplicates
 from multitask_sentence.reporting.label_errors import find_label_errors
 from multitask_sentence.reporting.rows import task_rows
 from multitask_sentence.reporting.run import stored_run
@@ -192,12 +197,35 @@ def test_label_errors_are_the_rows_that_were_mislabelled() -> None:
     assert [row["text"] for row in found["rows"]] == [("text 11",)] and found["count"] == 59
 
 
-def test_page_without_cleanlab_says_how_to_get_it(trained: Path, tmp_path: Path, monkeypatch) -> None:
+def test_duplicates_across_splits_are_found_word_for_word_and_nearly(tiny_backbone: str) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks={"mood": TASKS["mood"], "rating": TASKS["rating"]})
+
+    def split(*rows: tuple[str, int | None]) -> Dataset:
+        return Dataset.from_dict(
+            {"sentences": [[text] for text, _ in rows], "label_mood": [label for _, label in rows]}
+        )
+
+    train = split(("the cat sat on the mat today", 0), ("it is news of the market", 1), ("a very fine film", 2))
+    test = split(("The cat  sat on the mat TODAY", 0), ("the cat sat on a mat today", 2), ("the bank", 1))
+    sets = [LabelledSet(["mood"], {"train": train, "test": test})]
+    (found,) = find_duplicates(model, sets, model.config.tasks, 100)
+    assert (found["splits"], found["exact"], found["near"]) == (["train", "test"], 1, 1)
+    (row,) = found["rows"]
+    assert row["texts"] == [["the cat sat on the mat today"], ["the cat sat on a mat today"]]
+    assert row["labels"] == [["negative"], ["positive"]]
+    assert row["shared"] == pytest.approx(6 / 7) and row["cosine"] > 0.8
+    (found,) = find_duplicates(model, sets, model.config.tasks, 2)
+    assert found["compared"] == [2, 2] and found["counts"] == [3, 3] and found["exact"] == 1
+
+
+def test_page_says_what_is_missing_for_a_section(trained: Path, page: Path, tmp_path: Path, monkeypatch) -> None:
+    assert "train and test" in words_of(page)
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     report([str(trained / "result"), "--output", str(tmp_path / "report.html")])
-    assert 'pip install "multitask-sentence[report]"' in words_of(tmp_path / "report.html")
+    words = words_of(tmp_path / "report.html")
+    assert 'pip install "multitask-sentence[report]"' in words
     # The recipe's copy stands in another folder than the run's data.
-    assert "Errors" in words_of(tmp_path / "report.html")
+    assert "cannot be read. Relative paths start from the recipe's folder: give --recipe" in words
 
 
 def test_missing_column_names_the_near_one(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
