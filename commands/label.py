@@ -3,6 +3,7 @@
     multitask-sentence label runs/quickstart tickets.csv labelled.parquet --text message
     multitask-sentence label user/name pages.parquet labelled/ --processes 8 --embeddings --resume
     multitask-sentence label runs/quickstart pairs.jsonl scored.jsonl --text question answer
+    RAY_ADDRESS=10.0.0.1:6379 multitask-sentence label user/name pages.parquet /shared/labelled/ --ray
 
 Reads and writes csv, tsv, jsonl and parquet. An output without an ending is a folder of parquet parts. What is done is
 kept part by part: after a kill, the same command with --resume goes on, and each row is labelled exactly once. Rows
@@ -53,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(float32)")
     parser.add_argument("--no_quotes", action="store_true", help="Quotes of a csv file are part of its text.")
     parser.add_argument("--rows_per_part", type=int, default=10_000, help="What a kill can cost (10000).")
-    parser.add_argument("--processes", type=int, default=1, help="Each with a model of its own (1).")
+    parser.add_argument("--processes", type=int, help="Each with a model of its own (1; with --ray all processors).")
+    parser.add_argument("--ray", action="store_true", help="Processes of a Ray cluster: RAY_ADDRESS, or a local one.")
     parser.add_argument("--resume", action="store_true", help="Go on with what an earlier job left.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier output.")
     options = parser.parse_args(argv)
     for name in ("rows_per_part", "processes"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}, but should be at least 1")
     if len(options.text) > 2:
         parser.error(f"--text: one column, or two for pairs. Found {len(options.text)}.")
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..labelling.job import Job, run_job
 
     settings = vars(options) | {"text": tuple(options.text), "quoted": not options.no_quotes}
+    settings["processes"] = options.processes or 0
     settings["tasks"] = tuple(options.tasks) if options.tasks else None
     del settings["no_quotes"]
     require_pinned = settings.pop("require_pinned")

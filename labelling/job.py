@@ -6,10 +6,11 @@ way; the end counts it.
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..modeling_multitask import MultiTaskModel
 from .answers import answer_table, column_types
 from .inputs import DELIMITERS, Chunk, SetAside, format_of, read_chunks, read_columns
 from .parts import JobFolder, PartRecord, file_hash, write_whole
-from .workers import InProcess, Processes
+from .workers import InProcess, Processes, RayActors, Workers, import_ray
 
 MOST_ATTEMPTS = 3  # for a chunk whose worker is lost
 
@@ -46,7 +47,8 @@ class Job:
         dtype: of the weights.
         quoted: whether quotes enclose cells of a csv or tsv file.
         rows_per_part: rows of the input that are computed, written and counted together.
-        processes: how many, each with a model of its own.
+        processes: how many, each with a model of its own; 0 for one, or with `ray` for as many as it has processors.
+        ray: whether the processes are actors of a Ray cluster.
         resume: whether to go on with what an earlier job left.
         overwrite: whether to replace an earlier output.
     """
@@ -61,7 +63,8 @@ class Job:
     dtype: str = "float32"
     quoted: bool = True
     rows_per_part: int = 10_000
-    processes: int = 1
+    processes: int = 0
+    ray: bool = False
     resume: bool = False
     overwrite: bool = False
 
@@ -241,6 +244,8 @@ def run_job(job: Job) -> list[PartRecord]:
         RuntimeError: a chunk's worker was lost three times.
     """
     columns = read_columns(job.input, job.quoted)
+    if job.ray:
+        import_ray()
     model = open_model(job)
     tasks = choose_tasks(model, job.tasks, pairs=len(job.text) == 2)
     if not tasks and not job.embeddings:
@@ -261,12 +266,8 @@ def run_job(job: Job) -> list[PartRecord]:
                 "rows_per_part": job.rows_per_part,
             }
         )
-        if job.processes > 1:
-            threads = max(1, torch.get_num_threads() // job.processes)
-            del model
-            workers = Processes(partial(ChunkLabeller, job, threads), job.processes)
-        else:
-            workers = InProcess(partial(ChunkLabeller, job, None, model))
+        workers = _open_workers(job, model)
+        del model
         try:
             records = _label(job, folder, workers, columns)
         finally:
@@ -281,13 +282,25 @@ def run_job(job: Job) -> list[PartRecord]:
     return records
 
 
+def _open_workers(job: Job, model: MultiTaskModel) -> Workers:
+    """Who answers; `model` is taken where this process does."""
+    if job.ray:  # whose workers may run elsewhere, in another folder
+        source = os.path.abspath(job.source) if os.path.isdir(job.source) else job.source
+        own = replace(job, source=source, input=job.input.absolute(), output=job.output.absolute())
+        return RayActors(partial(ChunkLabeller, own, 1), job.processes)
+    if job.processes > 1:
+        threads = max(1, torch.get_num_threads() // job.processes)
+        return Processes(partial(ChunkLabeller, job, threads), job.processes)
+    return InProcess(partial(ChunkLabeller, job, None, model))
+
+
 def _begun(job: Job, folder: JobFolder) -> Any:
     """The folder, held, after what it may replace is gone."""
     _prepare(job)
     return folder.locked()
 
 
-def _label(job: Job, folder: JobFolder, workers: InProcess | Processes, columns: list[str]) -> list[PartRecord]:
+def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str]) -> list[PartRecord]:
     """Give the chunks that are not done to the workers; the records of all, in their order."""
     done, attempts = folder.finished(), Counter()
     pending: dict[Future, Chunk] = {}
@@ -303,8 +316,8 @@ def _label(job: Job, folder: JobFolder, workers: InProcess | Processes, columns:
                 try:
                     record = future.result()
                 except workers.lost_errors as error:
-                    lost = [chunk, *(pending.pop(other) for other in list(pending))]
-                    workers.replace_lost()
+                    lost = [chunk, *(pending.pop(other) for other in list(pending) if workers.loses_all)]
+                    workers.replace_lost(future)
                     for again in sorted(lost, key=lambda chunk: chunk.number):
                         attempts[again.number] += 1
                         if attempts[again.number] == MOST_ATTEMPTS:
@@ -314,6 +327,11 @@ def _label(job: Job, folder: JobFolder, workers: InProcess | Processes, columns:
                             ) from error
                         pending[workers.submit(again)] = again
                     continue
+                if not folder.part(record.number).is_file():
+                    raise RuntimeError(
+                        f"{folder.part(record.number)} was written on another machine and cannot be seen here. "
+                        "Give an output on a disk that all machines share."
+                    )
                 folder.keep(record)
                 done[record.number] = record
                 bar.update(record.labelled + record.set_aside)

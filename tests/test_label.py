@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def test_pool_that_broke_before_a_chunk_came_says_so_in_the_future() -> None:
     chunk = inputs.Chunk(0, 0, None, [])
     assert isinstance(workers.submit(chunk).exception(timeout=60), workers.lost_errors)
     assert isinstance(workers.submit(chunk).exception(timeout=60), workers.lost_errors)
-    workers.replace_lost()
+    workers.replace_lost(Future())
     workers.close()
 
 
