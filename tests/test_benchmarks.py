@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
@@ -256,3 +257,35 @@ def test_memory_benchmark_prints_a_row_for_each_contender(load: Callable, tiny_b
     assert all(100 < int(megabytes) < 5000 for row in rows for megabytes in row.rsplit(maxsplit=5)[1:5])
     with pytest.raises(SystemExit):
         load("memory").main(["--requests", "3"])
+
+
+def test_promise_of_a_risk_is_judged_by_worked_example(load: Callable, tmp_path: Path, monkeypatch, capsys) -> None:
+    def rows(split: str, wrong: int) -> pd.DataFrame:
+        """500 sure rows, of which so many are wrong, and 500 unsure ones, of which every second is."""
+        chosen = np.arange(1000)
+        is_wrong = np.where(chosen < 500, chosen < wrong, chosen % 2 == 0)
+        sure = np.where(chosen < 500, 0.9, 0.6)
+        columns = {"split": split, "label": np.where(is_wrong, "b", "a"), "prediction": "a"}
+        return pd.DataFrame({**columns, "probabilities": [[high, 1 - high] for high in sure]})
+
+    (tmp_path / "run" / "predictions").mkdir(parents=True)
+    for task, wrong in (("same", 5), ("unlucky", 30), ("moved", 50)):
+        found = pd.concat([rows("validation", 5), rows("test", wrong)])
+        found.to_parquet(tmp_path / "run" / "predictions" / f"{task}.parquet")
+    values = pd.DataFrame({"split": ["validation", "test"], "label": [0.5, 1.0], "prediction": [0.4, 0.9]})
+    values.to_parquet(tmp_path / "run" / "predictions" / "rating.parquet")
+    arguments = [str(tmp_path / "run"), "--risks", "0.005", "0.05", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["abstention.py", *arguments])
+    load("abstention").main()
+    found = json.loads((tmp_path / "out.json").read_text())["run"]
+    verdicts = {task: [promise["verdict"] for promise in promises] for task, promises in found.items()}
+    assert verdicts == {
+        "moved": ["no label", "broken"],
+        "same": ["no label", "kept"],
+        "unlucky": ["no label", "by chance"],
+    }
+    moved = found["moved"][1]
+    assert moved["confidence"] == pytest.approx(0.75) and moved["wrong_of_all"] == {"test": 0.3, "validation": 0.255}
+    assert (moved["test"]["answered"], moved["test"]["wrong"], moved["test"]["risk"]) == (500, 50, 0.1)
+    assert moved["test"]["interval"] == pytest.approx([0.0751, 0.1297], abs=1e-3)
+    assert "50.0        10.0 [7.5, 13.0]  broken" in capsys.readouterr().out
