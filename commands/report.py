@@ -2,23 +2,44 @@
 
     multitask-sentence report runs/quickstart
     multitask-sentence report runs/quickstart --recipe recipes/quickstart.yaml --slices topic
+    multitask-sentence report runs/quickstart --unlabeled tickets.csv --text message
     multitask-sentence report runs/quickstart --data tickets.csv --text message --label topic=queue
 
 It has scores with intervals and training curves, the errors to search and to filter, confusion, calibration, slices,
 near-duplicates across splits, and likely label errors (with cleanlab: pip install "multitask-sentence[report]"). The
-rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. The
-page holds texts of the data: it is never pushed to the Hub.
+rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. With
+--unlabeled, it also says which rows of a file are worth labelling next, and writes them to PAGE_next.csv. The page
+holds texts of the data: it is never pushed to the Hub.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
 from ._pinned import add_pin_options, check_pinned
 
 REPORT_FILE = "report.html"
+
+
+def _next_rows(options: argparse.Namespace, found: Any, model: Any, file: Path) -> Any:
+    """The rows of --unlabeled that are worth labelling, also as a csv file."""
+    import numpy as np
+
+    from ..reporting.next_rows import choose_next, committee, read_unlabeled, tasks_to_answer
+    from ..reporting.page import NextRows
+
+    tasks = tasks_to_answer(wanted_tasks(options, model.config.tasks), options.text)
+    known = [own.hashes for by_split in found.rows.values() for own in by_split.values()]
+    rows, note = read_unlabeled(options.unlabeled, options.text, np.concatenate([found.trained, *known]))
+    folders = committee(Path(options.folder))
+    others = (open_model(str(folder), options.dtype) for folder in folders)
+    chosen = choose_next(model, others, tasks, rows, options.next)
+    chosen.to_csv(file, index=False)
+    note = f"{len(chosen):,} rows of {options.unlabeled.name}, from {note}."
+    return NextRows(chosen, list(tasks), [folder.name for folder in folders], note, file.name)
 
 
 def run(options: argparse.Namespace) -> str:
@@ -33,8 +54,10 @@ def run(options: argparse.Namespace) -> str:
     from ..training.run.console import show_facts
 
     output = options.output or Path(options.folder) / REPORT_FILE
-    if output.exists() and not options.overwrite:
-        raise ValueError(f"{output} exists. Name another file with --output, or replace it with --overwrite.")
+    table = output.with_name(f"{output.stem}_next.csv")
+    for file in (output, table) if options.unlabeled else (output,):
+        if file.exists() and not options.overwrite:
+            raise ValueError(f"{file} exists. Name another page with --output, or replace it with --overwrite.")
     if not output.parent.is_dir():
         raise ValueError(f"--output: there is no folder {output.parent}. Make it, or give a folder with --output.")
     show_facts()
@@ -56,8 +79,13 @@ def run(options: argparse.Namespace) -> str:
     if options.most_rows and not isinstance(data, str):
         model = model or open_model(options.folder, options.dtype, options.revision)
         duplicates = find_duplicates(model, data.loaded.sets, found.tasks, options.most_rows)
-    write_whole(output, render_page(found, slices, duplicates))
-    return f"Written to {output}. Open it in a browser."
+    next_rows = None
+    if options.unlabeled:
+        model = model or open_model(options.folder, options.dtype, options.revision)
+        next_rows = _next_rows(options, found, model, table)
+    write_whole(output, render_page(found, slices, duplicates, next_rows))
+    written = f"{output} and {table}" if options.unlabeled else output
+    return f"Written to {written}. Open the page in a browser."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,11 +104,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=20_000,
         help="Of each split, to look for near-duplicates among; 0 for none (20000).",
     )
+    parser.add_argument("--unlabeled", type=Path, metavar="FILE", help="Texts of which some should be labelled next.")
+    parser.add_argument("--next", type=int, default=50, metavar="ROWS", help="So many of them (50).")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page (FOLDER/{REPORT_FILE}).")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier page.")
     add_pin_options(parser)
     options = parser.parse_args(argv)
     check_row_options(parser, options)
+    if options.next < 1:
+        parser.error(f"--next is {options.next}, but should be at least 1.")
     if options.most_rows < 0:
         parser.error(f"--most_rows is {options.most_rows}, but should be 0 or more.")
     if options.data and options.recipe:

@@ -1,9 +1,11 @@
 """One HTML page about a run, which needs nothing beside itself: render_page fills page.html.jinja."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -23,7 +25,39 @@ def _own(name: str) -> Markup:
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
-def render_page(run: Run, slices: Slices | None = None, duplicates: list[dict[str, Any]] | str = "") -> str:
+@dataclass
+class NextRows:
+    """
+    What the page says of an unlabelled file.
+
+    Attributes:
+        rows: what `choose_next` gave.
+        tasks: the tasks that were answered.
+        models: names of the models that may disagree.
+        note: a sentence that counts the file's rows.
+        file: where they are written as csv.
+    """
+
+    rows: pd.DataFrame
+    tasks: list[str]
+    models: list[str]
+    note: str
+    file: str
+
+
+def _next_rows(found: NextRows) -> dict[str, Any]:
+    """The same for the template: each row's texts as a list."""
+    names = [name for name in ("text", "text1", "text2") if name in found.rows.columns]
+    rows = [{**row, "texts": [row[name] for name in names]} for row in found.rows.to_dict("records")]
+    return {"rows": rows, "tasks": found.tasks, "models": found.models, "note": found.note, "file": found.file}
+
+
+def render_page(
+    run: Run,
+    slices: Slices | None = None,
+    duplicates: list[dict[str, Any]] | str = "",
+    next_rows: NextRows | None = None,
+) -> str:
     """
     The page as HTML.
 
@@ -31,6 +65,7 @@ def render_page(run: Run, slices: Slices | None = None, duplicates: list[dict[st
         run: the finished run.
         slices: by task and column of the data, the value of each row by its hash.
         duplicates: what `find_duplicates` gave, or why it was not asked.
+        next_rows: the rows of an unlabelled file that are worth labelling.
     """
     slices = slices or {}
     splits, scores = score_table(run.rows, run.groups)
@@ -51,6 +86,7 @@ def render_page(run: Run, slices: Slices | None = None, duplicates: list[dict[st
         ("slices", "Slices", True),
         ("label-errors", "Likely label errors", content["label_errors"] != []),
         ("duplicates", "Near-duplicates", True),
+        ("next", "Next rows to label", next_rows),
     ]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -66,6 +102,7 @@ def render_page(run: Run, slices: Slices | None = None, duplicates: list[dict[st
         columns=list(dict.fromkeys(name for own in slices.values() for name in own)),
         slices=slice_scores(run.rows, slices),
         duplicates=duplicates,
+        next_rows=next_rows and _next_rows(next_rows),
         least_shared=LEAST_SHARED,
         data={"errors": errors},
         style=_own("page.css"),

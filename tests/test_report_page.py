@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 from conftest import TASKS
 from datasets import Dataset
@@ -25,6 +26,7 @@ from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.reporting.duplicates import find_duplicates
 from multitask_sentence.reporting.label_errors import find_label_errors
+from multitask_sentence.reporting.next_rows import choose_next, spread_out
 from multitask_sentence.reporting.rows import task_rows
 from multitask_sentence.reporting.run import stored_run
 from multitask_sentence.reporting.slices import read_slices
@@ -35,6 +37,8 @@ from multitask_sentence.training.report.publish import stays_behind
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+WORDS = ("the", "cat", "ran", "good", "news", "bank")
+UNLABELED = [f"the {noun} {verb} <b>in</b> the park" for noun in ("cat", "dog", "bird") for verb in ("ran", "sang")]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
@@ -63,7 +67,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Pat
 @pytest.fixture(scope="module")
 def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
+    texts = [*UNLABELED, UNLABELED[0], "", "the cat sat good today"]  # the last one stands in the test split
+    pd.DataFrame({"message": texts}).to_csv(path.with_name("new.csv"), index=False)
     arguments = ["--recipe", trained / "job.yaml", "--slices", "channel", "--output", path]
+    arguments += ["--unlabeled", path.with_name("new.csv"), "--text", "message", "--next", 4]
     report([str(argument) for argument in [trained / "result", *arguments]])
     return path
 
@@ -218,6 +225,65 @@ def test_duplicates_across_splits_are_found_word_for_word_and_nearly(tiny_backbo
     assert found["compared"] == [2, 2] and found["counts"] == [3, 3] and found["exact"] == 1
 
 
+def test_next_rows_are_new_ones_of_the_file(trained: Path, page: Path) -> None:
+    found = pd.read_csv(page.with_name("report_next.csv"))
+    assert len(set(found["text"])) == 4 and set(found["text"]) <= set(UNLABELED)
+    assert {"mood", "mood_confidence", "tags", "uncertainty", "disagreement"} <= set(found.columns)
+    answers = MultiTaskModel.from_pretrained(trained / "result").predict(list(found["text"]), head="mood")["mood"]
+    assert answers["labels"] == list(found["mood"])
+    words = words_of(page)
+    assert (
+        "4 rows of new.csv, from 6 of 9 rows (left out: 1 without text, 1 repeated, 1 that have labels already)"
+        in words
+    )
+    assert all(" ".join(text.split()) in words for text in found["text"])
+
+
+def test_next_rows_are_unsure_disputed_and_spread_out(tiny_backbone: str) -> None:
+    torch.manual_seed(0)
+    rows = [(f"{first} {second} {third}",) for first in WORDS for second in WORDS for third in WORDS]
+    texts = [text for (text,) in rows]
+    model, other = (MultiTaskModel.from_backbone(tiny_backbone, tasks={"mood": TASKS["mood"]}) for _ in range(2))
+    for one in (model, other):  # heads whose answers differ from text to text
+        weight, bias = one.heads.parameters()
+        torch.nn.init.normal_(weight, std=3)
+        bias.data = -weight.data @ torch.from_numpy(one.encode(texts, normalize=False).mean(axis=0))
+    sure, its = (one.predict(texts)["mood"] for one in (model, other))
+    disputed = np.array(sure["labels"]) != np.array(its["labels"])
+    found = choose_next(model, [other], model.config.tasks, rows, 3)
+    worth = 1.5 * (1 - sure["probabilities"].max(axis=1)) + disputed
+    candidates = [texts[place] for place in np.argsort(-worth)[:30]]
+    assert 0 < sum(disputed) < len(rows) and set(found["text"]) <= set(candidates)
+    assert found["text"][0] == candidates[0]
+    assert found["disagreement"][0] == disputed[texts.index(candidates[0])]
+    vectors = model.encode(candidates, normalize=True)
+    assert found["text"][1] == candidates[int((vectors @ vectors[0]).argmin())]
+
+
+def test_rows_that_spread_out_are_each_time_the_furthest() -> None:
+    angles = np.deg2rad([0, 1, 2, 90, 45, 44])
+    assert spread_out(np.stack([np.cos(angles), np.sin(angles)], axis=1), 3) == [0, 3, 4]
+
+
+def test_unlabelled_files_that_give_no_row_are_refused(trained: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty.csv").write_text("message\n", encoding="utf-8")
+    (tmp_path / "notes.doc").write_text("x", encoding="utf-8")
+    arguments = [trained / "result", "--output", tmp_path / "report.html", "--unlabeled"]
+    (tmp_path / "known.csv").write_text("message\nthe cat sat good today\n", encoding="utf-8")
+    assert "it holds no rows. Add rows, or give" in refused(
+        capsys, *arguments, tmp_path / "empty.csv", "--text", "message"
+    )
+    assert "a column 'text', which is missing. Columns: ['message']. Correct --text." in refused(
+        capsys, *arguments, tmp_path / "known.csv"
+    )
+    said = refused(capsys, *arguments, tmp_path / "known.csv", "--text", "message")
+    assert "none of the 1 rows" in said and "(1 that have labels already)" in said
+    assert "should end with one of" in refused(capsys, *arguments, tmp_path / "notes.doc")
+    assert "no classification task reads pairs" in refused(
+        capsys, *arguments, tmp_path / "empty.csv", "--text", "message", "message"
+    )
+
+
 def test_page_says_what_is_missing_for_a_section(trained: Path, page: Path, tmp_path: Path, monkeypatch) -> None:
     assert "train and test" in words_of(page)
     monkeypatch.setitem(sys.modules, "cleanlab", None)
@@ -244,7 +310,7 @@ def test_page_is_never_pushed() -> None:
 
 def test_page_that_exists_is_kept(trained: Path, page: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = shutil.copy(page, tmp_path)
-    assert "exists. Name another file" in refused(capsys, trained / "result", "--output", path)
+    assert "exists. Name another page" in refused(capsys, trained / "result", "--output", path)
     assert "no folder" in refused(capsys, trained / "result", "--output", tmp_path / "none/report.html")
 
 
