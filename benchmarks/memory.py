@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=200, help="at least 4")
     parser.add_argument("--rows", type=int, default=16, help="most texts of a request")
     parser.add_argument("--words", type=int, default=120, help="most words of a text")
-    parser.add_argument("--contender", choices=[OURS, PLAIN, THEIRS], help="only this one, in this process")
+    names = [OURS, PLAIN, THEIRS]
+    parser.add_argument("--contenders", nargs="+", default=names, choices=names, metavar="NAME")
+    parser.add_argument("--contender", choices=names, help="only this one, in this process")
     parser.add_argument("--json", type=Path, help="also write the table into this file, beside those that it holds")
     options = parser.parse_args(argv)
     if options.requests < 4:
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measuring.say("\t".join(measure(options.contender, options.backbone, *sizes)))
         return
     table: list[Sequence[str]] = []
-    for contender in (OURS, PLAIN, THEIRS):
+    for contender in options.contenders:
         arguments = ["--backbone", options.backbone, "--contender", contender]
         for name, size in zip(("--requests", "--rows", "--words"), sizes, strict=True):
             arguments += [name, str(size)]

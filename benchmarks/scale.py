@@ -145,10 +145,10 @@ def run_to_first_step(recipe: Path, cache: Path, threads: int) -> Run:
     return Run(seconds, ticks / os.sysconf("SC_CLK_TCK"), peak)
 
 
-def measure_rows(folder: Path, backbone: str, rows: int, large_rows: int, threads: int) -> list[Sequence[Any]]:
-    """A line for each run: a csv file twice, and parquet files of both sizes."""
+def measure_rows(folder: Path, backbone: str, files: Sequence[tuple[str, int]], threads: int) -> list[Sequence[Any]]:
+    """Two lines, a first run and a second, for files of these kinds and numbers of rows."""
     table: list[Sequence[Any]] = []
-    for kind, count in (("csv", rows), ("parquet", rows), ("parquet", large_rows)):
+    for kind, count in files:
         own = folder / f"{kind}-{count}"
         own.mkdir()
         train = write_rows(own / f"train.{kind}", count)
@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = measuring.options(__doc__, rounds=3)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--large_rows", type=int, default=10_000_000)
+    parser.add_argument("--large_rows", type=int, default=10_000_000, help="0: only files of --rows")
+    parser.add_argument("--kinds", nargs="+", default=["csv", "parquet"], choices=["csv", "parquet"], help="of --rows")
     parser.add_argument("--tasks", nargs="+", type=int, default=[5, 25, 100])
     parser.add_argument("--labels", nargs="+", type=int, default=[2, 100, 1_000, 10_000])
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a training run that is timed")
@@ -297,7 +298,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as own:
         folder = Path(own)
         if "rows" in options.parts:
-            found = measure_rows(folder, options.backbone, options.rows, options.large_rows, options.threads)
+            files = [(kind, options.rows) for kind in options.kinds]
+            files += [("parquet", options.large_rows)] if options.large_rows else []
+            found = measure_rows(folder, options.backbone, files, options.threads)
             header = ["rows", "file", "run", "s to the first step", "s of the processor", "MiB"]
             measuring.report("Rows of two tasks, up to the first training step", header, found, options.json)
         if "held_out" in options.parts:

@@ -186,7 +186,8 @@ def cold_start(options: argparse.Namespace) -> None:
             opening[name].append(one.seconds_to_open)
         return taken
 
-    seconds = measuring.time_in_turns({name: partial(start, name) for name in names}, options.rounds)
+    warmups = 0 if options.quick else 1
+    seconds = measuring.time_in_turns({name: partial(start, name) for name in names}, options.rounds, warmups)
     rows = []
     for name in answers:
         if precision_of(name) == "int8":
@@ -194,7 +195,7 @@ def cold_start(options: argparse.Namespace) -> None:
         else:
             measuring.check_close(name, answers[name], answers[OURS])
         share = 1 / measuring.ratio(seconds[OURS], seconds[name])
-        loaded = median(opening[name][1:])
+        loaded = median(opening[name][warmups:])
         measuring.add_row(rows, [name, f"{median(seconds[name]):.2f} s", f"{loaded:.2f} s", f"{share:.2f}"])
     header = ["", "start to first answer", "of it imports and loading", "share of AutoModel"]
     measuring.report(f"cold start: {about(options)}", header, rows, options.json)

@@ -6,10 +6,10 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import TASKS
 
+from helpers import command, warm
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.label import main
 from multitask_sentence.labelling import inputs, job
@@ -160,14 +161,13 @@ def test_bad_lines_keep_their_numbers_across_blocks(tmp_path: Path, monkeypatch:
 # ---- killed, resumed, damaged ----
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "multitask_sentence", "label", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+def start(folder: Path, *arguments: object) -> BaseProcess:
+    """`label` in a process of its own, which prints into printed.txt of a folder."""
+    return warm.start([command.__file__, "label", *map(str, arguments)], os.environ, folder / "printed.txt")
 
 
-def wait_for_parts(folder: Path, count: int, process: subprocess.Popen) -> None:
-    while len(list(folder.glob("part-*.json"))) < count and process.poll() is None:
+def wait_for_parts(folder: Path, count: int, process: BaseProcess) -> None:
+    while len(list(folder.glob("part-*.json"))) < count and process.is_alive():
         time.sleep(0.005)
 
 
@@ -176,16 +176,16 @@ def test_killed_job_goes_on_and_gives_the_same_file(folder: Path, tmp_path: Path
     write(make_rows(400), tmp_path / "in.csv")
     label(folder, tmp_path / "in.csv", tmp_path / "whole.csv", "--rows_per_part", 40)
     arguments = (folder, tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 40)
-    process = start(*arguments)
+    process = start(tmp_path, *arguments)
     wait_for_parts(tmp_path / "out.csv.job", parts, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     label(*arguments, "--resume")
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not (tmp_path / "out.csv.job").exists()
 
 
-def children(process: subprocess.Popen) -> list[int]:
+def children(process: BaseProcess) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
     return [int(number) for number in found.stdout.split()]
 
@@ -193,11 +193,13 @@ def children(process: subprocess.Popen) -> list[int]:
 def test_rows_of_a_lost_worker_are_given_to_another(folder: Path, tmp_path: Path) -> None:
     write(make_rows(1200), tmp_path / "in.csv")
     label(folder, tmp_path / "in.csv", tmp_path / "whole.csv", "--rows_per_part", 40)
-    process = start(folder, tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 40, "--processes", 2)
+    process = start(
+        tmp_path, folder, tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 40, "--processes", 2
+    )
     wait_for_parts(tmp_path / "out.csv.job", 2, process)
     os.kill(children(process)[-1], signal.SIGKILL)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert warm.end([process], 300)
+    assert process.exitcode == 0, (tmp_path / "printed.txt").read_text()
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from helpers import warm
 from multitask_sentence import MultiTaskModel
 
 SENTENCES = ["the cat sat on the mat", "a good film", "bad news today", "dog"] * 5
@@ -26,14 +28,23 @@ def saved(tiny_model: MultiTaskModel, tmp_path: Path) -> str:
     return str(tmp_path / "saved")
 
 
-def run_script(script: str, *arguments: object) -> list[str]:
-    """Lines that a script printed; a hang fails after 100 seconds."""
+def run_warm(script: str, folder: Path, *arguments: object) -> list[str]:
+    """Lines that a script printed in another process; it stands in a folder meanwhile."""
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    printed = folder / f"printed-{uuid.uuid4().hex}.txt"
+    process = warm.start([str(folder / "script.py"), *map(str, arguments)], os.environ, printed)
+    assert warm.end([process], 100) and process.exitcode == 0, printed.read_text()[-3000:]
+    return [line for line in printed.read_text().splitlines() if line.startswith("> ")]
+
+
+def run_fresh(script: str, *arguments: object) -> list[str]:
+    """The same in a process without a history, with as many threads as there are cores."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("OMP_NUM_THREADS", None)  # as many threads as there are cores: what hung
     command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.splitlines() if line.startswith("> ")]
 
 
 MAP = """
@@ -51,24 +62,25 @@ def embed(batch):
 several = {} if processes == "1" else {"num_proc": int(processes)}
 mapped = load_from_disk(rows).map(embed, batched=True, **several)
 assert abs(mapped.with_format("numpy")["embedding"][:] - expected).max() < 1e-5
-print(mapped._fingerprint)
+print(">", mapped._fingerprint)
 """
 
 
 def test_map_is_read_from_its_cache_in_another_process(saved: str, tmp_path: Path) -> None:
     Dataset.from_dict({"text": SENTENCES}).save_to_disk(tmp_path / "rows")
-    first = run_script(MAP, saved, tmp_path / "rows", 1)
+    first = run_warm(MAP, tmp_path, saved, tmp_path / "rows", 1)
+    assert first
     files = sorted((tmp_path / "rows").glob("cache-*.arrow"))
     assert len(files) == 1
     written = files[0].stat().st_mtime_ns
-    assert run_script(MAP, saved, tmp_path / "rows", 1) == first
+    assert run_warm(MAP, tmp_path, saved, tmp_path / "rows", 1) == first
     assert sorted((tmp_path / "rows").glob("cache-*.arrow")) == files
     assert files[0].stat().st_mtime_ns == written
 
 
 def test_map_in_two_processes_ends_after_a_first_encode(saved: str, tmp_path: Path) -> None:
     Dataset.from_dict({"text": SENTENCES}).save_to_disk(tmp_path / "rows")
-    assert run_script(MAP, saved, tmp_path / "rows", 2)
+    assert run_fresh(MAP, saved, tmp_path / "rows", 2)
     assert len(list((tmp_path / "rows").glob("cache-*.arrow"))) == 2
 
 
@@ -114,6 +126,6 @@ def test_model_of_the_package_can_be_sent_to_a_fresh_process(tiny_model: MultiTa
 import pickle, sys
 model = pickle.load(open(sys.argv[1], "rb"))
 same = model.encode("the cat sat").tolist() == model.encode(["the cat sat"])[0].tolist()
-print(same, model.predict("dog")["mood"]["labels"])
+print(">", same, model.predict("dog")["mood"]["labels"])
 """
-    assert run_script(script, tmp_path / "model.pickle") == [f"True {tiny_model.predict('dog')['mood']['labels']}"]
+    assert run_fresh(script, tmp_path / "model.pickle") == [f"> True {tiny_model.predict('dog')['mood']['labels']}"]

@@ -693,19 +693,10 @@ def test_two_processes_give_one_result(job: Path, finished: SimpleNamespace, pri
     assert not list(job.parent.glob("runs"))
 
 
-def test_module_command_ends_a_mistake_with_one_line_and_exit_status_1(job: Path, private_cache: Path):
+def test_mistake_in_the_data_ends_the_command_with_one_line(job: Path, monkeypatch: pytest.MonkeyPatch):
     (job.parent / "pairs_ran.csv").write_text("a,b,score,same\nit,is,high,no\n")
-    process = subprocess.run(
-        [sys.executable, "-m", "multitask_sentence.train", str(job)],
-        env=environment(private_cache),
-        cwd=job.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 1
-    assert "Traceback" not in process.stderr
-    (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    line = error_of(monkeypatch, job)
+    assert line.startswith("error: ") and "\n" not in line
     assert "pairs_ran.csv, row 1: found 'high' where task 'similarity' needs a number" in line
 
 
