@@ -37,6 +37,7 @@ from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.data.rows.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.rows.row_hashes import collect_row_hashes
 from multitask_sentence.data.rows.sets import LoadedTasks
+from multitask_sentence.data.text.spelling import visible
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
@@ -397,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(argv)
     except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        sys.exit(f"error: {cause}")
+        sys.exit(visible(f"error: {cause}"))
 
 
 class _Callable(ModuleType):

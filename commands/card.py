@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.text.spelling import visible
 from ..training.card.model_card import write_model_card
 
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
     options = parser.parse_args(argv)
     try:
-        print(write_model_card(**vars(options)))  # noqa: T201 - what this command is for
+        print(visible(str(write_model_card(**vars(options)))))  # noqa: T201 - what this command is for
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.text.spelling import visible
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data, wanted_tasks
 from ._pinned import pinned_folder
 
@@ -74,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
-        print("\n" + run(options))  # noqa: T201 - what this command is for
+        print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.text.spelling import visible
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data
 from ._pinned import add_pin_options, check_pinned
 
@@ -60,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_options(parser, options)
     try:
         check_pinned(options.source, options.revision, options.require_pinned)
-        print("\n" + run(options))  # noqa: T201 - what this command is for
+        print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..data.text.spelling import visible
 from ._pinned import add_pin_options, check_pinned
 
 
@@ -81,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(f"stopped. {go_on}")
     except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
     except OSError as error:
         sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else ""))
-    print(f"\n{_summary(records)}\n\nWritten to {options.output}.")  # noqa: T201 - what this command is for
+    print(visible(f"\n{_summary(records)}\n\nWritten to {options.output}."))  # noqa: T201 - what this command is for
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.text.spelling import visible
 from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
 from ._pinned import add_pin_options, check_pinned
 
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> str:
     if options.unlabeled:
         model = model or open_model(options.folder, options.dtype, options.revision)
         next_rows = _next_rows(options, found, model, table)
-    write_whole(output, render_page(found, slices, duplicates, next_rows))
+    write_whole(output, visible(render_page(found, slices, duplicates, next_rows)))
     written = f"{output} and {table}" if options.unlabeled else output
     return f"Written to {written}. Open the page in a browser."
 
@@ -119,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--recipe says where the run's own rows come from, --data names other rows: give one of them.")
     try:
         check_pinned(options.folder, options.revision, options.require_pinned)
-        print("\n" + run(options))  # noqa: T201 - what this command is for
+        print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

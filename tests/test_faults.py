@@ -1,10 +1,12 @@
 """The short form of the campaign in benchmarks/faults: a few faults of each part, none of which ends as a failure."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 FAULTS = Path(__file__).parents[1] / "benchmarks" / "faults"
 
@@ -26,3 +28,11 @@ def test_short_campaign_has_no_failure(tmp_path: Path) -> None:
     kinds |= {("damage", kind) for kind in ("finished run", "checkpoint", "adapter", "cache of vectors")}
     kinds |= {("input", "random text"), ("threads", "encode"), ("threads", "predict"), ("threads", "add_task")}
     assert kinds <= table
+
+
+def test_weekly_workflow_runs_the_campaign_with_options_that_it_has() -> None:
+    workflow = yaml.safe_load((FAULTS.parents[1] / ".github" / "workflows" / "faults.yml").read_text(encoding="utf-8"))
+    (command,) = [step["run"] for step in workflow["jobs"]["campaign"]["steps"] if "benchmarks/faults" in str(step)]
+    wanted = set(re.findall(r"--(\w+)", command.split("benchmarks/faults")[1]))
+    known = set(re.findall(r'add_argument\("--(\w+)"', (FAULTS / "__main__.py").read_text(encoding="utf-8")))
+    assert wanted == known - {"minutes"}, "every part is run"

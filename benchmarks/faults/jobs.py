@@ -18,6 +18,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ import yaml
 from huggingface_hub import constants
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tqdm import tqdm
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Trainer
 
 from multitask_sentence import train as command
@@ -299,6 +301,7 @@ def train(
     """
     import datasets
 
+    tqdm.set_lock(threading.RLock())  # else forked processes share one, and a killed one may hold it for ever
     gc.freeze()  # the children need not go through what was imported here
     watch, log = Watch(job.parent, moment), job.with_name("said.txt")
     log.unlink(missing_ok=True)

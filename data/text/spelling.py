@@ -19,6 +19,19 @@ JOINERS = "\u200c\u200d"
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,99}))(?:\.0+)?", re.ASCII)
 
 
+# What moves a terminal's cursor, changes its colours, or turns the reading direction of what follows.
+_CONTROLS = {
+    code: f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
+
+def visible(text: str) -> str:
+    """A text for a terminal or a page: control characters that names, labels or rows may hold are spelled out."""
+    return text.translate(_CONTROLS)
+
+
 def show_names(names: Sequence[str]) -> str:
     """The names as a list in a message, cut short where there are many."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

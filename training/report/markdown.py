@@ -15,13 +15,15 @@ from urllib.parse import quote
 
 from tabulate import tabulate
 
+from ...data.text.spelling import visible
+
 # ASCII punctuation that Markdown or HTML may read as markup within a line; "_" only where a word begins or ends.
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~!#$]|(?<!\w)_|_(?!\w)")
 
 
 def code_span(text: Any) -> str:
     """Anything as a code span on one line: nothing in it is read as Markdown or HTML."""
-    text = " ".join(str(text).split()) or "(empty)"
+    text = visible(" ".join(str(text).split())) or "(empty)"
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}"
@@ -29,7 +31,7 @@ def code_span(text: Any) -> str:
 
 def plain_text(text: Any) -> str:
     """Anything as plain text on one line, with a backslash before what Markdown or HTML would read as markup."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return _MARKUP.sub(r"\\\g<0>", visible(" ".join(str(text).split())))
 
 
 def link_target(target: str) -> str:

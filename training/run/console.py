@@ -9,18 +9,21 @@ import sys
 
 from accelerate import PartialState
 
+from ...data.text.spelling import visible
+
 
 def say(text: str = "") -> None:
-    """Print on the main process."""
+    """Print on the main process; control characters are spelled out."""
     if PartialState().is_main_process:
-        print(text, flush=True)  # noqa: T201 - what a command is for
+        print(visible(text), flush=True)  # noqa: T201 - what a command is for
 
 
 class _Lines(logging.Handler):
     """Bare lines: facts to where `print` goes, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(visible(self.format(record)), file=stream, flush=True)
 
 
 _LINES = _Lines()
