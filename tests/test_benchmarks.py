@@ -14,11 +14,16 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
 from multitask_sentence import MultiTaskModel, passes_multitask
 from multitask_sentence import padding_free_multitask as padding_free_module
 from multitask_sentence.export.folder import export_folder
+from multitask_sentence.scope_multitask import Scope
+from multitask_sentence.tasks_multitask import TaskConfig
+from multitask_sentence.training.calibration.scope import fit_scope
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHORT = ["--dtypes", "float32", "--rounds", "1", "--threads", "1"]
@@ -259,6 +264,32 @@ def test_memory_benchmark_prints_a_row_for_each_contender(load: Callable, tiny_b
         assert len(megabytes) == 4 and min(megabytes) > 100 and per_second > 0
     with pytest.raises(SystemExit):
         memory.main(["--requests", "3"])
+
+
+def test_measures_of_foreign_rows_by_worked_example(load: Callable, tiny_backbone: str) -> None:
+    benchmark = load("out_of_scope")
+    generator = np.random.default_rng(0)
+    labels = np.arange(600) % 3
+    rows = np.eye(8)[[0, 3, 6]][labels] * 5 + generator.normal(size=(600, 8)) * [1, 1, 0.1, 1, 0.1, 1, 1, 0.1]
+    foreign = np.eye(8)[[1, 2, 4, 7]].repeat(10, axis=0) * 5 + generator.normal(size=(40, 8)) * 0.1
+    head = LogisticRegression().fit(rows[:400], labels[:400])
+    measures = benchmark.other_measures(rows[:400], labels[:400], rows[400:], head)
+    for name, measure in measures.items():
+        own, others = measure(rows[400:]), measure(foreign)
+        is_far = np.median(others) > np.quantile(own, 0.9)
+        # What is far from everything is near its class for the relative distance, as far as it goes.
+        assert own.shape == (200,) and is_far == (name != "relative Mahalanobis"), name
+    scope = Scope(8, 3)
+    task = TaskConfig(problem_type="single_label_classification", labels=["a", "b", "c"])
+    tensors = [torch.from_numpy(values) for values in (rows[:400], labels[:400])]
+    scope.load_state_dict(fit_scope(task, *tensors))
+    near = scope.distances(torch.from_numpy(rows[400:])).numpy()
+    doubt = 1 - head.predict_proba(rows[400:]).max(axis=1)
+    median, high = np.quantile(near, [0.5, 0.95])
+    unsure, sure = np.quantile(doubt, [0.95, 0.5])
+    expected = (near - median) / (high - median) + (doubt - sure) / (unsure - sure) / 2
+    np.testing.assert_allclose(measures["distance + probability / 2"](rows[400:]), expected, rtol=1e-3, atol=1e-3)
+    assert benchmark.time_predict(tiny_backbone, ["a cat", "good film", "bad news"] * 4, rounds=1) > 0
 
 
 def test_promise_of_a_risk_is_judged_by_worked_example(load: Callable, tmp_path: Path, monkeypatch, capsys) -> None:
