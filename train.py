@@ -30,7 +30,6 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from multitask_sentence.backbone_multitask import find_backbone
-from multitask_sentence.commands._pinned import check_pinned
 from multitask_sentence.data.augmentation.rows import augment_sets, describe_augmentations
 from multitask_sentence.data.loading.tasks import load_tasks
 from multitask_sentence.data.report import describe, format_report
@@ -72,6 +71,7 @@ from multitask_sentence.training.run.output_folder import (
     release_output_dir,
     write_json,
 )
+from multitask_sentence.training.run.pinned import check_pinned
 from multitask_sentence.training.seeds import (
     SEEDS_FILE,
     check_seeds,

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
+from ..training.run.pinned import pinned_folder
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data, wanted_tasks
-from ._pinned import pinned_folder
 
 
 def _names(sources: Sequence[str]) -> list[str]:

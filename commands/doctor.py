@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from ..training.run.pinned import add_pin_options, check_pinned
 from . import _doors
 from ._doors import DOORS
-from ._pinned import add_pin_options, check_pinned
 
 TOLERANCE = 1e-5  # between different batches of the same sentences, in float32, which every door opens the weights in
 # Doors that a folder has only where it was exported, by the file that says so.

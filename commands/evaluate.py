@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
+from ..training.run.pinned import add_pin_options, check_pinned
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data
-from ._pinned import add_pin_options, check_pinned
 
 
 def run(options: argparse.Namespace) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..data.text.spelling import visible
-from ._pinned import add_pin_options, check_pinned
+from ..training.run.pinned import add_pin_options, check_pinned
 
 
 def _summary(records: Sequence) -> str:

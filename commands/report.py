@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.text.spelling import visible
+from ..training.run.pinned import add_pin_options, check_pinned
 from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
-from ._pinned import add_pin_options, check_pinned
 
 REPORT_FILE = "report.html"
 

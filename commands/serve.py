@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ..serving.limits import Limits
-from ._pinned import add_pin_options, check_pinned
+from ..training.run.pinned import add_pin_options, check_pinned
 
 TOKEN_VARIABLE = "MULTITASK_SENTENCE_TOKEN"
 

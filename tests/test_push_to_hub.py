@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from helpers import hub_server
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import compare
-from multitask_sentence.commands._pinned import check_pinned, pinned_folder
 from multitask_sentence.train import check_hub_names, run
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
+from multitask_sentence.training.run.pinned import check_pinned, pinned_folder
 
 HubServer = hub_server.HubServer
 ROOT = Path(__file__).parents[1]

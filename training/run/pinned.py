@@ -22,7 +22,7 @@ def find_commit(repo_id: str, revision: str | None) -> str | None:
     """The commit that a branch of a Hub repository stands at, now or when it was last read; `None` if nobody knows."""
     from huggingface_hub import HfApi
 
-    from ..adapter_multitask import cached_commit
+    from ...adapter_multitask import cached_commit
 
     try:
         return HfApi().model_info(repo_id, revision=revision).sha
