@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from ..answers_multitask import farthest_labelled
 from ..checks_multitask import suggest
 from .batching import Abstain, Batcher, ClosedError, QueueFullError, Row
 from .engine import Engine
@@ -49,7 +50,10 @@ class Abstention(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    confidence: float = Field(ge=0, le=1, description="Labels of which the model is less sure are null.")
+    confidence: float | None = Field(None, ge=0, le=1, description="Labels of which the model is less sure are null.")
+    out_of_scope: float | None = Field(
+        None, ge=0, le=100, description="Labels of rows beyond this percentile out of a task's scope are null."
+    )
 
 
 class PredictRequest(BaseModel):
@@ -62,7 +66,8 @@ class PredictRequest(BaseModel):
     tasks: str | list[str] | None = Field(None, description="The tasks to answer; all that read this kind of input.")
     embeddings: bool = Field(False, description="Whether to answer with the embeddings, too.")
     abstain: Abstention | Literal[False] | None = Field(
-        None, description="When to give no label: as the model is configured, or below a confidence; false for never."
+        None,
+        description="When to give no label: as the model is configured, below a confidence, or out of scope; false for never.",
     )
 
 
@@ -205,7 +210,7 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
                     )
 
     def tasks_for(asked: str | list[str] | None, is_pair: bool) -> list[str]:
-        fitting = [name for name, reads_pairs in engine.tasks.items() if reads_pairs == is_pair]
+        fitting = [name for name, task in engine.tasks.items() if task.pair == is_pair]
         if asked is None:
             return fitting
         names = [asked] if isinstance(asked, str) else asked
@@ -219,6 +224,16 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
                 right = "sentences" if is_pair else "pairs"
                 raise FieldError("tasks", f"tasks: {name!r} reads {right}. Send {right} instead.")
         return names
+
+    def abstention_for(asked: Abstention | Literal[False] | None, names: Sequence[str]) -> Abstain:
+        if not isinstance(asked, Abstention):
+            return asked
+        abstain = asked.model_dump(exclude_none=True)
+        try:
+            farthest_labelled(engine.tasks, names, abstain)
+        except ValueError as error:
+            raise FieldError("abstain", str(error)) from error
+        return abstain
 
     async def answers(
         rows: Sequence[Row], tasks: Sequence[str], embeddings: bool, abstain: Abstain = None
@@ -259,8 +274,8 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
         is_pair = body.pairs is not None
         rows = body.pairs if is_pair else [body.sentences] if isinstance(body.sentences, str) else body.sentences
         check_rows("pairs" if is_pair else "sentences", rows)
-        abstain = body.abstain.model_dump() if isinstance(body.abstain, Abstention) else body.abstain
-        found = await answers(rows, tasks_for(body.tasks, is_pair), body.embeddings, abstain)
+        names = tasks_for(body.tasks, is_pair)
+        found = await answers(rows, names, body.embeddings, abstention_for(body.abstain, names))
         found = [{name: _listed(answer) for name, answer in row.items()} for row in found]
         return Response(json.dumps({"model": engine.name, "answers": found}), media_type="application/json")
 
@@ -297,7 +312,7 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
             "model": engine.name,
             "engine": engine.kind,
             "embedding_dim": engine.embedding_dim,
-            "tasks": {name: reads[is_pair] for name, is_pair in engine.tasks.items()},
+            "tasks": {name: reads[task.pair] for name, task in engine.tasks.items()},
         }
 
     @app.get("/metrics")

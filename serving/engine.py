@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ..answers_multitask import plain_answers
 from ..runtime.model import MultiTaskRuntime
+from ..tasks_multitask import TaskConfig
 from .batching import Abstain, Row
 
 
@@ -16,13 +17,13 @@ class Engine(Protocol):
     Attributes:
         name: what callers see of where it was opened from.
         kind: what computes.
-        tasks: by name, whether it reads pairs.
+        tasks: their settings, by name.
         embedding_dim: size of an embedding.
     """
 
     name: str
     kind: str
-    tasks: dict[str, bool]
+    tasks: dict[str, TaskConfig]
     embedding_dim: int
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ class TorchEngine:
         ).eval()
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.name = public_name(source)
-        self.tasks = {name: task.pair for name, task in self.model.config.tasks.items()}
+        self.tasks = self.model.config.tasks
         self.embedding_dim = self.model.config.embedding_dim
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ class RuntimeEngine:
         self.kind = kind
         self.model = MultiTaskRuntime.from_pretrained(source, kind, precision or "float32", revision=revision)
         self.name = f"./{Path(source).resolve().name}" if Path(source).is_dir() else source
-        self.tasks = {name: task.pair for name, task in self.model.tasks.items()}
+        self.tasks = self.model.tasks
         self.embedding_dim = self.model.config["embedding_dim"]
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:

@@ -15,18 +15,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
+import torch
+from fastapi.testclient import TestClient
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.serve import main
 from multitask_sentence.export.folder import export_folder
+from multitask_sentence.serving.app import make_app
 from multitask_sentence.serving.batching import Batcher, ClosedError, QueueFullError
+from multitask_sentence.serving.engine import TorchEngine
+from multitask_sentence.training.calibration.scope import fit_scope
 
 TOKEN = "a-word-between-friends"
 LIMITS = {"max_rows": 50, "max_characters": 2_000, "max_body_bytes": 60_000}
@@ -129,6 +134,29 @@ def test_labels_are_withheld_where_the_request_asks_for_more_confidence(server: 
         assert given == ((sure >= least).tolist() if abstain else [True] * len(SENTENCES))
 
 
+def test_labels_are_withheld_out_of_scope_where_the_request_asks_so(folder: Path, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_pretrained(folder)
+    model.config.tasks["mood"] = replace(model.config.tasks["mood"], out_of_scope=True)
+    labels = torch.arange(40) % len(model.config.tasks["mood"].labels)
+    embeddings = torch.randn(40, model.config.embedding_dim, generator=torch.Generator().manual_seed(0))
+    model._set_scope("mood", fit_scope(model.config.tasks["mood"], embeddings, labels))
+    model.save_pretrained(tmp_path)
+    beyond = np.sort(model.predict(SENTENCES)["mood"]["out_of_scope"])
+    abstain = {"out_of_scope": float(beyond[1:3].mean())}
+    with TestClient(make_app(TorchEngine(str(tmp_path)))) as client:
+        content = client.post("/predict", json={"sentences": SENTENCES, "tasks": "mood", "abstain": abstain}).json()
+        refused = [
+            client.post("/predict", json={"sentences": SENTENCES, "tasks": task, "abstain": asked})
+            for task, asked in (("tags", abstain), ("mood", {}), ("mood", {"out_of_scope": 101}))
+        ]
+    assert close(content["answers"], model.predict(SENTENCES, head="mood", as_list=True, abstain=abstain))
+    assert sum(row["mood"]["label"] is None for row in content["answers"]) == len(SENTENCES) - 2
+    errors = [answer.json()["error"] for answer in refused]
+    assert [answer.status_code for answer in refused] == [422] * 3
+    assert [error["param"] for error in errors] == ["abstain", "abstain", "abstain.out_of_scope"]
+    assert "none of the tasks tags knows its scope" in errors[0]["message"] and "empty" in errors[1]["message"]
+
+
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str) -> None:
     client = openai.OpenAI(base_url=server.url + "/v1", api_key=TOKEN)
@@ -163,7 +191,7 @@ def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str)
         ("/predict", {"sentences": ["a", "b" * 2_001]}, 422, "has 2001 characters", "sentences[1]"),
         ("/predict", {"sentences": ["a" * 60_000]}, 413, "more than 60000 bytes", None),
         ("/predict", {"sentences": "a", "abstain": {"confidence": 80}}, 422, "less than", "abstain.confidence"),
-        ("/predict", {"sentences": "a", "abstain": {"risk": 0.05}}, 422, "Field required", "abstain.confidence"),
+        ("/predict", {"sentences": "a", "abstain": {"risk": 0.05}}, 422, "Extra inputs", "abstain"),
         ("/v1/embeddings", {"input": [[1, 2]]}, 422, "input[0]: Input should be a valid string", "input[0]"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3}, 422, "the model has 24", "dimensions"),
         ("/nowhere", {}, 404, "POST /nowhere: Not Found", None),
