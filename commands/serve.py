@@ -56,13 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         packages = "fastapi uvicorn httptools uvloop prometheus_client"
         sys.exit(f"error: serve needs {error.name}, which is not installed: pip install {packages}")
+    from ..runtime.graphs import in_a_thread_of_its_own
     from ..serving.engine import RuntimeEngine, TorchEngine
 
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     try:
         check_pinned(options.source, options.revision, options.require_pinned)
         if options.engine == "torch":
-            engine = TorchEngine(options.source, options.revision, options.dtype, options.device)
+            # The threads of OpenMP that loading starts would stay, and those that compute sleep after every operation
+            # where there are more than cores (GOMP_SPINCOUNT). They end with the thread that they belong to.
+            engine = in_a_thread_of_its_own(
+                TorchEngine, options.source, options.revision, options.dtype, options.device
+            )
         else:
             engine = RuntimeEngine(options.source, options.engine, options.revision, options.dtype)
     except (ValueError, OSError, ImportError) as error:

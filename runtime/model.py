@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
 CONVERSIONS = ("numpy", "tensor")
 PAIRS_PER_BATCH = 4096
-PADDING_PER_PASS = 64  # tokens that may be padding before another pass is cheaper; a rough estimate
 
 
 def _is_embedding(row: Any) -> bool:
@@ -214,8 +213,9 @@ class MultiTaskRuntime:
         if not outputs:
             return found
         lengths = [len(ids) for ids in token_ids]
-        for batch in length_sorted_batches(lengths, batch_size, most_padding=PADDING_PER_PASS):
-            values = self._sentences(self.inputs([token_ids[index] for index in batch]), outputs)
+        graph = self._sentences
+        for batch in length_sorted_batches(lengths, batch_size, graph.tokens_per_pass, graph.most_padding):
+            values = graph(self.inputs([token_ids[index] for index in batch]), outputs)
             for name, value in zip(outputs, values, strict=True):
                 found[name][batch] = value
             if bar is not None:

@@ -67,7 +67,7 @@ class PredictRequest(BaseModel):
     embeddings: bool = Field(False, description="Whether to answer with the embeddings, too.")
     abstain: Abstention | Literal[False] | None = Field(
         None,
-        description="When to give no label: as the model is configured, below a confidence, or out of scope; false for never.",
+        description="When to give no label: as configured, below a confidence, or out of scope; false for never.",
     )
 
 

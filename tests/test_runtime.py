@@ -211,6 +211,25 @@ def test_no_task_for_this_kind_of_input_is_the_models_error(tiny_backbone: str, 
     assert str(found.value) == str(expected.value)
 
 
+def test_passes_hold_as_many_tokens_and_as_much_padding_as_their_engine_likes(
+    runtime: MultiTaskRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, masks = runtime._sentences, []
+    token_ids = [[1] * length for length in np.random.default_rng(0).integers(1, 20, 400)]
+
+    def computed(inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
+        masks.append(inputs["attention_mask"])
+        return graph(inputs, outputs)
+
+    for name in ("tokens_per_pass", "most_padding"):
+        setattr(computed, name, getattr(graph, name))
+    monkeypatch.setattr(runtime, "_sentences", computed)
+    runtime.compute(token_ids, ["sentence_embedding"])
+    assert max(mask.size for mask in masks) <= graph.tokens_per_pass
+    assert max(int((mask == 0).sum()) for mask in masks) <= graph.most_padding
+    assert sum(map(len, masks)) == 400 and len(masks) < 60
+
+
 def test_windows_are_put_together_in_order(runtime: MultiTaskRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, pairs = runtime.predict(SENTENCES), runtime.predict(PAIRS)
     monkeypatch.setattr(rows_module, "SENTENCES_PER_WINDOW", 2)

@@ -339,6 +339,28 @@ def test_waiting_requests_are_answered_together_and_a_full_queue_refuses(answer_
         asyncio.run(batcher.submit(["7"], ["mood"], False))
 
 
+def test_callers_that_ask_again_and_again_are_answered_together() -> None:
+    sizes = []
+
+    def answer(rows: list[str], tasks: list[str], embeddings: bool, abstain: Any) -> list[dict[str, Any]]:
+        time.sleep(0.04)
+        sizes.append(len(rows))
+        return [{"mood": row} for row in rows]
+
+    async def call(batcher: Batcher, caller: int) -> None:
+        await asyncio.sleep(0.02 * bool(caller))  # the first is computed alone
+        for number in range(12):
+            assert await batcher.submit([str(number)], ["mood"], False) == [{"mood": str(number)}]
+
+    async def call_all() -> None:
+        batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
+        await asyncio.gather(*(call(batcher, caller) for caller in range(8)))
+        batcher.close()
+
+    asyncio.run(call_all())
+    assert len(sizes) < 18, f"by turns, two halves need 24 passes; found {sizes}"
+
+
 def test_requests_that_abstain_otherwise_are_computed_apart(answer_when_told) -> None:
     answer, event, sizes = answer_when_told
     batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
