@@ -16,6 +16,8 @@ COMMANDS = {
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",
     "export": "write the graphs that serve a trained folder without torch",
+    "sign": "sign a folder, code included, with a private key",
+    "verify": "check a folder's signature with the public key",
     "doctor": "open a folder or repository through every door and compare what they answer",
 }
 

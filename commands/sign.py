@@ -1,0 +1,42 @@
+"""Sign a folder, code included, with a private key; `verify` checks it with the public one.
+
+    openssl ecparam -name prime256v1 -genkey -noout -out private.pem
+    openssl ec -in private.pem -pubout -out public.pem
+    multitask-sentence sign runs/quickstart --private_key private.pem
+
+The signature, model.sig, is one of OpenSSF model signing (pip install "multitask-sentence[signing]"). It covers all
+files that a push takes, but for the card and the manifest, which a push may write anew, and is pushed along. To sign
+without a key, with an account and a network: model_signing sign sigstore.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.text.spelling import visible
+from ._signed import SIGNATURE_FILE, hashing_config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: a person's mistake ends with one message and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="multitask-sentence sign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="The folder of a model.")
+    parser.add_argument("--private_key", type=Path, required=True, help="Of an elliptic curve, a PEM file.")
+    parser.add_argument("--password", help="Of the key, where it has one.")
+    options = parser.parse_args(argv)
+    try:
+        hashing = hashing_config(options.folder)
+        from model_signing import signing
+
+        config = signing.Config().use_elliptic_key_signer(private_key=options.private_key, password=options.password)
+        config.set_hashing_config(hashing).sign(options.folder, options.folder / SIGNATURE_FILE)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(visible(f"error: {options.folder} was not signed: {error}"))
+    print(f"Signed: {options.folder / SIGNATURE_FILE}")  # noqa: T201 - what this command is for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Signing a folder and verifying it, with keys that are made here."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.commands import doctor, sign, verify
+from multitask_sentence.training.report.publish import stays_behind
+
+pytest.importorskip("model_signing", reason="the extra signing is not installed")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, str]:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return str(private), str(public)
+
+
+def test_signature_covers_all_that_is_pushed_and_finds_every_change(
+    tiny_model: MultiTaskModel, keys: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = keys
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    (folder / "best" / "mood").mkdir(parents=True)
+    (folder / "best" / "mood" / "model.safetensors").write_bytes(b"stays behind")
+    with pytest.raises(SystemExit, match=r"is not verified: there is no model\.sig"):
+        verify.main([str(folder), "--public_key", public])
+    sign.main([str(folder), "--private_key", private])
+    verify.main([str(folder), "--public_key", public])
+    assert "every file is what was signed" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        doctor.main([str(folder), "--seal"])
+    assert ended.value.code == 0
+    MultiTaskModel.from_pretrained(folder, verify=True)
+
+    pushed = Path(shutil.copytree(folder, tmp_path / "pushed", ignore=shutil.ignore_patterns("best")))
+    assert not stays_behind("model.sig")
+    (pushed / "README.md").write_text("# A card that somebody wrote")
+    verify.main([str(pushed), "--public_key", public])
+    for name in ("modeling_multitask.py", "model.safetensors", "config.json", "added_multitask.py"):
+        changed = Path(shutil.copytree(pushed, tmp_path / name))
+        with (changed / name).open("ab") as file:
+            file.write(b" ")
+        with pytest.raises(SystemExit, match="is not verified"):
+            verify.main([str(changed), "--public_key", public])
+    with pytest.raises(SystemExit, match="is not verified"):
+        verify.main([str(pushed), "--public_key", private])
