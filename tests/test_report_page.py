@@ -240,7 +240,7 @@ def test_next_rows_are_new_ones_of_the_file(trained: Path, page: Path) -> None:
 
 
 def test_next_rows_are_unsure_disputed_and_spread_out(tiny_backbone: str) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     rows = [(f"{first} {second} {third}",) for first in WORDS for second in WORDS for third in WORDS]
     texts = [text for (text,) in rows]
     model, other = (MultiTaskModel.from_backbone(tiny_backbone, tasks={"mood": TASKS["mood"]}) for _ in range(2))
@@ -254,7 +254,7 @@ def test_next_rows_are_unsure_disputed_and_spread_out(tiny_backbone: str) -> Non
     worth = 1.5 * (1 - sure["probabilities"].max(axis=1)) + disputed
     candidates = [texts[place] for place in np.argsort(-worth)[:30]]
     assert 0 < sum(disputed) < len(rows) and set(found["text"]) <= set(candidates)
-    assert found["text"][0] == candidates[0]
+    assert found["text"][0] == candidates[0] != texts[sure["probabilities"].max(axis=1).argmin()]
     assert found["disagreement"][0] == disputed[texts.index(candidates[0])]
     vectors = model.encode(candidates, normalize=True)
     assert found["text"][1] == candidates[int((vectors @ vectors[0]).argmin())]
