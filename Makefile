@@ -29,7 +29,7 @@ lint: $(VENV)/installed
 # Two workers of one thread each (tests/conftest.py): on two cores half the time of one worker with two threads. With a
 # worker that died, the run fails and ends: were it replaced, pytest-xdist would wait for ever.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 bench: $(VENV)/installed
 	for name in encode predict latency scaling training; do \

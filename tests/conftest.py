@@ -94,9 +94,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ["HF_HUB_OFFLINE"] != "0":
         reasons["hub"] = "offline session; HF_HUB_OFFLINE=0 lets tests reach the Hub"
     for item in items:
+        if "run_in_two_processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # Files with slow tests first, so that no worker of pytest-xdist begins one when the others have ended.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

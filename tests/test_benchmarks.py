@@ -84,6 +84,7 @@ def test_benchmark_prints_a_table_and_draws_a_plot(
         assert rows and all(cell in printed for row in rows for cell in row.values())
 
 
+@pytest.mark.slow
 def test_scale_measures_rows_tasks_and_labels(
     load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def exported(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow
 def test_serving_is_measured_and_what_cannot_be_opened_is_said(
     load: Callable, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

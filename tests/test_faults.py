@@ -16,10 +16,11 @@ def run_faults(folder: Path, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=500)
 
 
+@pytest.mark.slow
 def test_short_campaign_has_no_failure(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("processes are forked and killed as Linux does")
-    flags = ("--kills", "5", "--damage", "1", "--texts", "100", "--thread_seconds", "2")
+    flags = ("--kills", "5", "--damage", "1", "--texts", "100", "--thread_seconds", "0.5")
     done = run_faults(tmp_path, *flags)
     failures = tmp_path / "failures.txt"
     assert done.returncode == 0, failures.read_text() if failures.is_file() else done.stderr[-3000:]

@@ -190,6 +190,7 @@ def children(process: BaseProcess) -> list[int]:
     return [int(number) for number in found.stdout.split()]
 
 
+@pytest.mark.slow
 def test_rows_of_a_lost_worker_are_given_to_another(folder: Path, tmp_path: Path) -> None:
     write(make_rows(1200), tmp_path / "in.csv")
     label(folder, tmp_path / "in.csv", tmp_path / "whole.csv", "--rows_per_part", 40)

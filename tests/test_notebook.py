@@ -16,6 +16,7 @@ def test_notebook_is_stored_without_outputs() -> None:
 
 
 @pytest.mark.pretrained
+@pytest.mark.slow
 def test_notebook_trains_a_model_that_answers_and_opens_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

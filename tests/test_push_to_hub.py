@@ -342,10 +342,12 @@ def test_push_to_a_revision_makes_the_branch_and_leaves_main_alone(
 
 @pytest.mark.parametrize("door", ["id", "pinned", "mixin"])
 @pytest.mark.parametrize("name", ["last_hidden_state", "sentence_embedding", *TASKS])
+@pytest.mark.slow
 def test_forward_by_id_gives_the_same_bits_in_a_clean_process(loaded: dict[str, Any], door: str, name: str) -> None:
     assert loaded[f"{door}: {name}"] is True
 
 
+@pytest.mark.slow
 def test_clean_process_runs_the_code_of_the_repository(hub: Any, loaded: dict[str, Any]) -> None:
     commit = hub.repositories["team/model"].branches["main"][-1]
     assert loaded["code"] == f"transformers_modules.team.model.{commit.oid}.modeling_multitask"
@@ -353,6 +355,7 @@ def test_clean_process_runs_the_code_of_the_repository(hub: Any, loaded: dict[st
     assert set(loaded["tasks"]) == set(TASKS)
 
 
+@pytest.mark.slow
 def test_id_opens_with_the_same_bits_where_only_torch_transformers_and_numpy_are_installed(
     loaded: dict[str, Any],
 ) -> None:
@@ -362,27 +365,32 @@ def test_id_opens_with_the_same_bits_where_only_torch_transformers_and_numpy_are
     assert found["same"] == {"mood": True, "rating": True, "sentence_embedding": True, "encode": True}
 
 
+@pytest.mark.slow
 def test_sentence_transformers_opens_the_id_with_the_same_bits(loaded: dict[str, Any]) -> None:
     assert loaded["SentenceTransformer: sentence_embedding"] is True
 
 
+@pytest.mark.slow
 def test_pipelines_open_the_id_with_the_same_answers(loaded: dict[str, Any]) -> None:
     assert loaded["pipeline: embedding"] is True
     assert loaded["pipeline: largest difference"] <= 1e-6
 
 
 @pytest.mark.parametrize("door", ["id", "pinned", "branch"])
+@pytest.mark.slow
 def test_encode_fetches_the_tokenizer_of_its_own_revision(loaded: dict[str, Any], door: str) -> None:
     assert loaded["latest: encode"] is False, "premise: the last commit's tokenizer gives other embeddings"
     assert loaded[f"{door}: encode"] is True
 
 
+@pytest.mark.slow
 def test_encode_fetches_the_tokenizer_that_came_with_the_weights_when_the_branch_has_moved_on(
     loaded: dict[str, Any],
 ) -> None:
     assert loaded["moved on after loading: encode"] is True
 
 
+@pytest.mark.slow
 def test_encode_fetches_the_tokenizer_of_a_private_repository_with_the_given_token(loaded: dict[str, Any]) -> None:
     assert loaded["private: encode"] is True
 
@@ -395,6 +403,7 @@ def test_encode_fetches_the_tokenizer_of_a_private_repository_with_the_given_tok
         ("private without a token", "If this is a private repository, make sure to pass a token"),
     ],
 )
+@pytest.mark.slow
 def test_loading_what_is_not_there_says_so(loaded: dict[str, Any], name: str, says: str) -> None:
     assert says in loaded[name]
 
@@ -402,6 +411,7 @@ def test_loading_what_is_not_there_says_so(loaded: dict[str, Any], name: str, sa
 # ---- the doors of transformers to push through ----
 
 
+@pytest.mark.slow
 def test_saving_a_model_from_the_hub_again_keeps_its_code_and_auto_map(loaded: dict[str, Any], folder: Path) -> None:
     again, original = contents(loaded["again folder"]), contents(folder)
     assert set(again) >= OPENS_A_MODEL
@@ -412,6 +422,7 @@ def test_saving_a_model_from_the_hub_again_keeps_its_code_and_auto_map(loaded: d
 
 
 @pytest.mark.parametrize("repo_id", ["team/mixin", "team/saved"])
+@pytest.mark.slow
 def test_push_from_the_model_is_one_commit_of_a_whole_repository(
     hub: Any, loaded: dict[str, Any], repo_id: str
 ) -> None:

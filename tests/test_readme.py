@@ -62,7 +62,7 @@ def test_readme_is_short_and_shows_each_kind_of_block() -> None:
 
 
 PYTHON = [
-    pytest.param(block, id=f"{page}-{number}")
+    pytest.param(block, id=f"{page}-{number}", marks=[pytest.mark.slow] if "runtime_multitask" in block else [])
     for page, text in {"README.md": README, **PAGES}.items()
     for number, block in enumerate(blocks("python", text))
 ]

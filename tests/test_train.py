@@ -667,6 +667,7 @@ def test_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
 # ---- the command itself ----
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_result(job: Path, finished: SimpleNamespace, private_cache: Path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(REPOSITORY / "train.py")]
     process = subprocess.run(
