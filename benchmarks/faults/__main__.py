@@ -2,6 +2,7 @@
 
     python benchmarks/faults --seed 1 --kills 500 --disks 50 --damage 3 --exports --recipes 2000 --texts 20000 \\
         --thread_seconds 600
+    python benchmarks/faults --seed 1 --label_kills 20 --ray     # labelling jobs; --ray needs the extra of that name
     python benchmarks/faults --seed 1 --kills 10 --failures failures.txt      # a short try
 
 Tiny random models, made here; no network. Every case ends as right, as a clear error, or as a failure, and the exit
@@ -25,6 +26,7 @@ from damage import damage_all
 from disks import fill_disks
 from jobs import make_backbone
 from kills import kill_runs
+from labels import kill_actor, kill_labelling
 from outcomes import format_cases, format_moments
 from texts import try_recipes, try_texts
 from threads import run_threads
@@ -36,6 +38,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0, help="Runs that are killed at a random moment.")
+    parser.add_argument("--label_kills", type=int, default=0, help="Labelling jobs that are killed.")
+    parser.add_argument("--ray", action="store_true", help="Labelling with Ray: an actor is killed, then the job.")
     parser.add_argument("--disks", type=int, default=0, help="Runs on a disk that fills up (as root).")
     parser.add_argument("--damage", type=int, default=0, help="Times that every file is damaged in every way.")
     parser.add_argument("--exports", action="store_true", help="Damage the files of an export, too.")
@@ -52,6 +56,8 @@ def main() -> None:
         # What forks comes first, before torch has threads.
         parts = chain(
             kill_runs(folder / "kills", backbone, options.kills, chance),
+            kill_labelling(folder / "labels", backbone, options.label_kills, chance),
+            kill_actor(folder / "ray", backbone, chance) if options.ray else (),
             fill_disks(folder / "disks", backbone, options.disks, chance),
             damage_all(folder / "damage", backbone, chance, options.damage, options.exports),
             try_recipes(folder / "recipes", backbone, options.recipes, options.seed),
