@@ -12,7 +12,7 @@ from transformers.integrations import integration_utils
 
 from multitask_sentence.train import run
 from multitask_sentence.training.argument_checks import TRACKERS, check_packages
-from multitask_sentence.training.arguments import WITHOUT_EFFECT, WORKS, MultiTaskTrainingArguments
+from multitask_sentence.training.arguments import SHARDED, WITHOUT_EFFECT, WORKS, MultiTaskTrainingArguments
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
 
 RECIPE = """
@@ -39,7 +39,7 @@ def parse(tmp_path: Path, training: str, *flags: str) -> MultiTaskTrainingArgume
 
 def test_every_field_of_transformers_arguments_is_decided():
     found = {argument.name for argument in fields(TrainingArguments) if argument.init}
-    assert found - set(WORKS) - set(WITHOUT_EFFECT) == set(), "new in transformers: does it work here?"
+    assert found - set(WORKS) - set(WITHOUT_EFFECT) - set(SHARDED) == set(), "new in transformers: does it work here?"
     added = {"activation_checkpointing", "activation_checkpointing_kwargs"}  # by transformers 5.23
     assert set(WORKS) - found - added == set() == set(WITHOUT_EFFECT) - found, "gone from transformers"
     assert set(WORKS) & set(WITHOUT_EFFECT) == set()
@@ -69,6 +69,25 @@ def test_argument_without_effect_is_refused_with_what_to_say_instead(name: str, 
     with pytest.raises(ValueError, match=rf"training\.{name} is .*, but has no effect here\. \w") as caught:
         parse(tmp_path, f"{name}: {written}")
     assert str(caught.value).endswith(WITHOUT_EFFECT[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [("fsdp", "full_shard"), ("fsdp", True), ("deepspeed", "zero.json")])
+def test_sharded_training_is_refused_with_a_reason(name: str, value: Any) -> None:
+    with pytest.raises(
+        ValueError, match=rf"training\.{name}: models are not sharded\. accelerate shards none on a CPU"
+    ):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")]
+)
+def test_sharding_that_a_launcher_asks_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ValueError, match=rf"training\.{name}: models are not sharded"):
+        make()
 
 
 @pytest.mark.parametrize("name", ["do_train", "do_eval", "do_predict"])

@@ -42,7 +42,7 @@ def backbone_without_dropout(tmp_path_factory):
 
 def make_arguments(**kwargs) -> SimpleNamespace:
     """What `make_balancer` looks at, as it is in a plain run."""
-    plain = dict.fromkeys(("fp16", "gradient_checkpointing", "torch_compile", "deepspeed", "fsdp"), False)
+    plain = dict.fromkeys(("fp16", "gradient_checkpointing", "torch_compile"), False)
     return SimpleNamespace(**{**plain, "gradient_accumulation_steps": 1, "world_size": 1, "seed": 3, **kwargs})
 
 

@@ -107,6 +107,37 @@ def test_gradients_equal_those_of_a_hand_written_loop_however_the_step_is_cut(
     assert_same(found, expected, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"gradient_checkpointing": True}, {"dataloader_num_workers": 2}],
+    ids=["checkpointing", "workers"],
+)
+def test_ways_to_train_with_less_memory_or_time_keep_losses_and_weights(arguments, backbone_with_dropout, tmp_path):
+    runs = []
+    for own in ({}, arguments):
+        sets = [helpers.make_set(["sentiment", "rating"], train=24)]
+        trainer = helpers.make_trainer(
+            helpers.make_model(backbone_with_dropout, ("sentiment", "rating")), sets, tmp_path, **own
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        runs.append((losses, copy_of(trainer.model)))
+    (expected_losses, expected), (losses, found) = runs
+    assert losses == expected_losses
+    assert_same(found, expected, rtol=0, atol=0)
+
+
+def test_compiled_step_has_the_gradients_of_a_plain_one(backbone, tmp_path):
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}  # inductor would compile C++ for a minute
+    plain, found = (
+        helpers.train_gradients(
+            helpers.make_model(backbone, ("sentiment",)), [helpers.make_set(["sentiment"], train=8)], tmp_path, **own
+        )
+        for own in ({}, compiled)
+    )
+    assert_same({name.removeprefix("_orig_mod."): gradient for name, gradient in found[0].items()}, plain[0])
+
+
 def test_premise_micro_batches_have_unequal_numbers_of_labelled_rows():
     columns = helpers.make_set(SINGLE, SHARES, train=8).splits["train"].to_dict()
     counts = [sum(label is not None for label in columns[f"label_{task}"]) for task in SINGLE]

@@ -41,7 +41,6 @@ NEEDS = {
     "dataloader_prefetch_factor": ("dataloader_num_workers", "dataloader_num_workers: 1 or more"),
     "dataloader_multiprocessing_context": ("dataloader_num_workers", "dataloader_num_workers: 1 or more"),
     "activation_checkpointing_kwargs": ("activation_checkpointing", "activation_checkpointing: true"),
-    "fsdp_config": ("fsdp", "fsdp: true"),
 }
 # Trackers whose package, and whose question whether it is installed, are not named like them.
 TRACKERS = {
@@ -89,7 +88,7 @@ def _check_kind(name: str, value: Any, hint: Any, choices: Any) -> None:
         value = value.value if isinstance(value, Enum) else value
         check_choice(f"training.{name}", value, known)
     elif kinds == {str}:
-        may_be_bool = name in ("fsdp", "resume_from_checkpoint")
+        may_be_bool = name == "resume_from_checkpoint"
         if not isinstance(value, (str, os.PathLike)) and not (may_be_bool and isinstance(value, bool)):
             _refuse(name, value, "text")
     elif kinds == {str, list[str]}:

@@ -3,6 +3,7 @@
 Every field can stand in a recipe's `training` block and is a flag of train.py.
 """
 
+import os
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..problem_types_multitask import METRICS
 from .argument_checks import check_values
 
-# Every field of transformers' own arguments stands in one of these two tables, and tests/test_arguments.py tells of a
+# Every field of transformers' own arguments stands in one of these tables, and tests/test_arguments.py tells of a
 # new one. Those that do here what they promise:
 WORKS = (
     *("output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "gradient_accumulation_steps"),
@@ -33,9 +34,11 @@ WORKS = (
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "accelerator_config"),
     *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend"),
-    *("ddp_timeout", "fsdp", "fsdp_config", "deepspeed"),
+    "ddp_timeout",
     "local_rank",  # some launchers pass it as a flag
 )
+# Those of sharded training, and what accelerate's launcher sets where it is asked for it.
+SHARDED = {"fsdp": "ACCELERATE_USE_FSDP", "fsdp_config": None, "deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 _EVALUATION = "Evaluation embeds every distinct sentence once and measures each task on its rows. Leave it out."
 _ORDER = "The order of batches follows from the seed, also on resuming. Leave it out."
 _ONE_PUSH = "The finished folder is pushed once, at the end. Leave it out."
@@ -158,6 +161,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
             default = argument.default if argument.default_factory is MISSING else argument.default_factory()
             if value != default:
                 raise ValueError(f"training.{name} is {value!r}, but has no effect here. {instead}")
+        for name, variable in SHARDED.items():
+            if getattr(self, name) or os.environ.get(variable or "", "").lower() == "true":
+                raise ValueError(
+                    f"training.{name}: models are not sharded. accelerate shards none on a CPU, so that nothing shows "
+                    "that a sharded run trains and saves the model of a whole one. Start it with torchrun or "
+                    "accelerate launch for DDP; gradient_checkpointing and bf16 save memory."
+                )
         if isinstance(self.include_num_input_tokens_seen, bool):
             self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"
         check_values(self)

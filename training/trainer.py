@@ -201,8 +201,6 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone)
         starts = [0]
         if len(self.plan.stages) > 1:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("strategy.unfreeze works in one process or with DDP, not with FSDP or DeepSpeed.")
             steps = steps_of_epoch(self.sampler, args), steps_of_training(self.sampler, args)
             starts = stage_starts(self.plan, *steps)
         self.stages = Stages(self.plan, starts)

@@ -110,8 +110,6 @@ def make_balancer(balancing: BalancingConfig, num_tasks: int, args: TrainingArgu
             ("fp16 (take bf16)", args.fp16),
             ("gradient_checkpointing", args.gradient_checkpointing),
             ("torch_compile", args.torch_compile),
-            ("deepspeed", args.deepspeed),
-            ("fsdp", args.fsdp),
         ):
             if is_in_the_way:
                 raise ValueError(

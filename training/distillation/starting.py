@@ -17,7 +17,6 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.rows.canonical import is_labelled
 from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
-from ..arguments import MultiTaskTrainingArguments
 from ..comparison.single_runs import SINGLE_FOLDER, find_finished, single_settings, train_single
 from ..run.output_folder import RESULTS_FILE
 from ..strategy.plan import Plan, plan_of_tasks
@@ -34,7 +33,6 @@ def check_distillation(
     distillation: Distillation,
     tasks: dict[str, Any],
     plan: Plan,
-    args: MultiTaskTrainingArguments,
     joint: Path | None = None,
 ) -> None:
     """
@@ -44,7 +42,6 @@ def check_distillation(
         distillation: the recipe's block.
         tasks: the tasks as the recipe has them; labels may be stand-ins.
         plan: what trains when.
-        args: training arguments.
         joint: the folder of a run without teachers to compare with.
 
     Raises:
@@ -61,10 +58,6 @@ def check_distillation(
                 "Name teachers for the other tasks alone, or let it train."
             )
     if distillation.has_single_teachers:
-        if args.fsdp or args.deepspeed:
-            raise ValueError(
-                f"{where}: single works in one process or with DDP, not with FSDP or DeepSpeed. Name teachers by task."
-            )
         for task in tasks:
             try:
                 plan_of_tasks(plan, [task])

@@ -63,12 +63,12 @@ class Checked:
     augmentations: list[Augmentation]
 
 
-def check_comparison(plan: Plan, recipe: Recipe, args: MultiTaskTrainingArguments) -> None:
+def check_comparison(plan: Plan, recipe: Recipe) -> None:
     """
     Refuse a comparison that cannot be made.
 
     Raises:
-        ValueError: fewer than two tasks are trained, one has nothing to train in a stage, or the run is sharded.
+        ValueError: fewer than two tasks are trained, or one has nothing to train in a stage.
     """
     trained = [task for task in recipe.settings if plan.trains(task)]
     if len(trained) < 2:
@@ -76,10 +76,6 @@ def check_comparison(plan: Plan, recipe: Recipe, args: MultiTaskTrainingArgument
         raise ValueError(
             f"--compare_single: {recipe.path}: {found}, so there is nothing to compare. Train two tasks or more, or "
             "leave --compare_single out."
-        )
-    if args.fsdp or args.deepspeed:
-        raise ValueError(
-            "--compare_single works in one process or with DDP, not with FSDP or DeepSpeed. Leave it out."
         )
     for task in trained:
         try:
@@ -111,11 +107,11 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     if checkpoint and not trained:
         raise ValueError("resume_from_checkpoint: strategy.freeze is all, so there is no training to go on with.")
     if options.compare_single:
-        check_comparison(start.plan, recipe, arguments)
+        check_comparison(start.plan, recipe)
     if options.joint is not None and recipe.distillation is None:
         raise ValueError("--joint goes with a distillation block in the recipe, which is not there. Leave it out.")
     if recipe.distillation is not None:
-        check_distillation(recipe.distillation, recipe.tasks, start.plan, arguments, options.joint)
+        check_distillation(recipe.distillation, recipe.tasks, start.plan, options.joint)
     if checkpoint:
         check_files(checkpoint, arguments.world_size)
     augmentations = open_augmentations(start.sources, recipe.path.parent) if trained else []

@@ -113,7 +113,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()  # every process has written its random numbers
         if self.args.should_save:
             self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
-            names = [] if self._has_shards else parameter_names(self.optimizer, self.model)
+            names = parameter_names(self.optimizer, self.model)
             write_record(unfinished, self.identity, names, self.args.save_only_model)
             put_folder(unfinished, checkpoint)
         self.accelerator.wait_for_everyone()
@@ -141,11 +141,6 @@ class Checkpoints:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_balancer(self.balancer, output_dir, list(self.trained_tasks))
-
-    @property
-    def _has_shards(self) -> bool:
-        """Whether the optimizer is that of FSDP or DeepSpeed, which save and match its state by themselves."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     # ---- reading ----
 
@@ -201,7 +196,7 @@ class Checkpoints:
         return trained
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self._has_shards:
+        if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
             self._load_matched_optimizer(checkpoint)
