@@ -92,7 +92,8 @@ def test_scale_measures_rows_tasks_and_labels(
     tables = tmp_path / "scale.json"
     sizes = ["--rows", "300", "--kinds", "csv", "--large_rows", "0", "--tasks", "1", "3", "--labels", "2", "9"]
     flags = ["--backbone", tiny_backbone, "--json", str(tables), "--folder", str(tmp_path)]
-    load("scale").main(["--rounds", "1", "--threads", "1", "--steps", "5", *sizes, *flags])
+    parts = ["--parts", "rows", "held_out", "tasks", "labels"]
+    load("scale").main(["--rounds", "1", "--threads", "1", "--steps", "5", *parts, *sizes, *flags])
     rows, held_out, tasks, labels = json.loads(tables.read_text()).values()
     assert [(row["rows"], row["file"], row["run"]) for row in rows] == [
         ("300", "csv", run) for run in ("first", "second")
