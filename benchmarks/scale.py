@@ -219,6 +219,7 @@ def measure_label(folder: Path, backbone: str, rows: int, threads: int) -> list[
         process = subprocess.Popen(
             [sys.executable, "-m", "multitask_sentence", "label", str(folder / "model"), str(file), str(output)],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         peak = start_watch(process.pid)
