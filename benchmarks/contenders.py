@@ -35,7 +35,8 @@ class Contender:
 
     def __init__(self, name: str, options: argparse.Namespace):
         self.name, self.megabytes = name, 0.0
-        command = [sys.executable, contender.__file__, name, str(options.folder), str(options.plain)]
+        python = options.optimum_python if name in contender.OPTIMUM else sys.executable
+        command = [python, contender.__file__, name, str(options.folder), str(options.plain)]
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, str(options.threads)],

@@ -9,10 +9,16 @@ Runtime and OpenVINO, sentence-transformers on the same weights (`export --plain
 What cannot be opened is left out, and said so. FOLDER holds tweeteval_sentiment/test.parquet and ag_news/test.parquet;
 without it our sample sentences are taken.
 
+sentence-transformers on OpenVINO needs optimum-intel, whose 2.2 takes no transformers above 5.5. Give it an
+environment of its own, with `--optimum_python PLACE/bin/python`:
+
+    python -m venv PLACE && PLACE/bin/pip install "sentence-transformers<5.5" "optimum-intel>=2.2" "openvino==2026.4.1"
+
     engines      sentences per second of `encode` and `predict` for short, mixed and long text; memory; size on disk
     latency      milliseconds for one sentence, p50 and p99
     cold_start   seconds from the start of a process to its first answer
-    server       rows per second and p99 at 1, 8 and 32 callers, each row a request, against `predict` in a process
+    server       rows per second and p99 at 1, 8 and 32 callers, each row a request, against `predict` in a process;
+                 milliseconds of processor time for a row, of the server, of its callers, and of `predict`
 
 In the same run, float32 embeddings must agree to 1e-5, those of bfloat16 must have a cosine of at least 0.99 with
 them, and those of int8 one of 0.8; and every answer of the server must be the one that `predict` gives. `--quick`
@@ -22,6 +28,7 @@ tries all of it with numbers that mean nothing.
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -212,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, help="folder of data sets as parquet files (default: data/samples)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that count, after one that does not")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every contender")
+    parser.add_argument("--optimum_python", default=sys.executable, help="a Python that has optimum-intel")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[16, 32, 64], help="of sentence-transformers")
     parser.add_argument("--quick", action="store_true", help="a handful of sentences: whether all of it runs")
     parser.add_argument("--plot", type=Path, help="also draw the table of engines as this PNG file")
