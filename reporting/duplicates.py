@@ -20,7 +20,7 @@ from ..modeling_multitask import MultiTaskModel
 from ..tasks_multitask import TaskConfig
 
 LEAST_COSINE = 0.8
-LEAST_SHARED = 0.6  # of the distinct words of both rows
+LEAST_SHARED = 0.7  # of the distinct words of both rows
 NEAREST = 3  # rows of the other split that are compared word by word
 MOST_SHOWN = 50
 ROWS_AT_ONCE = 512

@@ -361,6 +361,10 @@ def test_errors_are_searched_and_filtered_in_a_browser(page: Path, opened: Any) 
     assert count() == 0
     opened.click("button[type=reset]")
     opened.wait_for_function(f"document.getElementById('count').textContent.startsWith('{len(rows)} of')")
+    tags = errors_of(page)["tags"]["rows"]
+    opened.select_option("#task", label="tags")
+    opened.select_option("#label", "money")
+    assert 0 < count() == sum("money" in row["label"] for row in tags) < len(tags)
     opened.select_option("#task", label="similarity")
     assert count() == len(errors_of(page)["similarity"]["rows"])
     assert not opened.locator("#label").is_visible()
