@@ -13,7 +13,6 @@ MAY_IMPORT = {
     "training": {"remote", "data"},
     "runtime": {"remote"},
     "export": {"remote", "data", "training", "runtime"},
-    "estimators": {"remote"},
     "labelling": {"remote"},
     "reporting": {"remote", "data", "training"},
     "serving": {"remote", "runtime"},
