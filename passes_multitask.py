@@ -140,10 +140,14 @@ class BackbonePass:
         logger.info_once(f"Passes are padded: {reason}.")
         return False
 
+    def _prepacks(self) -> bool:
+        """Whether weights are packed: bfloat16 is up to 1.2 times as fast so, float32 no faster (docs/speed.md)."""
+        return self._compiled_call_impl is None and self.dtype is torch.bfloat16 and can_prepack()
+
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        """Eval mode, and packed weights unless a compiled model brings code of its own."""
-        with evaluating(self) as modules, prepacked(modules if self._compiled_call_impl is None else ()):
+        """Eval mode, and packed weights where they pay; a compiled model brings code of its own."""
+        with evaluating(self) as modules, prepacked(modules if self._prepacks() else ()):
             yield
 
     def _embed_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
@@ -161,7 +165,7 @@ class BackbonePass:
         """Pooled vectors `(batch, hidden)` of sentences sorted by length, from one pass of the backbone."""
         if self._packs():
             tokens = sum(map(len, token_ids))
-            fills = self.device.type == "cpu" and can_prepack()
+            fills = self.device.type == "cpu" and self._prepacks()
             # One-token sentences fill the row up, here once instead of in every layer.
             filler = [[0]] * (computed_rows(tokens) - tokens if fills else 0)
             row = pack(self.backbone, [*token_ids, *filler])

@@ -15,9 +15,23 @@ import torch.nn as nn
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import prepacked_multitask as prepacked_module
-from multitask_sentence.prepacked_multitask import PrepackedLinear, _has_operators, computed_rows, prepacked
+from multitask_sentence.prepacked_multitask import (
+    PrepackedLinear,
+    _has_bfloat16,
+    _has_operators,
+    computed_rows,
+    prepacked,
+)
 
 SENTENCES = ["a cat", "the dog sees a cat and the dog", "dog"]
+
+
+@pytest.fixture
+def tiny_model(tiny_model: MultiTaskModel) -> MultiTaskModel:
+    """In bfloat16, in which a model packs its weights where the CPU knows it."""
+    if not _has_bfloat16():
+        pytest.skip("this CPU computes no bfloat16 in oneDNN")
+    return tiny_model.bfloat16()
 
 
 @pytest.fixture
@@ -119,7 +133,7 @@ def test_threads_encode_and_train_at_once(tiny_model: MultiTaskModel) -> None:
 
     def with_gradients() -> bool:
         for layer in layers * 20:
-            layer(torch.ones(2, layer.in_features)).sum().backward()
+            layer(torch.ones(2, layer.in_features, dtype=torch.bfloat16)).sum().backward()
         return True
 
     with ThreadPoolExecutor(3) as threads:
@@ -164,7 +178,10 @@ def test_encode_and_predict_use_it(tiny_model: MultiTaskModel) -> None:
         tiny_model.encode(SENTENCES)
         encoded = forward.call_count
         tiny_model.predict(SENTENCES)
-    assert 0 < encoded < forward.call_count
+        used = forward.call_count
+        tiny_model.float().encode(SENTENCES)
+    assert 0 < encoded < used
+    assert forward.call_count == used, "float32 is no faster so"
 
 
 # ---- few numbers of rows ----
@@ -212,7 +229,8 @@ def test_requests_of_any_length_meet_few_numbers_of_rows(tiny_model, monkeypatch
     assert all(row % (4 if row <= 64 else 8 if row <= 128 else 16) == 0 for row in rows if row > 32)
     assert len({number for number in rows if number > 64}) > 8, "premise: many lengths"
     for request, alone in zip(requests, expected, strict=True):
-        torch.testing.assert_close(tiny_model.encode(request, convert_to="tensor")[-1], torch.tensor(alone[0]))
+        found = tiny_model.encode(request, convert_to="tensor")[-1].float()
+        torch.testing.assert_close(found, torch.tensor(alone[0]).float(), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("rows", [31, 33, 70, 1025])
@@ -234,7 +252,7 @@ def test_layers_stay_plain_where_torch_has_other_operators(tiny_model, name: str
     wrong = mock.Mock(side_effect=broken, return_value=torch.zeros(3, 16))
     with monkeypatch.context() as patch:
         patch.setattr(f"torch.ops.mkldnn.{name}", wrong)
-        assert (abs(tiny_model.encode(SENTENCES) - expected) < 1e-5).all()
+        assert (abs(tiny_model.encode(SENTENCES) - expected) < 0.05).all()
         assert wrong.call_count == 1, "tried once"
 
 
