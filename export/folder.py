@@ -19,7 +19,7 @@ from ..runtime import MultiTaskRuntime
 from ..runtime.graphs import GRAPHS
 from ..runtime.record import RECORD_FILE, RECORD_VERSION, graph_settings, hash_file, hash_weights
 from ..runtime.scopes import SCOPES_FILE
-from ..staging_multitask import files_of, write_whole
+from ..staging_multitask import as_disk_error, files_of, write_whole
 from .bundle import RUNTIME_FILE, bundle
 from .check import check_answers, check_tokens
 from .gate import POINTS, GateRows, answers_of, compare, cpu_features, failing, format_gate
@@ -213,7 +213,7 @@ def export_folder(
     model = open_model(folder)
     model._check_tasks(accept_loss)
     refused: list[str] = []
-    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+    with as_disk_error(folder), TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         staging = Path(temporary)
         for name in ("config.json", "tokenizer.json"):
             shutil.copyfile(folder / name, staging / name)

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 from ..heads_multitask import task_logits
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
-from ..staging_multitask import files_of
+from ..staging_multitask import as_disk_error, files_of
 from .check import SENTENCES, TOLERANCE
 from .folder import put_in_place
 
@@ -203,7 +203,7 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
         raise ImportError("--plain needs sentence-transformers: pip install sentence-transformers.") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, float | str] = {}
-    with TemporaryDirectory(dir=folder.parent, prefix=".plain-") as temporary:
+    with as_disk_error(folder), TemporaryDirectory(dir=folder.parent, prefix=".plain-") as temporary:
         staging = Path(temporary) / "plain"
         staging.mkdir()
         write_embedding(model, staging / "embedding")

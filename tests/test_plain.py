@@ -139,6 +139,21 @@ def test_projection_without_an_equal_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_disk_without_room_leaves_nothing_and_is_said_in_one_line(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    build("bert", tiny_tokenizer, {"mood": MOOD}).save_pretrained(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))  # no file may grow beyond it
+    try:
+        with pytest.raises(SystemExit, match=r"not everything could be written.*Make room on the disk"):
+            command.main([str(tmp_path), "--plain"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in tmp_path.iterdir() if "plain" in path.name]
+
+
 def test_command_writes_into_the_folder_and_says_what_is_left_out(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
