@@ -63,6 +63,7 @@ def model(folder: str) -> MultiTaskModel:
 # ---- scikit-learn's own checks ----
 
 
+@needs_tags
 @estimator_checks.parametrize_with_checks([SentenceEmbedder("folder"), TaskClassifier("folder", "mood")])
 def test_checks_that_scikit_learn_runs_on_estimators_of_texts_pass(estimator: Any, check: Any) -> None:
     check(estimator)

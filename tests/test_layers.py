@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "reporting": {"remote", "data", "training"},
     "serving": {"remote", "runtime"},
     "train": {"remote", "data", "training"},
+    "estimators": {"remote"},
     "commands": {"remote", "data", "training", "runtime", "export", "labelling", "reporting", "serving"},
     "__main__": {"remote", "commands"},
 }
