@@ -87,7 +87,8 @@ def test_python_block_runs_and_gives_the_shapes_it_shows(workplace: Path, monkey
 
 def commands_of(text: str) -> list[list[str]]:
     """The words of every command line in a page's bash blocks, variables before it left out."""
-    lines = [line.split(" #")[0].strip() for block in blocks("bash", text) for line in block.splitlines()]
+    whole = [block.replace("\\\n", " ") for block in blocks("bash", text)]  # lines that go on in the next one
+    lines = [line.split(" #")[0].strip() for block in whole for line in block.splitlines()]
     found = [shlex.split(line) for line in lines if line and not line.startswith("#")]
     return [[word for word in words if not re.match(r"[A-Z_]+=", word)] for words in found]
 
