@@ -208,6 +208,18 @@ def test_folder_of_the_best_is_the_older_one_until_the_newer_is_complete(tmp_pat
     assert {path.name for path in (tmp_path / "tone").iterdir()} == {path.name for path in folder.iterdir()}
 
 
+def test_weights_of_several_tasks_stand_on_the_disk_once_until_one_is_saved_again(backbone, tmp_path):
+    model = helpers.make_model(backbone, ("sentiment", "tags"))
+    keep_models(model, tmp_path, {"sentiment": {"step": 1}, "tags": {"step": 1}})
+    weights, other = (tmp_path / task / "model.safetensors" for task in ("sentiment", "tags"))
+    assert weights.samefile(other)
+    before = other.read_bytes()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(tmp_path / "sentiment")
+    assert weights.read_bytes() != before == other.read_bytes()
+
+
 def test_output_folder_with_the_best_of_an_unfinished_run_may_be_replaced(tmp_path):
     keep_models(HalfSaved(times=1), tmp_path / "run" / "best", {"topic": {"step": 1}})
     with pytest.raises(ValueError, match="holds an earlier run"):

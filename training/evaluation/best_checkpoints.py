@@ -6,8 +6,10 @@ format_best        the table that a run ends with
 check_best_metric  refuses a `metric_for_best_model` that evaluations do not give
 """
 
+import contextlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +53,15 @@ def best_of_history(history: Sequence[dict[str, Any]], tasks: dict[str, TaskConf
     return best
 
 
+def _link_or_copy(source: str, copy: str) -> None:
+    """Large files, which are only ever replaced as a whole, stand on the disk once; small ones may be edited."""
+    if source.endswith((".safetensors", ".parquet")):
+        with contextlib.suppress(OSError):  # a file system without links
+            os.link(source, copy)
+            return
+    shutil.copy2(source, copy)
+
+
 def keep_models(
     model: PreTrainedModel, folder: Path, found: dict[str, dict[str, Any]], row_hashes: RowHashes | None = None
 ) -> None:
@@ -72,7 +83,7 @@ def keep_models(
     if row_hashes is not None:
         write_row_hashes(first, row_hashes)
     for copy in others:
-        shutil.copytree(first, copy)
+        shutil.copytree(first, copy, copy_function=_link_or_copy)
     for task, content in found.items():
         write_json(unfinished / task / STEP_FILE, content)
         put_folder(unfinished / task, folder / task)
