@@ -160,7 +160,8 @@ def test_embedder_gives_what_encode_gives_and_names_it(folder: str, model: Multi
     np.testing.assert_array_equal(unit, model.encode(TEXTS, normalize=True))
     names = embedder.get_feature_names_out()
     assert (names[0], names[-1], len(names)) == ("sentenceembedder0", "sentenceembedder31", 32)
-    frame = embedder.set_output(transform="pandas").transform(pd.Series(TEXTS, index=range(5, 29)))
+    table = pd.DataFrame({"text": TEXTS}, index=range(5, 29))  # of a Series, scikit-learn 1.4 takes no index
+    frame = embedder.set_output(transform="pandas").transform(table)
     assert list(frame) == list(names) and frame.index[0] == 5
 
 
