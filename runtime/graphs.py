@@ -34,12 +34,15 @@ class OnnxGraph:
     # As measured: a pass starts cheaply, and what it computes should stay in a core's own cache.
     tokens_per_pass = 768
     most_padding = 16
+    # Threads ask again and again for more to do, which is fast where nobody else needs their cores. A server does.
+    waits_busily = True
 
     def __init__(self, path: Path, precision: str, threads: int | None):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.waits_busily)))
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
