@@ -184,12 +184,9 @@ def read_weights(
     except SafetensorError as error:
         raise OSError(f"{path}: the adapter's weights are damaged ({error}). Download or save them again.") from error
     weights = {name.removeprefix(FILE_PREFIX): weight for name, weight in weights.items()}
-    expected = _weights_of(backbone, None)
-    different = sorted(
-        name
-        for name in weights.keys() | expected.keys()
-        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
-    )
+    sides = weights, _weights_of(backbone, None)
+    found, expected = ({(name, weight.shape) for name, weight in side.items()} for side in sides)
+    different = sorted({name for name, _ in found ^ expected})
     if different:
         raise ValueError(
             f"{name_or_path}: the weights of the adapter do not fit its layers ({', '.join(different[:3])}"

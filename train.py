@@ -29,7 +29,6 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 from transformers.utils import logging
 
-from multitask_sentence.backbone_multitask import find_backbone
 from multitask_sentence.data.augmentation.rows import augment_sets, describe_augmentations
 from multitask_sentence.data.loading.tasks import load_tasks
 from multitask_sentence.data.report import describe, format_report
@@ -71,7 +70,6 @@ from multitask_sentence.training.run.output_folder import (
     release_output_dir,
     write_json,
 )
-from multitask_sentence.training.run.pinned import check_pinned
 from multitask_sentence.training.seeds import (
     SEEDS_FILE,
     check_seeds,
@@ -84,7 +82,6 @@ from multitask_sentence.training.strategy.plan import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
 logger = logging.get_logger(__name__)
-PIN_IT = "a folder: hf download {source} --revision {commit} --local-dir FOLDER"
 
 
 def look_at_processes(args: MultiTaskTrainingArguments) -> None:
@@ -98,21 +95,6 @@ def look_at_processes(args: MultiTaskTrainingArguments) -> None:
         )
     if (busy := look_at_machine(args.device)) is not None:
         say(busy)
-
-
-def check_hub_names(recipe: Recipe, require_pinned: bool) -> None:
-    """
-    Warn of trained models that come from the Hub by a name; with `require_pinned` refuse them, and a backbone, too.
-
-    Raises:
-        ValueError: one does.
-    """
-    teachers = recipe.distillation.teachers if recipe.distillation is not None else {}
-    named = [teacher.model for found in teachers.values() for teacher in found] if isinstance(teachers, dict) else []
-    if recipe.continue_from or require_pinned:
-        named.insert(0, recipe.continue_from or find_backbone(recipe.backbone))
-    for name in dict.fromkeys(named):
-        check_pinned(name, None, require_pinned, PIN_IT)
 
 
 def load_data(checked: Checked, recipe: Recipe, options: argparse.Namespace, seed: int) -> LoadedTasks:
@@ -305,7 +287,6 @@ def run_once(
 ) -> MultiTaskTrainer:
     """One run, and its trainer. With `split_seed`, rows are set aside as with that seed."""
     started = time.time()
-    check_hub_names(recipe, options.require_pinned)
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
     repo_id, pushes = take_over_push(args)

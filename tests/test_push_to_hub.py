@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from helpers import hub_server
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import compare
-from multitask_sentence.train import check_hub_names, run
+from multitask_sentence.train import run
+from multitask_sentence.training.recipe.before_data import check_hub_names
 from multitask_sentence.training.recipe.recipe import load_recipe
 from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
 from multitask_sentence.training.run.pinned import check_pinned, pinned_folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ...backbone_multitask import find_backbone
 from ...data.augmentation.rows import Augmentation, open_augmentations
 from ..argument_checks import check_packages
 from ..arguments import MultiTaskTrainingArguments
@@ -17,9 +18,12 @@ from ..evaluation.best_checkpoints import check_best_metric
 from ..evaluation.early_stopping import check_early_stopping
 from ..resuming.files import RUN_FILE, check_files, last_checkpoint
 from ..run.output_folder import check_output_dir
+from ..run.pinned import check_pinned
 from ..strategy.plan import Plan, plan_of_tasks
 from .recipe import Recipe
 from .starting import Start, check_start
+
+PIN_IT = "a folder: hf download {source} --revision {commit} --local-dir FOLDER"
 
 
 def chosen_checkpoint(arguments: MultiTaskTrainingArguments) -> Path | None:
@@ -63,6 +67,21 @@ class Checked:
     augmentations: list[Augmentation]
 
 
+def check_hub_names(recipe: Recipe, require_pinned: bool) -> None:
+    """
+    Warn of trained models that come from the Hub by a name; with `require_pinned` refuse them, and a backbone, too.
+
+    Raises:
+        ValueError: one does.
+    """
+    teachers = recipe.distillation.teachers if recipe.distillation is not None else {}
+    named = [teacher.model for found in teachers.values() for teacher in found] if isinstance(teachers, dict) else []
+    if recipe.continue_from or require_pinned:
+        named.insert(0, recipe.continue_from or find_backbone(recipe.backbone))
+    for name in dict.fromkeys(named):
+        check_pinned(name, None, require_pinned, PIN_IT)
+
+
 def check_comparison(plan: Plan, recipe: Recipe) -> None:
     """
     Refuse a comparison that cannot be made.
@@ -92,6 +111,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         ValueError: recipe, arguments and output folder do not fit each other; says where and what would be right.
         ImportError: a package is missing.
     """
+    check_hub_names(recipe, options.require_pinned)
     checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
     if starts_anew:
