@@ -138,10 +138,13 @@ def test_labels_are_withheld_out_of_scope_where_the_request_asks_so(folder: Path
     model = MultiTaskModel.from_pretrained(folder)
     model.config.tasks["mood"] = replace(model.config.tasks["mood"], out_of_scope=True)
     labels = torch.arange(40) % len(model.config.tasks["mood"].labels)
-    embeddings = torch.randn(40, model.config.embedding_dim, generator=torch.Generator().manual_seed(0))
-    model._set_scope("mood", fit_scope(model.config.tasks["mood"], embeddings, labels))
+    generator, own = torch.Generator().manual_seed(0), model.encode(SENTENCES, normalize=False, convert_to="tensor")
+    embeddings, noise = (torch.randn(rows, own.shape[1], generator=generator) for rows in (40, 150))
+    held_out = own.repeat(30, 1) + torch.linspace(0, 1, 150)[:, None] * own.std() * noise  # some near, some far
+    model._set_scope("mood", fit_scope(model.config.tasks["mood"], embeddings, labels, held_out))
     model.save_pretrained(tmp_path)
     beyond = np.sort(model.predict(SENTENCES)["mood"]["out_of_scope"])
+    assert beyond[1] < beyond[2]
     abstain = {"out_of_scope": float(beyond[1:3].mean())}
     with TestClient(make_app(TorchEngine(str(tmp_path)))) as client:
         content = client.post("/predict", json={"sentences": SENTENCES, "tasks": "mood", "abstain": abstain}).json()

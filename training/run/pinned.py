@@ -5,6 +5,9 @@ import logging
 import os
 import re
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 logger = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,6 +48,10 @@ def check_pinned(source: str, revision: str | None, require_pinned: bool, remedy
     """
     if os.path.isdir(source) or (revision and COMMIT.fullmatch(revision)):
         return
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return  # neither a folder nor an id, which opening says better
     commit = find_commit(source, revision)
     pin = remedy.format(source=source, commit=commit or "<the 40 digits of a commit>")
     found = f", which stands at {commit} now" if commit else ""
