@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--backbone FOLDER_OR_ID] [--requests 200] [--rows 16] [--words 120] [--json FILE]
 
-Each contender runs in a process of its own: our `encode` as it is, the same on plain weights
+Each contender runs in a process of its own: our `encode` as it is, the same without oneDNN
 (`torch.backends.mkldnn.flags(enabled=False)`), and sentence-transformers. All get the same requests: 1 to `--rows`
 texts of one length each, of 1 to `--words` words, drawn with a fixed seed.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 import measuring
 import torch
 
-OURS, PLAIN, THEIRS = "ours", "ours, plain weights", "sentence-transformers"
+OURS, WITHOUT, THEIRS = "ours", "ours, without oneDNN", "sentence-transformers"
 
 
 def resident_megabytes() -> int:
@@ -52,7 +52,7 @@ def measure(contender: str, backbone: str, requests: int, rows: int, words: int)
     torch.set_num_threads(1)
     encode, generator = encoder(contender, backbone), random.Random(0)
     found, started = [str(resident_megabytes())], time.perf_counter()
-    plain = torch.backends.mkldnn.flags(enabled=False) if contender == PLAIN else contextlib.nullcontext()
+    plain = torch.backends.mkldnn.flags(enabled=False) if contender == WITHOUT else contextlib.nullcontext()
     with plain:
         for number in range(1, requests + 1):
             encode(request(generator, rows, words))
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=200, help="at least 4")
     parser.add_argument("--rows", type=int, default=16, help="most texts of a request")
     parser.add_argument("--words", type=int, default=120, help="most words of a text")
-    names = [OURS, PLAIN, THEIRS]
+    names = [OURS, WITHOUT, THEIRS]
     parser.add_argument("--contenders", nargs="+", default=names, choices=names, metavar="NAME")
     parser.add_argument("--contender", choices=names, help="only this one, in this process")
     parser.add_argument("--json", type=Path, help="also write the table into this file, beside those that it holds")

@@ -34,15 +34,14 @@ class OnnxGraph:
     # As measured: a pass starts cheaply, and what it computes should stay in a core's own cache.
     tokens_per_pass = 768
     most_padding = 16
-    # Threads ask again and again for more to do, which is fast where nobody else needs their cores. A server does.
-    waits_busily = True
 
-    def __init__(self, path: Path, precision: str, threads: int | None):
+    def __init__(self, path: Path, precision: str, threads: int | None, shares_cores: bool = False):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.waits_busily)))
+        # Threads ask again and again for more to do, which is fast where nobody else needs their cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(not shares_cores)))
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
@@ -57,7 +56,7 @@ class OpenVINOGraph:
     tokens_per_pass = 2048
     most_padding = 64
 
-    def __init__(self, path: Path, precision: str, threads: int | None):
+    def __init__(self, path: Path, precision: str, threads: int | None, shares_cores: bool = False):
         import openvino
 
         # Where nothing is said, OpenVINO computes in bfloat16 on CPUs that have it.
@@ -78,7 +77,7 @@ class OpenVINOGraph:
 GRAPHS = {"onnx": OnnxGraph, "openvino": OpenVINOGraph}
 
 
-def open_graph(engine: str, path: Path, precision: str, threads: int | None) -> Any:
+def open_graph(engine: str, path: Path, precision: str, threads: int | None, shares_cores: bool) -> Any:
     """
     A graph, ready to compute.
 
@@ -90,7 +89,7 @@ def open_graph(engine: str, path: Path, precision: str, threads: int | None) -> 
     if not path.is_file():
         raise OSError(f"{path} is missing. Download it, or export, again.")
     try:
-        return GRAPHS[engine](path, precision, threads)
+        return GRAPHS[engine](path, precision, threads, shares_cores)
     except ImportError:
         raise
     except Exception as error:  # each engine has errors of its own

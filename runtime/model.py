@@ -68,6 +68,7 @@ class MultiTaskRuntime:
         threads: int | None,
         weights: dict[str, str] | None,
         verify: bool = False,
+        shares_cores: bool = False,
     ):
         self.engine, self.precision, where = engine, precision, folder / engine
         self.folder = folder
@@ -90,9 +91,9 @@ class MultiTaskRuntime:
             check_content(folder, where, record)
         with ThreadPoolExecutor(max_workers=1) as thread:  # beside the reading of the graphs
             hashed = thread.submit(lambda: hash_weights(folder) if weights is None else weights)
-            self._sentences = open_graph(engine, where / graph, precision, threads)
+            self._sentences = open_graph(engine, where / graph, precision, threads, shares_cores)
             pairs = record["graphs"].get("pairs")
-            self._pairs = open_graph(engine, where / pairs, precision, threads) if pairs else None
+            self._pairs = open_graph(engine, where / pairs, precision, threads, shares_cores) if pairs else None
             check_record(str(where), record, self.config, hashed.result())
         self.scopes = read_scopes(where / record["scopes"]) if "scopes" in record else {}
         for name in [name for name, task in self.tasks.items() if task.out_of_scope and name not in self.scopes]:
@@ -118,6 +119,7 @@ class MultiTaskRuntime:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         verify: bool = False,
+        shares_cores: bool = False,
     ) -> "MultiTaskRuntime":
         """
         Open an exported folder or Hub repository.
@@ -131,6 +133,8 @@ class MultiTaskRuntime:
             token: for a private repository; `None` takes the one that `hf auth login` stored.
             cache_dir: where downloads are kept, if not where huggingface_hub keeps them.
             verify: whether the sha256 of every file that is read is compared with that of the export.
+            shares_cores: whether others need the cores while this model has nothing to do, as the callers of a server
+                on the same machine do: ONNX Runtime's threads then sleep, and do not spin.
 
         Raises:
             ValueError: there is no export, it has no such precision, it does not belong to weights or config.json
@@ -158,7 +162,7 @@ class MultiTaskRuntime:
             options = {"revision": revision, "token": token, "cache_dir": cache_dir}
             folder, engine, weights = download(os.fspath(source), engine, precision, **options)
         try:
-            return cls(folder, engine, precision, threads, weights, verify)
+            return cls(folder, engine, precision, threads, weights, verify, shares_cores)
         except ImportError as error:
             package = GRAPHS[engine].package
             raise ImportError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..answers_multitask import plain_answers
-from ..runtime.graphs import OnnxGraph
 from ..runtime.model import MultiTaskRuntime
 from ..tasks_multitask import TaskConfig
 from .batching import Abstain, Row
@@ -94,8 +93,10 @@ class RuntimeEngine:
 
     def __init__(self, source: str, kind: str, revision: str | None = None, precision: str | None = None):
         self.kind = kind
-        OnnxGraph.waits_busily = False  # half the processor time of a request, as measured with callers on its cores
-        self.model = MultiTaskRuntime.from_pretrained(source, kind, precision or "float32", revision=revision)
+        # shares_cores: half the processor time of a request, as measured with callers on the same cores.
+        self.model = MultiTaskRuntime.from_pretrained(
+            source, kind, precision or "float32", revision=revision, shares_cores=True
+        )
         self.name = f"./{Path(source).resolve().name}" if Path(source).is_dir() else source
         self.tasks = self.model.tasks
         self.embedding_dim = self.model.config["embedding_dim"]

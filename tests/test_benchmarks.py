@@ -264,7 +264,7 @@ def test_memory_benchmark_prints_a_row_for_each_contender(load: Callable, tiny_b
     memory.main([*sizes, "--contenders", "ours"])  # in a process of its own
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ours")]
     assert all(100 < int(megabytes) < 5000 for megabytes in row.split()[1:5])
-    for contender in ("ours, plain weights", "sentence-transformers"):
+    for contender in ("ours, without oneDNN", "sentence-transformers"):
         memory.main([*sizes, "--contender", contender])
         *megabytes, per_second = map(float, capsys.readouterr().out.split("\t"))
         assert len(megabytes) == 4 and min(megabytes) > 100 and per_second > 0

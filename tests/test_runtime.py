@@ -20,7 +20,6 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence import rows_multitask as rows_module
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.runtime import MultiTaskRuntime
-from multitask_sentence.runtime.graphs import OnnxGraph
 from multitask_sentence.runtime.record import hash_file
 from multitask_sentence.serving.engine import RuntimeEngine
 from multitask_sentence.training.calibration.scope import fit_scope
@@ -213,10 +212,7 @@ def test_no_task_for_this_kind_of_input_is_the_models_error(tiny_backbone: str, 
     assert str(found.value) == str(expected.value)
 
 
-def test_threads_of_a_server_leave_cores_to_others(
-    folder: Path, runtime: MultiTaskRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OnnxGraph, "waits_busily", True)
+def test_threads_of_a_server_leave_cores_to_others(folder: Path, runtime: MultiTaskRuntime) -> None:
     models = {"1": runtime, "0": RuntimeEngine(str(folder), "onnx").model}
     for spins, model in models.items():
         options = model._sentences.session.get_session_options()
