@@ -109,6 +109,9 @@ LOSSES = {
     "cosine_mse": Loss(),
     "multiple_negatives_ranking": Loss(options=("temperature", "symmetric"), compares_rows=True),
 }
+# Weights of labels that are counted on training rows, and the power of a label's inverse frequency that they follow.
+COUNTED_WEIGHTS = {"balanced": 1.0, "sqrt_balanced": 0.5}
+
 METRICS = {
     "accuracy": Metric(),
     "macro_f1": Metric(hub_name="f1", hub_arguments={"average": "macro"}),

@@ -13,7 +13,7 @@ from dataclasses import InitVar, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .checks_multitask import check_choice, check_flag, check_keys, is_number
-from .problem_types_multitask import LOSSES, METRICS, PROBLEM_TYPES, ProblemType, find_problem_type
+from .problem_types_multitask import COUNTED_WEIGHTS, LOSSES, METRICS, PROBLEM_TYPES, ProblemType, find_problem_type
 from .records_multitask import (
     AbstainConfig,
     HeadConfig,
@@ -59,8 +59,8 @@ def _complete_labels(where: str, labels: Any, least: int) -> list[str]:
 
 
 def _complete_label_weights(where: str, weights: Any, labels: list[str]) -> str | list[float]:
-    """One number above 0 for each label, in their order; `balanced` stays until there are training rows to count."""
-    if weights == "balanced":
+    """One number above 0 for each label, in their order; `COUNTED_WEIGHTS` stay names until rows are there."""
+    if isinstance(weights, str) and weights in COUNTED_WEIGHTS:
         return weights
     if isinstance(weights, dict):
         # YAML has made booleans of some labels.
@@ -77,8 +77,8 @@ def _complete_label_weights(where: str, weights: Any, labels: list[str]) -> str 
     is_list = isinstance(weights, (list, tuple)) and len(weights) == len(labels)
     if not is_list or not all(is_number(weight) and weight > 0 for weight in weights):
         raise ValueError(
-            f"{where} is {weights!r}, but should be balanced, or give a number above 0 for each of the {len(labels)} "
-            "labels: a list in their order, or a mapping by label."
+            f"{where} is {weights!r}, but should be balanced or sqrt_balanced, or give a number above 0 for each of "
+            f"the {len(labels)} labels: a list in their order, or a mapping by label."
         )
     return [float(weight) for weight in weights]
 
@@ -196,9 +196,9 @@ class TaskConfig(Record):
         labels: their names, for classification only.
         head: a `HeadConfig` or its settings, for the problem types with a head; linear where nothing is said.
         loss: empty for the problem type's first.
-        loss_options: of the loss: `class_weights` (`balanced`, or a number for each label) and `label_smoothing` for
-            cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature` for cosent and
-            multiple_negatives_ranking, `symmetric` for the latter.
+        loss_options: of the loss: `class_weights` (one of `COUNTED_WEIGHTS`, or a number for each label) and
+            `label_smoothing` for cross_entropy, `pos_weight` (the same forms) for binary_cross_entropy, `temperature`
+            for cosent and multiple_negatives_ranking, `symmetric` for the latter.
         loss_weight: what the loss is multiplied with in the sum.
         metrics: the first is the primary metric; empty for the problem type's first.
         f1_labels: the classes that the metric `f1` is the mean of, by name; empty without that metric.

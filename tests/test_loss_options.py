@@ -85,7 +85,7 @@ def test_weights_by_label_know_numbers_and_booleans_of_yaml():
         (
             SINGLE,
             {"class_weights": "even"},
-            r"class_weights is 'even', but should be balanced, or give a number above",
+            r"class_weights is 'even', but should be balanced or sqrt_balanced, or give a number above",
         ),
         (SINGLE, {"class_weights": [1]}, r"class_weights is \[1\], .* for each of the 2 labels"),
         (SINGLE, {"class_weights": [1, 0]}, r"class_weights is \[1, 0\], .* number above 0"),
@@ -177,7 +177,7 @@ def test_task_loss_hands_the_options_to_the_loss():
     found = task_loss(task, logits, labels, torch.randn(4, 5), rows)
     torch.testing.assert_close(found, cross_entropy(logits, labels, **WEIGHTED), rtol=0, atol=0)
     assert found != cross_entropy(logits, labels)
-    with pytest.raises(ValueError, match="Balanced weights need training rows to count"):
+    with pytest.raises(ValueError, match="balanced weights need training rows to count"):
         task_loss(complete(SINGLE, {"class_weights": "balanced"}, ("a", "b", "c")), logits, labels, logits, rows)
 
 
@@ -190,6 +190,14 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
     weights = balanced_class_weights(np.bincount(labels))
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
     assert weights[labels].mean() == pytest.approx(1.0)
+
+
+def test_sqrt_balanced_weights_go_with_the_root_of_inverse_frequency_and_are_1_on_average():
+    counts = np.array([100, 4, 1])
+    weights = balanced_class_weights(counts, 0.5)
+    np.testing.assert_allclose(weights / weights[0], [1, 5, 10])
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(balanced_pos_weight(np.array([10, 36]), 40, 0.5), [3**0.5, 1 / 3])
 
 
 def test_balanced_pos_weight_makes_positives_and_negatives_count_alike():
@@ -210,6 +218,20 @@ def model_with(backbone: Path, **options: dict[str, Any]):
     for task, given in options.items():
         model.config.change_task(task, loss_options=given)
     return model
+
+
+def test_trainer_puts_the_roots_in_place_of_sqrt_balanced(backbone, tmp_path, caplog):
+    model = model_with(backbone, sentiment={"class_weights": "sqrt_balanced"}, tags={"pos_weight": "sqrt_balanced"})
+    tags = [[float(row < 2), float(row < 5)] for row in range(10)]
+    data = make_labelled(10, sentiment=[0] * 4 + [1] * 4 + [2, None], tags=tags)
+    helpers.make_trainer(model, [data], tmp_path)
+    assert model.config.tasks["sentiment"].loss_options == {"class_weights": pytest.approx([0.9, 0.9, 1.8])}
+    assert model.config.tasks["tags"].loss_options == {"pos_weight": [2.0, 1.0]}
+    assert caplog.messages == [
+        "sentiment: sqrt_balanced class_weights, from 9 training rows: negative 0.9, neutral 0.9, positive 1.8",
+        "tags: sqrt_balanced pos_weight, from 10 training rows: a 2, b 1",
+    ]
+    model.config.validate_multitask()
 
 
 def test_trainer_puts_the_numbers_of_the_labelled_training_rows_in_place_of_balanced(backbone, tmp_path, caplog):

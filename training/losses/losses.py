@@ -24,8 +24,10 @@ from .contrastive import multiple_negatives_ranking
 
 
 def _weights(weights: list[float] | str | None, logits: torch.Tensor) -> torch.Tensor | None:
-    if weights == "balanced":
-        raise ValueError("Balanced weights need training rows to count: MultiTaskTrainer puts numbers in their place.")
+    if isinstance(weights, str):
+        raise ValueError(
+            f"{weights} weights need training rows to count: MultiTaskTrainer puts numbers in their place."
+        )
     return None if weights is None else logits.new_tensor(weights)
 
 
