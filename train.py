@@ -67,6 +67,7 @@ from multitask_sentence.training.run.machine import look_at_machine
 from multitask_sentence.training.run.output_folder import (
     RESULTS_FILE,
     claim_output_dir,
+    hold_output_dir,
     release_output_dir,
     write_json,
 )
@@ -285,7 +286,16 @@ def run_seeds(
 def run_once(
     options: argparse.Namespace, recipe: Recipe, args: MultiTaskTrainingArguments, split_seed: int | None = None
 ) -> MultiTaskTrainer:
-    """One run, and its trainer. With `split_seed`, rows are set aside as with that seed."""
+    """One run, in a folder of its own, and its trainer. With `split_seed`, rows are set aside as with that seed."""
+    writes = PartialState().is_main_process and not options.check
+    with hold_output_dir(Path(args.output_dir)) if writes else nullcontext():
+        return run_in_folder(options, recipe, args, split_seed)
+
+
+def run_in_folder(
+    options: argparse.Namespace, recipe: Recipe, args: MultiTaskTrainingArguments, split_seed: int | None
+) -> MultiTaskTrainer:
+    """All steps of one run, in order."""
     started = time.time()
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process

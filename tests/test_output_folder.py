@@ -1,7 +1,12 @@
 """A run's output folder is its own from the first file on, wherever the run is stopped."""
 
 import json
-from collections.abc import Callable
+import multiprocessing.connection
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +15,19 @@ import pytest
 import yaml
 from transformers import Trainer, TrainerCallback
 
+from helpers import command as any_command
+from helpers import warm
 from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence import train as command
 from multitask_sentence.training.evaluation import best_checkpoints
 from multitask_sentence.training.run import output_folder
-from multitask_sentence.training.run.output_folder import MARK_FILE, check_output_dir, claim_output_dir
+from multitask_sentence.training.run.output_folder import (
+    LOCK_FILE,
+    MARK_FILE,
+    check_output_dir,
+    claim_output_dir,
+    hold_output_dir,
+)
 
 RECIPE = {
     "max_length": 16,
@@ -122,7 +135,7 @@ def test_run_that_was_killed_before_its_first_checkpoint_can_be_replaced(
     assert "--overwrite" in message
     run_command(monkeypatch, job, "--overwrite")
     assert json.loads((result / "results.json").read_text())["steps"] == 4
-    assert not {MARK_FILE, f"{MARK_FILE}.part"} & {path.name for path in result.iterdir()}
+    assert not {LOCK_FILE, MARK_FILE, f"{MARK_FILE}.part"} & {path.name for path in result.iterdir()}
 
 
 def test_run_that_was_killed_while_its_result_was_saved_resumes_and_can_be_replaced(
@@ -167,6 +180,70 @@ def test_folder_of_an_earlier_version_that_was_killed_in_saving_its_first_best_m
     with pytest.raises(ValueError, match="stopped before its first checkpoint"):
         check_output_dir(tmp_path, overwrite=False)
     check_output_dir(tmp_path, overwrite=True)
+
+
+@pytest.fixture
+def starts(job: Path, tmp_path: Path) -> Iterator[Callable[[], BaseProcess]]:
+    """Starts the job in a process of its own, one that lasts."""
+    processes = []
+
+    def start() -> BaseProcess:
+        command = [any_command.__file__, "train", str(job), "--num_train_epochs", "100000", "--save_strategy", "no"]
+        command += ["--load_best_model_at_end", "false", "--eval_strategy", "no"]
+        process = warm.start(command, {**os.environ, "OMP_NUM_THREADS": "1"}, tmp_path / f"printed{len(processes)}")
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_of_two_runs_on_one_folder_the_second_is_refused_and_a_killed_one_holds_nothing(
+    starts: Callable[[], BaseProcess], job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    both = [starts() for _ in range(2)]
+    ended = multiprocessing.connection.wait([process.sentinel for process in both], timeout=60)
+    (refused,) = [number for number, process in enumerate(both) if process.sentinel in ended]
+    lives = both[1 - refused]
+    said = f"another run is writing there (process {lives.pid} on "
+    assert said in (tmp_path / f"printed{refused}").read_text()
+    assert both[refused].exitcode == 1
+    while lives.is_alive() and not (tmp_path / "result" / MARK_FILE).is_file():
+        time.sleep(0.05)
+    for flags in ([], ["--overwrite"], ["--resume_from_checkpoint"]):
+        assert said in error_of(monkeypatch, job, *flags)
+    run_command(monkeypatch, job, "--check")
+    assert lives.is_alive()
+    lives.kill()
+    lives.join()
+    with hold_output_dir(tmp_path / "result"):
+        assert (tmp_path / "result" / LOCK_FILE).is_file()
+    assert "holds an earlier run" in error_of(monkeypatch, job)
+
+
+def test_processes_forked_from_a_killed_run_do_not_keep_its_folder(tmp_path: Path):
+    reads, writes = os.pipe()
+    if not (run := os.fork()):
+        with hold_output_dir(tmp_path):
+            if worker := os.fork():
+                os.write(writes, str(worker).encode())
+            time.sleep(60)
+            os._exit(0)
+    worker = int(os.read(reads, 20))
+    with pytest.raises(ValueError, match=f"another run is writing there .process {run} on"), hold_output_dir(tmp_path):
+        pass
+    os.kill(run, signal.SIGKILL)
+    os.waitpid(run, 0)
+    with hold_output_dir(tmp_path):
+        os.kill(worker, signal.SIGKILL)  # it was still there
+
+
+def test_refused_run_leaves_no_folder_behind(job: Path, monkeypatch: pytest.MonkeyPatch):
+    (job.parent / "train.csv").write_text("text,pet\nthe cat sat,cow\n")
+    assert "cow" in error_of(monkeypatch, job, "--output_dir", job.parent / "new" / "result")
+    assert not (job.parent / "new").exists()
 
 
 # ---- resuming with the command ----

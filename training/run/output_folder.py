@@ -2,20 +2,28 @@
 
 write_json         a file that is there as a whole or not at all
 put_folder         the same of a folder
+hold_output_dir    keeps every other run out of a folder for as long as this one lives
 check_output_dir   refuses a folder that holds something else
 claim_output_dir   marks it as a run's own, before anything else is written, and empties it where that is wanted
 release_output_dir takes the mark away from a finished run
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from transformers.utils import logging
 
 from ...staging_multitask import UNFINISHED, sync, sync_folder, write_whole
+
+logger = logging.get_logger(__name__)
 
 BEST_FOLDER = "best"
 STEP_FILE = "best.json"  # in each folder of a best model: which step it is, and its score
@@ -24,6 +32,7 @@ RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
 MARK_FILE = "unfinished_run.json"
 _MARK = {"unfinished_run_of": "multitask_sentence"}
+LOCK_FILE = ".run.lock"
 
 
 def _layout(value: Any, indent: str = "") -> str:
@@ -102,8 +111,61 @@ def _is_run(folder: Path) -> bool:
     if _is_finished(folder) or _is_marked(folder):
         return True
     checkpoints = {*folder.glob("checkpoint-*"), *filter(_is_best_folder, folder.glob(BEST_FOLDER))}
-    begun = {folder / f"{MARK_FILE}.part", folder / UNFINISHED} & set(folder.iterdir())
-    return bool(checkpoints or begun) and set(folder.iterdir()) <= {*checkpoints, *begun, folder / "runs"}
+    found = set(folder.iterdir()) - {folder / LOCK_FILE}
+    begun = {folder / f"{MARK_FILE}.part", folder / UNFINISHED} & found
+    return bool(checkpoints or begun) and found <= {*checkpoints, *begun, folder / "runs"}
+
+
+@contextmanager
+def hold_output_dir(folder: Path) -> Iterator[None]:
+    """
+    Keep every other run out of a folder, on this machine and, where the file system can, on others.
+
+    The lock belongs to the process. The system takes it back when the process ends in any way, and processes that are
+    forked from it do not have it. The folder is made where there is none, and removed again if nothing came into it.
+
+    Raises:
+        ValueError: another run writes there.
+    """
+    if folder.exists() and not folder.is_dir():  # which `check_output_dir` refuses
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _open_locked(folder) as file:
+        try:
+            yield
+        finally:
+            os.unlink(file.name)  # while nobody else can have locked it
+            for path in made:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
+
+
+def _open_locked(folder: Path) -> IO[str]:
+    """The lock file of a folder, open and locked, with the process that holds it written in it."""
+    while True:
+        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise ValueError(
+                f"output_dir {folder}: another run is writing there ({holder}). Wait for its end, stop it, or give "
+                "another --output_dir."
+            ) from None
+        except OSError as error:
+            logger.info(
+                f"{folder}: this file system has no locks ({error}). See to it that no other run writes there."
+            )
+        if os.fstat(file.fileno()).st_nlink:  # else a run that has just ended removed it meanwhile
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            return file
+        file.close()
 
 
 def check_output_dir(folder: Path, overwrite: bool) -> None:
@@ -121,7 +183,7 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file. Give a folder.")
-    found = sorted(path.name for path in folder.iterdir())
+    found = sorted(path.name for path in folder.iterdir() if path.name != LOCK_FILE)
     if found and not _is_run(folder):
         names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
         raise ValueError(f"output_dir {folder} holds something else than a run ({names}). Give another folder.")
@@ -150,7 +212,7 @@ def claim_output_dir(folder: Path, empty: bool, keep: Collection[str] = ()) -> N
     write_json(folder / MARK_FILE, _MARK)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     for path in folder.iterdir() if empty else ():
-        if path.name not in (MARK_FILE, *keep):
+        if path.name not in (MARK_FILE, LOCK_FILE, *keep):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
