@@ -4,6 +4,7 @@
 """
 
 import atexit
+import gc
 import importlib.util
 import io
 import json
@@ -12,9 +13,13 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+
+# Every training run collects garbage, which looks through all objects that there are: a third of the tests' time, were
+# those of the imported packages among them. `keep_apart` leaves them out.
+gc.disable()
 
 # Before torch, transformers and datasets are imported, which read these. One thread: models this small lose more time
 # to waiting for threads than they gain. No network, and no remote code from or for other sessions.
@@ -102,6 +107,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Files with slow tests first, so that no worker of pytest-xdist begins one when the others have ended.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def keep_apart() -> None:
+    """Let no later collection of garbage look at the objects that there are now."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_collection_finish() -> None:
+    keep_apart()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_apart_imports() -> Iterator[None]:
+    """What a test file imported while it ran is kept apart as well."""
+    yield
+    keep_apart()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ A script runs as with `python SCRIPT ARGUMENTS`, in an environment of its own. W
 when they are imported (`HF_HOME`, ...) is that of the server.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -21,6 +22,7 @@ def _run(command: list[str], environment: dict[str, str], folder: str, printed: 
     with open(printed, "ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    gc.freeze()  # no collection of garbage goes through what the server imported
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
