@@ -31,7 +31,7 @@ def _label_summary(labels: pa.ChunkedArray, task: str, loaded: LoadedTasks) -> d
 
 
 def _describe_tokens(counts: np.ndarray, special: int, max_length: int) -> dict[str, Any]:
-    """Lengths of sentences, from their tokens and unknown ones `(rows, sentences of a row, 2)`."""
+    """Lengths of sentences, from their tokens and unknown ones, in the last dimension `(..., 2)`."""
     lengths, unknown = np.zeros(1, np.int64), 0
     for start in range(0, len(counts), BATCH_ROWS):
         tokens, own = counts[start : start + BATCH_ROWS].reshape(-1, 2).T
@@ -57,29 +57,37 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
     (longer than `max_length`, special tokens included), and `unknown_share` (of the tokens but for special ones, those
     that stand for what the tokenizer does not know); `duplicates` (rows that stood in the split before); for
     validation and test also `in_train` (rows that stand in the task's train split). Rows are the same whatever the
-    case and white space of their text, pairs in either order, as `row_key` has it.
+    case and white space of their text, pairs in either order, as `row_key` has it. Tokens of a streamed split are
+    those of its first `tokens_of` rows, whatever they are labelled for.
     """
     counter = TokenCounter(tokenizer)
     special = counter.count([""])[0][0]
     described = []
     for labelled_set in loaded.sets:
         splits = labelled_set.splits
-        tokens = {split: counter.of_rows(rows) for split, rows in splits.items()}
+        tokens = {split: counter.of_rows(rows) for split, rows in splits.items() if "sentences" in rows.column_names}
+        if labelled_set.texts is not None:
+            tokens["train"] = np.array(counter.count(labelled_set.texts.head(BATCH_ROWS)))[:, None]
         for task in labelled_set.tasks:
             in_train: np.ndarray | None = None
             for split, rows in splits.items():
                 labelled = is_labelled(rows, task)
                 chosen = slice(None) if labelled.all() else labelled  # a slice copies nothing
                 known = sorted_hashes(rows, row_hash, labelled)
-                rule = whole_row_hash if tokens[split].shape[1] > 2 else row_hash
+                is_streamed = split == "train" and labelled_set.texts is not None
+                counts = tokens[split] if is_streamed else tokens[split][chosen]
+                is_wide = whole_row_hash.__name__ in rows.column_names or counts.shape[1] > 2
+                rule = whole_row_hash if is_wide else row_hash
                 row = {
                     "task": task,
                     "split": split,
                     "rows": int(labelled.sum()),
                     "labels": _label_summary(labels_of(rows, task), task, loaded),
-                    **_describe_tokens(tokens[split][chosen], special, max_length),
+                    **_describe_tokens(counts, special, max_length),
                     "duplicates": int(labelled.sum()) - len(distinct(sorted_hashes(rows, rule, labelled))),
                 }
+                if is_streamed:
+                    row["tokens_of"] = min(BATCH_ROWS, len(rows))
                 if split == "train":
                     in_train = known
                 elif in_train is not None:
@@ -125,6 +133,12 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     text = tabulate(table, header, disable_numparse=True, maxcolwidths=[None, None, None, 44])
+    notes = [
+        f"Tokens of the {row['split']} rows of {row['task']}, which are streamed, are those of the first "
+        f"{row['tokens_of']:,}."
+        for row in rows
+        if "tokens_of" in row
+    ]
     warnings = [
         f"{row['in_train']} of {row['rows']} {row['split']} rows of {row['task']} stand in its training split too: "
         "scores there are flattering."
@@ -139,7 +153,7 @@ def format_report(rows: list[dict[str, Any]]) -> str:
             "nothing is learnt from them. Start from a backbone of the text's language, or from one of many, such as "
             f"`backbone: {MULTILINGUAL_BACKBONE}`."
         )
-    return "\n".join([text, *warnings])
+    return "\n".join([text, *notes, *warnings])
 
 
 __all__ = ["describe", "format_report"]

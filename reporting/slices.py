@@ -13,9 +13,9 @@ import numpy as np
 
 from ..checks_multitask import suggest
 from ..data.files.parts import plain_text
-from ..data.loading.label_parts import sentence_columns
 from ..data.loading.tasks import group_sources
 from ..data.sources.loading import load_parts
+from ..data.sources.task_source import sentence_columns
 from ..data.text.sameness import row_hash
 from ..training.finished.data import FinishedData
 from .rows import TaskRows

@@ -398,10 +398,6 @@ def test_empty_positive_is_an_error_but_an_empty_pair_is_left_out(tmp_path: Path
             {"dataset": {"path": "csv", "data_files": "train.csv", "split": "train"}},
             r"dataset\.split is not supported",
         ),
-        (
-            {"dataset": {"path": "csv", "data_files": "train.csv", "streaming": True}},
-            r"dataset\.streaming is True, but training draws from a permutation of all rows",
-        ),
         ({"dataset": {"path": "csv", "data_files": "train.csv", "wrong": 1}}, "no option 'wrong'.*Known: .*delimiter"),
         (
             {"dataset": {"path": "csv", "data_files": {"a": "train.csv"}, "splits": {"train": "b"}}},

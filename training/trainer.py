@@ -191,14 +191,15 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=MixtureDataset([entry.rows for entry in self.drawn]),
+            train_dataset=MixtureDataset([entry.whole_rows for entry in self.drawn]),
             eval_dataset=self.sets,
             processing_class=model.tokenizer,
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
             callbacks=[*filter(None, own_callbacks), *(callbacks or [])],
         )
         self.label_names = ["labels"]
-        self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone)
+        is_streamed = any(entry.texts is not None for entry in self.drawn)
+        self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone, is_streamed)
         starts = [0]
         if len(self.plan.stages) > 1:
             steps = steps_of_epoch(self.sampler, args), steps_of_training(self.sampler, args)

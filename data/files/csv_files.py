@@ -2,20 +2,31 @@
 
 import csv
 import logging
-from dataclasses import fields
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
+from mmap import mmap
 from typing import Any
 
 import pandas as pd
-from datasets import BuilderConfig, Features, Value, load_dataset
+from datasets import BuilderConfig, Dataset, Features, Value, load_dataset
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from ..text.half_characters import count_halves, encoding_errors_for, map_bytes
+from ..text.half_characters import HALVES, count_halves, encoding_errors_for, map_bytes
 from ..text.problems import brief
 from ..text.spelling import show_names
 from .csv_hints import column_hint, failure_hint, fields_hint, sample_of
-from .csv_quotes import check_line_breaks, check_quotes
+from .csv_quotes import (
+    announce_lost_lines,
+    announce_spaced_quotes,
+    check_line_breaks,
+    check_quotes,
+    check_swallowed,
+    spaced_quotes,
+)
 from .parts import Part, attempt, no_pattern
+from .streams import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -87,19 +98,41 @@ def check_csv_options(task: str, options: dict[str, Any], scores: bool) -> dict[
     return options
 
 
-def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
-    """Load one csv or tsv file.
-
-    Args:
-        task: a name for messages.
-        file: path or address.
-        options: what `check_csv_options` returned.
-        columns: the task's own, for the hint at a missing one.
-
-    Raises:
-        ValueError: the file cannot be read as a table, or a stray quote swallows rows.
+@dataclass
+class _Opened:
     """
-    marks = {key: options[key] for key in ("decimal", "thousands") if options.get(key) is not None}
+    A csv file whose header was read.
+
+    Attributes:
+        parsing: the options that `datasets` takes.
+        content: its bytes, empty for an address.
+        head: names of columns and the first row.
+        shown: what an error shows.
+        used: the names of the task's columns.
+        hint: gives what mends a failure.
+        load: what `load_dataset` gives for its rows; takes `streaming`.
+    """
+
+    parsing: dict[str, Any]
+    content: bytes | mmap
+    head: pd.DataFrame
+    shown: dict[str, Any]
+    used: list[str]
+    hint: Callable[[BaseException], str]
+    load: Callable[..., Any]
+
+    @property
+    def holds_halves(self) -> bool:
+        return self.parsing.get("encoding_errors") == HALVES
+
+
+def _marks(options: dict[str, Any]) -> dict[str, str]:
+    return {key: options[key] for key in ("decimal", "thousands") if options.get(key) is not None}
+
+
+def _open_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> _Opened:
+    """Look at the header of a file; see `read_csv`."""
+    marks = _marks(options)
     parsing = CSV_DEFAULTS | {key: value for key, value in options.items() if key not in marks}
     used = sorted({name for own in columns.values() for name in (own if isinstance(own, list) else [own])})
     hint = partial(failure_hint, task, file, parsing, used)
@@ -125,13 +158,64 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
         features=Features(dict.fromkeys(names, Value("string"))),
         **parsing,
     )
-    rows = attempt(task, shown, load, hint)["train"]
+    return _Opened(parsing, content, head, shown, used, hint, load)
+
+
+def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
+    """Load one csv or tsv file.
+
+    Args:
+        task: a name for messages.
+        file: path or address.
+        options: what `check_csv_options` returned.
+        columns: the task's own, for the hint at a missing one.
+
+    Raises:
+        ValueError: the file cannot be read as a table, or a stray quote swallows rows.
+    """
+    opened = _open_csv(task, file, options, columns)
+    rows, parsing = attempt(task, opened.shown, opened.load, opened.hint)["train"], opened.parsing
     check_line_breaks(task, file, rows, parsing)
-    check_quotes(task, file, content, rows, parsing)
-    _announce_twice(task, file, head, used)
-    if errors != "strict":
+    check_quotes(task, file, opened.content, parsing)
+    announce_spaced_quotes(task, file, spaced_quotes(rows, parsing))
+    _announce_twice(task, file, opened.head, opened.used)
+    if opened.holds_halves:
         count_halves(task, file, rows)
-    return Part(file, rows, all_text=True, hint=partial(column_hint, task, file, rows, parsing, columns), **marks)
+    hint = partial(column_hint, task, file, rows, parsing, columns)
+    return Part(file, rows, all_text=True, hint=hint, **_marks(options))
+
+
+def stream_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Stream:
+    """
+    The same file as a stream. Its quotes are looked at as the counted pass goes by.
+
+    A cell that holds line breaks is judged by its own lines and by the rows near it, not by all of the file.
+    """
+    opened = _open_csv(task, file, options, columns)
+    parsing, spaced, within = opened.parsing, Counter[str](), 0
+
+    def look(rows: Dataset, first: int) -> None:
+        nonlocal within
+        within += check_swallowed(task, file, rows, parsing, first)
+        spaced.update(spaced_quotes(rows, parsing))
+
+    def finish(count: int) -> None:
+        check_quotes(task, file, opened.content, parsing)
+        announce_spaced_quotes(task, file, spaced)
+        announce_lost_lines(task, file, count, within, parsing)
+        _announce_twice(task, file, opened.head, opened.used)
+
+    head = Dataset.from_dict({str(name): cells.tolist() for name, cells in opened.head.items()})
+    hint = partial(column_hint, task, file, head, parsing, columns)
+    return Stream(
+        task,
+        file,
+        attempt(task, opened.shown, partial(opened.load, streaming=True), opened.hint)["train"],
+        {"all_text": True, "hint": hint} | _marks(options),
+        opened.hint,
+        look,
+        finish,
+    )
 
 
 def _read_head(file: str, parsing: dict[str, Any]) -> pd.DataFrame:
@@ -164,4 +248,4 @@ def _announce_twice(task: str, file: str, head: pd.DataFrame, used: list[str]) -
             )
 
 
-__all__ = ["CSV_DEFAULTS", "CSV_OPTIONS", "CSV_TYPES", "check_csv_options", "read_csv"]
+__all__ = ["CSV_DEFAULTS", "CSV_OPTIONS", "CSV_TYPES", "check_csv_options", "read_csv", "stream_csv"]

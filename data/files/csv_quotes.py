@@ -1,14 +1,15 @@
 """Whether quotes and line breaks in a csv or tsv file mean what they seem to: no row is lost, no cell is cut.
 
 check_line_breaks   lines are counted against rows; a cell that has swallowed rows is an error
-check_quotes        text behind a closing quote, and quotes behind a space, are announced
+check_swallowed     the same for some rows of a stream
+check_quotes        text behind a closing quote is announced; spaced_quotes counts quotes behind a space
 """
 
 import codecs
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from mmap import mmap
 from typing import Any
 
@@ -34,9 +35,9 @@ def _count_lines(file: str) -> int:
 def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, Any]) -> None:
     """Count lines against rows, and look into cells of several lines: one of them may have swallowed rows."""
     broken = _cells_with_breaks(rows)
-    within = sum(len([line for line in LINE_BREAK.split(cell)[1:-1] if line.strip()]) + 1 for *_, cell in broken)
-    if broken and "quoting" not in parsing:
-        _check_swallowed(task, file, rows, parsing, broken)
+    if "quoting" not in parsing and (suspected := [found for found in broken if parsing["delimiter"] in found[2]]):
+        closed = _well_closed(file, suspected, parsing, parsing["delimiter"])
+        _check_swallowed(task, file, rows, parsing, suspected, closed)
     if broken:
         row, place, longest = max(broken, key=lambda found: len(found[2]))
         logger.info(
@@ -44,10 +45,32 @@ def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, An
             f"{brief(rows.column_names[place])}, has {len(LINE_BREAK.split(longest))} lines and {len(longest)} "
             "characters"
         )
+    announce_lost_lines(task, file, len(rows), _lines_within(broken), parsing)
+
+
+def _lines_within(broken: list[tuple[int, int, str]]) -> int:
+    """How many more lines than rows these cells make, but for blank ones."""
+    return sum(len([line for line in LINE_BREAK.split(cell)[1:-1] if line.strip()]) + 1 for *_, cell in broken)
+
+
+def announce_lost_lines(task: str, file: str, rows: int, within: int, parsing: dict[str, Any]) -> None:
+    """Tell of lines that give no row; `within` lines go on with a cell."""
     if "://" not in file and not (parsing.get("encoding") or "").lower().startswith(("utf-16", "utf_16", "utf-32")):
         header = 0 if parsing.get("header", "infer") is None or parsing.get("column_names") else 1
-        if (missing := _count_lines(file) - within - header - len(rows)) > 0:
-            logger.info(f"{task}: {missing} lines of {file} give no row ({len(rows)} rows)")
+        if (missing := _count_lines(file) - within - header - rows) > 0:
+            logger.info(f"{task}: {missing} lines of {file} give no row ({rows} rows)")
+
+
+def check_swallowed(task: str, file: str, rows: Dataset, parsing: dict[str, Any], first: int) -> int:
+    """
+    Look into the cells of several lines among some rows of a stream, of which the first one has this number.
+
+    Returns how many more lines than rows these cells make.
+    """
+    broken = _cells_with_breaks(rows)
+    if "quoting" not in parsing and (suspected := [found for found in broken if parsing["delimiter"] in found[2]]):
+        _check_swallowed(task, file, rows, parsing, suspected, [True] * len(suspected), first)
+    return _lines_within(broken)
 
 
 def _cells_with_breaks(rows: Dataset) -> list[tuple[int, int, str]]:
@@ -64,7 +87,13 @@ def _cells_with_breaks(rows: Dataset) -> list[tuple[int, int, str]]:
 
 
 def _check_swallowed(
-    task: str, file: str, rows: Dataset, parsing: dict[str, Any], broken: list[tuple[int, int, str]]
+    task: str,
+    file: str,
+    rows: Dataset,
+    parsing: dict[str, Any],
+    suspected: list[tuple[int, int, str]],
+    closed: Iterable[bool],
+    first: int = 0,
 ) -> None:
     """Refuse a cell that holds line breaks and the delimiter, unless it is clearly one text in quotes.
 
@@ -72,15 +101,12 @@ def _check_swallowed(
     where no column repeats a value, the fields of a row throughout. No prose holds tabs.
     """
     delimiter = parsing["delimiter"]
-    suspected = [found for found in broken if delimiter in found[2]]
-    if not suspected:
-        return
     known = _known_columns(rows, suspected, delimiter)
-    for (row, place, cell), closed in zip(suspected, _well_closed(file, suspected, parsing, delimiter), strict=True):
-        if closed and delimiter != "\t" and not _looks_like_rows(cell, place, known, delimiter):
+    for (row, place, cell), is_closed in zip(suspected, closed, strict=True):
+        if is_closed and delimiter != "\t" and not _looks_like_rows(cell, place, known, delimiter):
             continue
         raise ValueError(
-            f"{file}, row {row + 1}: the cell of column {brief(rows.column_names[place])} holds "
+            f"{file}, row {first + row + 1}: the cell of column {brief(rows.column_names[place])} holds "
             f"{len(LINE_BREAK.split(cell))} lines and {brief(delimiter)} in them. They look like rows that a quote at "
             f"its start has swallowed: {brief(cell[:60])}... If quotes are part of the text, add `quoting: 3` to "
             f"tasks.{task}.dataset; if the cell is one text, add `quoting: 0`."
@@ -158,11 +184,11 @@ def _as_text(found: str | bytes) -> str:
     return found if isinstance(found, str) else found.decode("utf-8", "replace")
 
 
-def check_quotes(task: str, file: str, content: bytes | mmap, rows: Dataset, parsing: dict[str, Any]) -> None:
-    """Tell of quotes that are read otherwise than they were probably meant, with the option that mends it.
+def check_quotes(task: str, file: str, content: bytes | mmap, parsing: dict[str, Any]) -> None:
+    """Tell of text behind a closing quote, with the option that mends it.
 
-    Text behind a closing quote comes of a quote within the cell that was not doubled: `"say \\"hi\\" twice"` and
-    `"great" they said` lose quotes. A quote behind a space (`, "good"`) encloses nothing and stays in the cell.
+    It comes of a quote within the cell that was not doubled: `"say \\"hi\\" twice"` and `"great" they said` lose
+    quotes. (A quote behind a space, as in `, "good"`, encloses nothing and stays in the cell: `spaced_quotes`.)
 
     A file in UTF-8 is searched where it lies on the disk; one in another encoding is read as a whole.
     """
@@ -178,7 +204,6 @@ def check_quotes(task: str, file: str, content: bytes | mmap, rows: Dataset, par
     else:
         text = bytes(content).decode(encoding, parsing.get("encoding_errors") or "strict")
         found = re.compile(pattern).finditer(text)
-    where = f"tasks.{task}.dataset"
     wrong, escaped, first = 0, False, ""
     for cell in found:
         if _as_text(cell[2]).strip():
@@ -188,19 +213,35 @@ def check_quotes(task: str, file: str, content: bytes | mmap, rows: Dataset, par
         remedy = "add `escapechar: '\\'`" if escaped else "add `quoting: 3`"
         logger.info(
             f"{task}: in {wrong} cells of {file} text follows a closing quote, first in {brief(first)}: such quotes "
-            f"are lost. If quotes are part of the text, {remedy} to {where}"
+            f"are lost. If quotes are part of the text, {remedy} to tasks.{task}.dataset"
         )
-    if not space:
-        names, kept = rows.column_names, Counter()
-        for name in names:
+
+
+def spaced_quotes(rows: Dataset, parsing: dict[str, Any]) -> Counter[str]:
+    """By column, how many cells keep quotes behind a space; none where that is how they should be read."""
+    quote, kept = re.escape(parsing.get("quotechar") or '"'), Counter[str]()
+    if parsing.get("quoting") != 3 and not parsing.get("escapechar") and not parsing.get("skipinitialspace"):
+        for name in rows.column_names:
             column = rows.data.column(name)
-            kept[name] = pc.sum(pc.match_substring_regex(column, rf"^ +{before}.*{before} *$")).as_py() or 0
-        if total := kept.total():
-            logger.info(
-                f"{task}: {total} cells of {file} keep quotes behind a space, first in column "
-                f"{brief(next(iter(+kept)))}: add "
-                f"`skipinitialspace: true` to {where} if the quotes enclose these cells"
-            )
+            kept[name] = pc.sum(pc.match_substring_regex(column, rf"^ +{quote}.*{quote} *$")).as_py() or 0
+    return +kept
 
 
-__all__ = ["check_line_breaks", "check_quotes"]
+def announce_spaced_quotes(task: str, file: str, kept: Counter[str]) -> None:
+    """Tell of cells that keep quotes behind a space."""
+    if kept:
+        logger.info(
+            f"{task}: {kept.total()} cells of {file} keep quotes behind a space, first in column "
+            f"{brief(next(iter(kept)))}: add "
+            f"`skipinitialspace: true` to tasks.{task}.dataset if the quotes enclose these cells"
+        )
+
+
+__all__ = [
+    "announce_lost_lines",
+    "announce_spaced_quotes",
+    "check_line_breaks",
+    "check_quotes",
+    "check_swallowed",
+    "spaced_quotes",
+]

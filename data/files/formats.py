@@ -19,9 +19,10 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from ...checks_multitask import suggest
 from ..text.half_characters import count_halves, encoding_errors_for, read_bytes, without_halves
 from ..text.problems import brief
-from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv
-from .json_files import read_json
+from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv, stream_csv
+from .json_files import read_json, stream_json
 from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
+from .streams import Stream
 from .tables import read_excel, read_sql, read_sqlite
 
 # Options that may differ from split to split: `field: {train: train, validation: val}`.
@@ -32,12 +33,17 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclass
 class Format:
-    """How files of one format are read; `defaults` are options, `source` says what `data_files` names."""
+    """
+    How files of one format are read; `defaults` are options, `source` says what `data_files` names.
+
+    `stream` reads them onward, where that can be done; its arguments are those of `read`.
+    """
 
     read: Callable[[str, str, dict[str, Any], dict[str, Any]], Part]
     options: tuple[str, ...]
     defaults: dict[str, Any]
     source: str = "file"
+    stream: Callable[[str, str, dict[str, Any], dict[str, Any]], Stream] | None = None
 
 
 def _packaged(builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
@@ -46,6 +52,14 @@ def _packaged(builder: str, task: str, file: str, options: dict[str, Any], colum
     hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
     rows = attempt(task, {"path": file} | options, load, hint)["train"]
     return Part(file, without_halves(task, file, rows))
+
+
+def _stream_packaged(builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Stream:
+    """The rows of one file, read onward by the builder of `datasets` for its format."""
+    load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, streaming=True, **options)
+    hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
+    rows = attempt(task, {"path": file} | options, load, hint)["train"]
+    return Stream(task, file, rows, failure=hint)
 
 
 def _read_text(task: str, file: str, options: dict[str, Any]) -> str:
@@ -106,12 +120,14 @@ def _own(config: type[BuilderConfig]) -> tuple[str, ...]:
 
 
 FORMATS = {
-    "csv": Format(read_csv, CSV_OPTIONS, {"delimiter": ","}),
-    "tsv": Format(read_csv, CSV_OPTIONS, {"delimiter": "\t"}),
-    "json": Format(read_json, (*_own(JsonConfig), "column_names"), {}),
-    "jsonl": Format(read_json, _own(JsonConfig), {}),
-    "parquet": Format(partial(_packaged, "parquet"), _own(ParquetConfig), {}),
-    "arrow": Format(partial(_packaged, "arrow"), _own(ArrowConfig), {}),
+    "csv": Format(read_csv, CSV_OPTIONS, {"delimiter": ","}, stream=stream_csv),
+    "tsv": Format(read_csv, CSV_OPTIONS, {"delimiter": "\t"}, stream=stream_csv),
+    "json": Format(read_json, (*_own(JsonConfig), "column_names"), {}, stream=stream_json),
+    "jsonl": Format(read_json, _own(JsonConfig), {}, stream=stream_json),
+    "parquet": Format(
+        partial(_packaged, "parquet"), _own(ParquetConfig), {}, stream=partial(_stream_packaged, "parquet")
+    ),
+    "arrow": Format(partial(_packaged, "arrow"), _own(ArrowConfig), {}, stream=partial(_stream_packaged, "arrow")),
     "xlsx": Format(read_excel, ("header", "nrows", "sheet_name", "skipfooter", "skiprows", "usecols"), {}),
     "fasttext": Format(_read_fasttext, ("encoding", "label_prefix"), {}),
     "folder": Format(_read_folder, ("encoding",), {}, source="folder"),

@@ -19,6 +19,7 @@ from ..text.half_characters import (
 )
 from ..text.problems import brief
 from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
+from .streams import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,30 @@ def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, 
         rows = turned
         logger.info(f"{task}: {file} holds no list of rows but one object; it is read as a table of {len(rows)} rows")
     return Part(file, rows, hint=partial(_json_hint, task, rows))
+
+
+def stream_json(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Stream:
+    """The rows of a JSON file, of which `datasets` reads a piece at a time where each line is an object.
+
+    Raises:
+        ValueError: the rows stand below a field, or the text holds halves of characters, which only `read_json` mends.
+    """
+    remedy = f"Take streaming out of tasks.{task}.dataset"
+    for key in ("field", "column_names"):
+        if options.get(key) is not None:
+            raise ValueError(
+                f"tasks.{task}.dataset: {key} needs the whole file in memory, which streaming should spare. {remedy}, "
+                "or write the rows as jsonl."
+            )
+    shown, hint = {"path": file} | options, partial(_failure_hint, task, file)
+    content = b"" if "://" in file else attempt(task, shown, partial(map_bytes, file), hint)
+    if encoding_errors_for(content, _encoding(options)) != "strict" or holds_escaped_halves(content):
+        raise ValueError(
+            f"{file} holds halves of characters (lone surrogates), which a stream does not mend. {remedy}, or write "
+            "the file anew without them."
+        )
+    load = partial(load_dataset, "json", data_files={"train": [no_pattern(file)]}, streaming=True, **options)
+    return Stream(task, file, attempt(task, shown, load, hint)["train"], failure=hint)
 
 
 def _encoding(options: dict[str, Any]) -> str:
@@ -169,4 +194,4 @@ def _json_hint(task: str, rows: Dataset, missing: str) -> str:
     return f" The file holds one object with rows below {lists}: add `field: {field}`{named} to tasks.{task}.dataset."
 
 
-__all__ = ["read_json"]
+__all__ = ["read_json", "stream_json"]

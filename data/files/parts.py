@@ -130,6 +130,13 @@ def _dotted_names(name: str, cell: Any) -> Iterator[str]:
         yield name
 
 
+def roots_of(name: str, columns: Sequence[str]) -> list[str]:
+    """The columns that a name may lead into, the longest one first: names may hold dots themselves."""
+    parts = name.split(".")
+    beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return [root for root in beginnings if root in columns]
+
+
 def _joined(cells: tuple[Any, ...]) -> Any:
     """The texts of several columns with a space between them, without the empty ones; None if all are empty."""
     texts = [cell for cell in cells if not is_empty(cell)]
@@ -179,6 +186,7 @@ class Part:
     decimal: str = "."
     thousands: str | None = None
     kept: np.ndarray | None = None
+    is_piece: bool = False  # some rows of a file, in which a dotted name may lead nowhere
 
     @property
     def left_out(self) -> int:
@@ -195,7 +203,11 @@ class Part:
                     _joined(cells) for cells in zip(*(own[start:stop] for own in columns), strict=True)
                 ],
             )
-        cells, kept = self._cells(task, f"columns.{key}", name), self.kept
+        return self.kept_cells(self._cells(task, f"columns.{key}", name))
+
+    def kept_cells(self, cells: Cells) -> Cells:
+        """The cells of the rows that count, and empty ones for the others."""
+        kept = self.kept
         if kept is None:
             return cells
         return Cells(
@@ -282,19 +294,17 @@ class Part:
             rows = self.rows.select_columns(column)
             return Cells(len(rows), lambda start, stop: rows[start:stop][column])
 
-        if name in self.rows.column_names:
-            return of_column(name)
         parts = name.split(".")
-        # The longest beginning that is a column: names may hold dots themselves.
-        for length in range(len(parts) - 1, 0, -1):
-            if (root := ".".join(parts[:length])) in self.rows.column_names:
-                outer, inner = of_column(root), parts[length:]
-                cells = Cells(
-                    len(outer),
-                    lambda start, stop, outer=outer, inner=inner: [_follow(cell, inner) for cell in outer[start:stop]],
-                )
-                if any(cell is not None for cell in cells) or not len(cells):
-                    return cells
+        for root in roots_of(name, self.rows.column_names):
+            if root == name:
+                return of_column(name)
+            outer, inner = of_column(root), parts[root.count(".") + 1 :]
+            cells = Cells(
+                len(outer),
+                lambda start, stop, outer=outer, inner=inner: [_follow(cell, inner) for cell in outer[start:stop]],
+            )
+            if self.is_piece or any(cell is not None for cell in cells) or not len(cells):
+                return cells
         names = self._names()
         mended = self.hint(name) if self.hint else ""
         raise ValueError(
@@ -318,4 +328,14 @@ class Part:
         return f" Did you mean {brief(chosen)}?" if chosen else suggest(name, names)
 
 
-__all__ = ["SPLIT_NAMES", "Cells", "Part", "attempt", "encoding_hint", "format_hint", "no_pattern", "plain_text"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Cells",
+    "Part",
+    "attempt",
+    "encoding_hint",
+    "format_hint",
+    "no_pattern",
+    "plain_text",
+    "roots_of",
+]

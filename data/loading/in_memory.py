@@ -15,9 +15,9 @@ from ...tasks_multitask import TaskConfig
 from ..files.parts import Part
 from ..rows.sets import LabelledSet, LoadedTasks
 from ..rows.sides import Sides
-from ..sources.task_source import TaskSource, check_text_columns
+from ..sources.task_source import TaskSource, check_text_columns, sentence_columns
 from ..text.half_characters import without_halves
-from .label_parts import label_parts, sentence_columns
+from .label_parts import label_parts
 
 TaskDatasets = Mapping[str, Dataset]
 Columns = Mapping[str, Mapping[str, Any]]

@@ -1,7 +1,6 @@
 """From the parts of a split, as they were loaded, to its rows in canonical columns, some rows at a time.
 
-    sentence_columns   the columns that make up a row's sentences
-    label_parts        labels read, texts checked, contradictions settled, validation and test rows set aside
+    label_parts   labels read, texts checked, contradictions settled, validation and test rows set aside
 
 Rows are written to an Arrow file and read through a memory map, so that no split is ever held as Python lists: what
 stands in memory of a row is the place of its label in a list of different ones, and a hash of its text.
@@ -21,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
-from ...checks_multitask import suggest
-from ...problem_types_multitask import PROBLEM_TYPES
 from ..cache.arrays import BATCH_ROWS, write_array
 from ..cache.sets import open_split
 from ..files.parts import SPLIT_NAMES, Cells, Part
+from ..files.streams import CountedPart
 from ..labels.columns import read_labels
 from ..labels.contradictions import same_texts, settle_contradictions
 from ..labels.rules import reading_rules
@@ -40,7 +38,7 @@ from ..rows.canonical import (
 )
 from ..rows.sets import LoadedTasks
 from ..rows.sides import SIDES, Sides
-from ..sources.task_source import TaskSource
+from ..sources.task_source import TaskSource, sentence_columns
 from ..splits.splitting import group_value, set_aside
 from ..text.problems import CellError, Problems, brief
 from ..text.sameness import ordered_hash, row_hash, row_hashes
@@ -49,37 +47,6 @@ from ..text.spelling import is_empty, number
 logger = logging.getLogger(__name__)
 
 TEXTS = pa.list_(pa.string())
-
-
-def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
-    """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block.
-
-    A list of columns is one sentence, joined (`Part.column`); a list under `negative` is one sentence each.
-    """
-    task, columns = source.name, source.columns
-    if source.problem_type not in PROBLEM_TYPES:
-        raise ValueError(
-            f"Task {task!r}: unknown problem_type {brief(source.problem_type)}."
-            f"{suggest(source.problem_type, PROBLEM_TYPES)} Known: {sorted(PROBLEM_TYPES)}."
-        )
-    forms = [[*form, *(["label"] if source.kind.has_label_column else [])] for form in source.kind.columns]
-    if set(columns) not in [set(form) for form in forms]:
-        raise ValueError(
-            f"Task {task!r} ({source.problem_type}): columns should name {' or '.join(map(str, forms))}. "
-            f"Found {sorted(columns)}. Correct tasks.{task}.columns."
-        )
-    pairs = []
-    for key, value in columns.items():
-        many = source.kind.is_multi_label if key == "label" else True
-        names = value if many and isinstance(value, list) else [value]
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {brief(value)}.")
-        if key == "negative":
-            pairs += [(key, name) for name in names]
-        elif key != "label":
-            pairs.append((key, value))
-    order = ["sentence", "sentence1", "sentence2", "anchor", "positive", "negative"]
-    return sorted(pairs, key=lambda pair: order.index(pair[0]))
 
 
 def _rows_with_text(
@@ -139,10 +106,13 @@ def _write_part(
     for start in range(0, len(kept), BATCH_ROWS):
         stop = min(start + BATCH_ROWS, len(kept))
         mask = kept[start:stop]
-        sentences = zip(*(cells[start:stop] for cells in columns), strict=True)
-        found = {
-            "sentences": pa.array([row for row, keep in zip(sentences, mask.tolist(), strict=True) if keep], TEXTS)
-        }
+        if isinstance(part, CountedPart):
+            counted = part.rows.data.slice(start, stop - start)
+            found = {name: counted[own].filter(pa.array(mask)) for name, own in part.numbers.items()}
+        else:
+            sentences = zip(*(cells[start:stop] for cells in columns), strict=True)
+            texts = [row for row, keep in zip(sentences, mask.tolist(), strict=True) if keep]
+            found = {"sentences": pa.array(texts, TEXTS)}
         found |= {name: cells[start:stop].filter(pa.array(mask)) for name, cells in labels.items()}
         if groups is not None:
             found["group"] = pa.array(map(group_value, compress(groups[start:stop], mask)), pa.string())
@@ -161,7 +131,8 @@ def _read_rows(
 
     `labels` holds by task, of each part, one label for each row. `group` names a column that is kept as `group`.
     """
-    features = canonical_features({source.name: source.kind for source in sources})
+    numbers = next((part.numbers for part in parts if isinstance(part, CountedPart)), ())
+    features = canonical_features({source.name: source.kind for source in sources}, numbers)
     writer = RowsWriter(path, features if group is None else Features({**features, "group": Value("string")}))
     drop_empty, no_text = reading_rules(sources[0]).empty_text == "drop", 0
     for place, part in enumerate(parts):
@@ -226,6 +197,7 @@ def _rewritten(
     new = rewrite(rows, RowsWriter(path, features), chosen, changed)
     if path is not None:
         new = open_split(path)
+    if path is not None and row_hash.__name__ not in new.column_names:
         write_array(new, row_hash.__name__, [row_hashes(rows) if chosen is None else row_hashes(rows)[chosen]])
     return new
 
@@ -321,15 +293,15 @@ def label_parts(
             if changed or chosen is not None:
                 rows = _rewritten(rows, path(split, "settled"), rows.features, chosen, changed)
             settled[split] = rows
-        features = canonical_features({source.name: source.kind for source in sources})
         splits = {}
         if "train" in settled:
             train = settled.pop("train")
+            features = Features({name: kind for name, kind in train.features.items() if name != "group"})
             splits = _set_aside(sources, train, folder, features, seed, known)
             _read_train(sources, splits["train"], loaded)
         for split, rows in settled.items():
-            splits[split] = _rewritten(rows, folder and folder / f"{split}.arrow", features, None)
+            splits[split] = _rewritten(rows, folder and folder / f"{split}.arrow", rows.features, None)
     return {split: splits[split] for split in SPLIT_NAMES if split in splits}
 
 
-__all__ = ["label_parts", "sentence_columns"]
+__all__ = ["label_parts"]

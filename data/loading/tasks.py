@@ -10,8 +10,11 @@ should know is logged; what they must mend is an error that names task, file and
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,17 +22,20 @@ from datasets import Dataset
 
 from ..cache.sets import cached_splits, recorded_lines, set_key
 from ..files.parts import Part
+from ..files.streams import CountedPart, Stream
 from ..labels.rules import reading_rules
 from ..rows.row_hashes import RowHashes
 from ..rows.sets import LabelledSet, LoadedTasks
 from ..rows.sides import SIDES, Sides
+from ..rows.streamed import StreamedTexts
 from ..sources.data_files import data_identity
-from ..sources.loading import load_parts
-from ..sources.task_source import TaskSource, check_source
+from ..sources.loading import load_parts, open_streams, stream_identity
+from ..sources.task_source import TaskSource, check_source, sentence_columns
 from ..splits.splitting import check_splits
 from ..text.problems import with_short_values
 from ..text.sameness import row_hashes
-from .label_parts import label_parts, sentence_columns
+from .counting import StreamCounter
+from .label_parts import label_parts
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +56,12 @@ def _load_set(
     """
     tasks, found = [source.name for source in sources], LoadedTasks([])
     set_aside = [split for split in SIDES[1:] if getattr(sources[0], f"{split}_split") is not None]
-    identity = data_identity(sources[0], data_root)
+    is_streamed = sources[0].is_streamed and require_train
+    identify = partial(stream_identity if is_streamed else data_identity, sources[0], data_root)
+    identity = identify()
 
-    def load() -> dict[str, list[Part]]:
-        parts = load_parts(sources, data_root)
+    def load(count: Callable[[Stream], CountedPart] | None = None) -> dict[str, list[Part]]:
+        parts = load_parts(sources, data_root, count)
         check_splits(sources, parts, require_train)
         return parts
 
@@ -64,9 +72,12 @@ def _load_set(
         return splits
 
     def build_files(folder: Path) -> dict[str, Any]:
-        with recorded_lines() as lines:
-            build(folder, load() if parts is None else parts)
-        if parts is None and data_identity(sources[0], data_root) != identity:
+        with recorded_lines() as lines, TemporaryDirectory(dir=folder) as scratch:
+            build(
+                folder,
+                load(StreamCounter(sources, Path(scratch)) if is_streamed else None) if parts is None else parts,
+            )
+        if parts is None and identify() != identity:
             raise ValueError(f"Task {tasks[0]!r}: its files changed while they were read. Start again.")
         return {"labels": found.labels, "score_ranges": found.score_ranges, "lines": lines}
 
@@ -76,6 +87,8 @@ def _load_set(
         splits, facts = build(None, parts), {"labels": found.labels, "score_ranges": found.score_ranges}
     else:
         settings = [asdict(source) | {"augmentation": None} for source in sources]
+        for own in settings:
+            own["dataset"] = {key: value for key, value in own["dataset"].items() if key != "buffer_size"}
         content = [settings, identity, data_root, require_train, [seed, known.digest()] if set_aside else None]
         splits, facts = cached_splits(set_key(content), build_files)
         for line in facts["lines"]:
@@ -85,7 +98,8 @@ def _load_set(
     loaded.labels |= facts["labels"]
     loaded.kinds |= {source.name: source.kind for source in sources}
     loaded.score_ranges |= {task: tuple(found) for task, found in facts["score_ranges"].items()}
-    return LabelledSet(tasks, splits)
+    texts = StreamedTexts(sources[0], partial(open_streams, sources, data_root)) if is_streamed else None
+    return LabelledSet(tasks, splits, texts)
 
 
 def _identity_of_parts(parts: dict[str, list[Part]]) -> list[Any] | None:

@@ -6,7 +6,7 @@ rewrite              some rows of a data set, with some labels changed
 labels_of            a task's labels; `is_labelled` and `label_counts` count them
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...problem_types_multitask import ProblemType
 from ..cache.arrays import batches
 
 LABEL_PREFIX = "label_"  # the column with a task's label is `label_<task>`; null means not labelled
+ROW_COLUMN = "row"  # of a streamed split: which row of the stream it is, from 0 on
 TEACHER_PREFIX = "teacher_"  # that with the places of its teachers' answers; null means that none was asked
 
 
@@ -29,10 +30,11 @@ def _label_feature(kind: ProblemType) -> Any:
     return Value("int64" if kind.has_labels else "float64")
 
 
-def canonical_features(kinds: Mapping[str, ProblemType]) -> Features:
-    """The columns of rows that carry labels for tasks of these kinds."""
+def canonical_features(kinds: Mapping[str, ProblemType], numbers: Iterable[str] = ()) -> Features:
+    """The columns of rows that carry labels for tasks of these kinds; a streamed split has `numbers`, and no texts."""
     labels = {LABEL_PREFIX + task: _label_feature(kind) for task, kind in kinds.items()}
-    return Features({"sentences": List(Value("string"))} | labels)
+    texts: dict[str, Any] = dict.fromkeys(numbers, Value("int64")) or {"sentences": List(Value("string"))}
+    return Features(texts | labels)
 
 
 class RowsWriter:
@@ -138,6 +140,7 @@ def label_counts(labels: pa.ChunkedArray, num_labels: int) -> np.ndarray:
 
 __all__ = [
     "LABEL_PREFIX",
+    "ROW_COLUMN",
     "TEACHER_PREFIX",
     "RowsWriter",
     "canonical_features",

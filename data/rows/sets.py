@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from ...problem_types_multitask import ProblemType
 from .row_hashes import RowHashes
+from .streamed import StreamedTexts
 
 
 @dataclass
@@ -16,10 +17,14 @@ class LabelledSet:
     Every split has the column `sentences` (a list: one sentence, a pair, or anchor, positive and negatives) and per
     task a column `label_<task>`: class id, list of 0/1 as float32, score, or for contrastive 1.0; null where the row
     is not labelled for that task.
+
+    A train split that is streamed has the columns `row` and `row_hash` in place of `sentences`, and `texts` says where
+    these come from.
     """
 
     tasks: list[str]
     splits: dict[str, Dataset]
+    texts: StreamedTexts | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ within a pass, and everything follows from the seed and the epoch, so that a res
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,8 @@ class MixtureBatchSampler:
         num_processes: the number of batches is a multiple of it; where rows do not suffice, batches of one unlabelled
             row stand in.
         seed: of the permutations.
+        windows: of each set, how many rows are shuffled with each other, because a stream holds no more; `None` for
+            all. A window of a set ends before the next one begins. Where the first one ends differs from pass to pass.
 
     Raises:
         ValueError: more `least_rows` than fit in a batch, or a set that gets no row at all.
@@ -88,7 +91,9 @@ class MixtureBatchSampler:
         single_set: bool = False,
         num_processes: int = 1,
         seed: int = 42,
+        windows: Sequence[int | None] | None = None,
     ):
+        self.windows = list(windows or [None] * len(sizes))
         self.sizes = list(sizes)
         self.rows_per_epoch = list(rows_per_epoch or sizes)
         self.least_rows = list(least_rows or [1] * len(sizes))
@@ -136,9 +141,14 @@ class MixtureBatchSampler:
 
     def _permutation(self, which: int, cycle: int) -> np.ndarray:
         """What `permutation` of the generator gives, in numbers of half the size where these are enough."""
-        size = self.sizes[which]
+        size, window = self.sizes[which], self.windows[which]
         numbers = np.arange(size, dtype=np.int32 if size <= np.iinfo(np.int32).max else np.int64)
-        np.random.default_rng([self.seed, which, cycle]).shuffle(numbers)
+        draw = np.random.default_rng([self.seed, which, cycle])
+        if window is None or window >= size:
+            draw.shuffle(numbers)
+            return numbers
+        for start, stop in pairwise([0, *range(int(draw.integers(1, window + 1)), size, window), size]):
+            draw.shuffle(numbers[start:stop])
         return numbers
 
 

@@ -7,14 +7,16 @@ decided here too (`where`, `explode`); what a cell means is not, but in labels/.
 
 import logging
 import os
+import uuid
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
+from datasets import DatasetDict, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
 from datasets.packaged_modules.csv.csv import CsvConfig
 from datasets.packaged_modules.text.text import TextConfig
 
@@ -22,17 +24,20 @@ from ...checks_multitask import suggest
 from ..files.csv_files import CSV_OPTIONS, check_csv_options, read_csv
 from ..files.formats import FORMATS, SPLIT_NAMES, UNREAD, check_options
 from ..files.parts import Part, attempt
+from ..files.streams import Stream
 from ..text.half_characters import without_halves
 from ..text.problems import brief
-from .data_files import choose_splits, files_by_split, find_files, options_of_split
+from .data_files import choose_splits, data_identity, files_by_split, find_files, options_of_split
 from .task_source import TaskSource, check_source, check_text_columns
 
 logger = logging.getLogger(__name__)
 
+Loaded = dict[str, list[Part | Stream]]
 
-def _load_files(source: TaskSource, scores: bool, data_root: Path) -> dict[str, list[Part]]:
+
+def _load_files(source: TaskSource, scores: bool, data_root: Path, wanted_splits: Collection[str]) -> Loaded:
     """Load files of a known format one by one, so that messages can name file and row."""
-    task, arguments = source.name, dict(source.dataset)
+    task, arguments = source.name, _without_own_keys(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
     data_files = files_by_split(task, arguments, data_root)
     del arguments["path"]
@@ -46,20 +51,28 @@ def _load_files(source: TaskSource, scores: bool, data_root: Path) -> dict[str, 
     known = FORMATS[path]
     if known.read is read_csv:
         arguments = known.defaults | check_csv_options(task, arguments, scores)
-    parts: dict[str, list[Part]] = {}
+    if source.is_streamed and known.stream is None:
+        raise ValueError(
+            f"tasks.{task}.dataset.streaming: {path} files are read as a whole. Take streaming out, or write the rows "
+            f"in one of the formats {[name for name, own in FORMATS.items() if own.stream is not None]}."
+        )
+    parts: Loaded = {}
     for split, own in chosen.items():
+        if split not in wanted_splits:
+            continue
+        read = known.stream if source.is_streamed and split == "train" else known.read
         options = options_of_split(task, own, arguments)
         files = [data_files[own]]
         if known.source != "address":
             files = find_files(task, own, data_files[own], data_root, folders=known.source == "folder")
         for file in files:
-            parts.setdefault(split, []).append(known.read(task, file, options, source.columns))
+            parts.setdefault(split, []).append(read(task, file, options, source.columns))
     return parts
 
 
-def _load_repository(source: TaskSource, scores: bool, data_root: Path) -> dict[str, list[Part]]:
+def _load_repository(source: TaskSource, scores: bool, data_root: Path, wanted_splits: Collection[str]) -> Loaded:
     """Load a data set from the Hub or from a local folder, all of its splits at once."""
-    task, arguments = source.name, dict(source.dataset)
+    task, arguments = source.name, _without_own_keys(source.dataset)
     path, wanted = arguments["path"], arguments.pop("splits", None)
     local = data_root / Path(path).expanduser()
     if os.path.isfile(local):  # which, unlike Path.is_file, takes any text for a name
@@ -83,6 +96,11 @@ def _load_repository(source: TaskSource, scores: bool, data_root: Path) -> dict[
         )
     shown = {key: value for key, value in arguments.items() if key != "storage_options"}  # which may hold secrets
     if os.path.isfile(local / "dataset_dict.json") or os.path.isfile(local / "state.json"):
+        if source.is_streamed:
+            raise ValueError(
+                f"tasks.{task}.dataset.streaming: {local} was written by save_to_disk and is mapped where it lies, "
+                "so it needs no stream. Take streaming out."
+            )
         loaded = attempt(task, shown, partial(load_from_disk, str(local)))
         loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     else:
@@ -95,16 +113,47 @@ def _load_repository(source: TaskSource, scores: bool, data_root: Path) -> dict[
             given = {name: value for name, value in options.items() if value != getattr(CsvConfig(), name)}
             files = {str(split): list(map(str, names)) for split, names in builder.config.data_files.items()}
             given |= {"path": "csv", "data_files": files} | ({} if wanted is None else {"splits": wanted})
-            return _load_files(replace(source, dataset=given), scores, data_root)
+            given |= {"streaming": True} if source.is_streamed else {}
+            return _load_files(replace(source, dataset=given), scores, data_root, wanted_splits)
+        arguments |= {"streaming": True} if source.is_streamed else {}
         loaded = attempt(task, shown, partial(load_dataset, **arguments))
     chosen = choose_splits(task, list(loaded), wanted)
     unused = [str(split) for split in loaded if split not in chosen.values()]
     if unused and wanted is None:
         logger.info(f"{task}: the data set's splits {', '.join(unused)} are not used")
-    parts = {split: Part(f"{path}, {own} split", loaded[own]) for split, own in chosen.items()}
-    for part in parts.values():
-        part.rows = without_halves(task, part.where, part.rows)
-    return {split: [part] for split, part in parts.items()}
+    parts: Loaded = {}
+    for split, own in chosen.items():
+        where = f"{path}, {own} split"
+        if split not in wanted_splits:
+            continue
+        if source.is_streamed and split == "train":
+            parts[split] = [Stream(task, where, loaded[own])]
+            continue
+        rows = loaded[own]
+        if source.is_streamed:  # of a small split, all that is read may stand in memory
+            rows = concatenate_datasets([piece.rows for piece in Stream(task, where, rows).pieces()])
+        parts[split] = [Part(where, without_halves(task, where, rows))]
+    return parts
+
+
+def _without_own_keys(dataset: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `dataset` without what only we read."""
+    return {key: value for key, value in dataset.items() if key not in ("explode", "streaming", "buffer_size")}
+
+
+def _load(sources: list[TaskSource], data_root: Path, wanted_splits: Collection[str]) -> Loaded:
+    """What is loaded, or opened as a stream, for some of the splits."""
+    source, scores = sources[0], any(one.kind.has_scores for one in sources)
+    dataset = source.dataset
+    # A folder may have the name of a format.
+    named = {"data_files", "data_dir", "con"} & dataset.keys() or not os.path.isdir(data_root / dataset["path"])
+    load = _load_files if dataset["path"] in FORMATS and named else _load_repository
+    return load(source, scores, data_root, wanted_splits)
+
+
+def open_streams(sources: list[TaskSource], data_root: Path) -> list[Stream]:
+    """The streams of the training rows that these tasks read, in order."""
+    return [own for own in _load(sources, data_root, ["train"]).get("train", []) if isinstance(own, Stream)]
 
 
 def _explode(task: str, column: Any, parts: list[Part]) -> None:
@@ -157,24 +206,53 @@ def _announce_reviews(source: TaskSource, parts: list[Part]) -> None:
             )
 
 
-def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Part]]:
-    """The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
+def stream_identity(source: TaskSource, data_root: Path) -> list[Any]:
+    """
+    What tells whether data that is streamed is still the same: as `data_identity`, and of an address or the Hub what
+    the server says of each file. Where it says nothing, each answer is another one.
+    """
+    if (identity := data_identity(source, data_root)) is not None:
+        return identity
+    task, arguments = source.name, _without_own_keys(source.dataset)
+    arguments.pop("splits", None)
+    if arguments["path"] in FORMATS and "data_files" in arguments:
+        builder = {"tsv": "csv", "jsonl": "json"}.get(arguments["path"], arguments["path"])
+        files = files_by_split(task, arguments, data_root)
+        files = {own: find_files(task, own, names, data_root, folders=False) for own, names in files.items()}
+        arguments = {"path": builder, "data_files": files}
+    shown = {key: value for key, value in arguments.items() if key != "storage_options"}
+    builder = attempt(task, shown, partial(load_dataset_builder, **arguments))
+    found = [
+        [str(split), list(map(str, own)), own.origin_metadata] for split, own in builder.config.data_files.items()
+    ]
+    is_known = all(metadata for *_, own in found for metadata in own)
+    return [builder.hash, found, None if is_known else uuid.uuid4().hex]
+
+
+def load_parts(
+    sources: list[TaskSource], data_root: Path, count: Callable[[Stream], Part] | None = None
+) -> dict[str, list[Part]]:
+    """
+    The parts of each split of the data set that these tasks read, with the rows that `where` keeps.
+
+    Args:
+        sources: the tasks.
+        data_root: what relative paths start from.
+        count: reads a stream once; without it, streamed training rows are left out.
 
     Raises:
         ValueError: something is wrong with the recipe's `dataset` or `where`, or a file cannot be read.
     """
-    source, scores = sources[0], any(one.kind.has_scores for one in sources)
+    source = sources[0]
     check_source(source)
     task, dataset = source.name, source.dataset
-    source = replace(source, dataset={key: value for key, value in dataset.items() if key != "explode"})
-    # A folder may have the name of a format.
-    named = {"data_files", "data_dir", "con"} & dataset.keys() or not os.path.isdir(data_root / dataset["path"])
-    load = _load_files if dataset["path"] in FORMATS and named else _load_repository
-    parts = load(source, scores, data_root)
-    if not parts:
+    is_left_out = source.is_streamed and count is None
+    loaded = _load(sources, data_root, [split for split in SPLIT_NAMES if split != "train" or not is_left_out])
+    if not loaded and not is_left_out:
         raise ValueError(
             f"Task {task!r}: {dataset} has none of the splits {list(SPLIT_NAMES)}. Name its own under splits."
         )
+    parts = {split: [own if isinstance(own, Part) else count(own) for own in found] for split, found in loaded.items()}
     if "explode" in dataset:
         _explode(task, dataset["explode"], list(chain.from_iterable(parts.values())))
     check_text_columns(source, list(chain.from_iterable(parts.values())))
@@ -185,4 +263,4 @@ def load_parts(sources: list[TaskSource], data_root: Path) -> dict[str, list[Par
     return parts
 
 
-__all__ = ["load_parts"]
+__all__ = ["REVIEWS", "load_parts", "open_streams", "stream_identity"]

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ...checks_multitask import suggest
 from ...problem_types_multitask import PROBLEM_TYPES, ProblemType
 from ..files.formats import FORMATS
 from ..files.parts import Part
 from ..text.problems import brief
+
+BUFFER_SIZE = 10_000  # rows of a streamed split that stand in memory and are shuffled with each other
 
 
 @dataclass
@@ -15,6 +18,7 @@ class TaskSource:
 
     `dataset` holds the arguments of `datasets.load_dataset`; beyond them, `path` may be tsv or jsonl, and `splits` may
     say what the data set calls its splits (`{train: train, validation: matched}`; splits not listed are not read).
+    `streaming` and `buffer_size` are ours: the training rows are read onward, and shuffled so many at a time.
     `columns` names the sentence columns (`sentence` | `sentence1`, `sentence2` | `anchor`, `positive` and optionally
     `negative`, one column or a list) and, except for contrastive, `label`: a column, or for a multi-label task also
     a list of 0/1 columns. A list of columns is one sentence, joined; a list of negatives is several. A dotted name
@@ -42,6 +46,11 @@ class TaskSource:
     augmentation: dict[str, Any] | None = None
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether its training rows are read onward and not kept."""
+        return self.dataset.get("streaming") is True
+
+    @property
     def kind(self) -> ProblemType:
         """What its problem type means."""
         return PROBLEM_TYPES[self.problem_type]
@@ -66,13 +75,7 @@ def check_source(source: TaskSource) -> None:
             f"tasks.{task}.dataset.split is not supported: all splits are loaded as a whole. "
             f"Choose splits with tasks.{task}.dataset.splits, like {{train: train, validation: dev}}."
         )
-    if dataset.get("streaming", False) is not False:
-        raise ValueError(
-            f"tasks.{task}.dataset.streaming is {brief(dataset['streaming'])}, but training draws from a permutation "
-            "of all rows and sets rows aside by their text, so it has to know every row. Leave it out: rows are "
-            "written to the disk once, and read from there through a memory map, however many there are. "
-            "HF_DATASETS_CACHE says to which disk."
-        )
+    _check_streaming(source)
     if isinstance(dataset.get("token"), str):
         raise ValueError(
             f"tasks.{task}.dataset.token: a token does not belong in a recipe, which is published with the model. "
@@ -96,6 +99,63 @@ def check_source(source: TaskSource) -> None:
         )
 
 
+def _check_streaming(source: TaskSource) -> None:
+    """Refuse what cannot be had of rows that are only read onward."""
+    where, dataset = f"tasks.{source.name}", source.dataset
+    if not isinstance(dataset.get("streaming", False), bool):
+        raise ValueError(f"{where}.dataset.streaming should be true or false. Found {brief(dataset['streaming'])}.")
+    size = dataset.get("buffer_size", BUFFER_SIZE)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{where}.dataset.buffer_size should be a whole number of rows above 0. Found {brief(size)}.")
+    if not source.is_streamed:
+        if "buffer_size" in dataset:
+            raise ValueError(f"{where}.dataset.buffer_size has no effect without `streaming: true`. Take it out.")
+        return
+    refused = {
+        "validation_split": (source.validation_split, "name a validation split of its own"),
+        "test_split": (source.test_split, "name a test split of its own"),
+        "augmentation": (source.augmentation, "augment the rows beforehand"),
+        "dataset.explode": (dataset.get("explode"), "write one row for each text"),
+    }
+    for key, (value, remedy) in refused.items():
+        if value is not None:
+            raise ValueError(
+                f"{where}.{key} needs the texts of all training rows, which streaming does not keep. Take "
+                f"{where}.dataset.streaming out, or {remedy}."
+            )
+
+
+def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
+    """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block.
+
+    A list of columns is one sentence, joined (`Part.column`); a list under `negative` is one sentence each.
+    """
+    task, columns = source.name, source.columns
+    if source.problem_type not in PROBLEM_TYPES:
+        raise ValueError(
+            f"Task {task!r}: unknown problem_type {brief(source.problem_type)}."
+            f"{suggest(source.problem_type, PROBLEM_TYPES)} Known: {sorted(PROBLEM_TYPES)}."
+        )
+    forms = [[*form, *(["label"] if source.kind.has_label_column else [])] for form in source.kind.columns]
+    if set(columns) not in [set(form) for form in forms]:
+        raise ValueError(
+            f"Task {task!r} ({source.problem_type}): columns should name {' or '.join(map(str, forms))}. "
+            f"Found {sorted(columns)}. Correct tasks.{task}.columns."
+        )
+    pairs = []
+    for key, value in columns.items():
+        many = source.kind.is_multi_label if key == "label" else True
+        names = value if many and isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"tasks.{task}.columns.{key} should be a column's name. Found {brief(value)}.")
+        if key == "negative":
+            pairs += [(key, name) for name in names]
+        elif key != "label":
+            pairs.append((key, value))
+    order = ["sentence", "sentence1", "sentence2", "anchor", "positive", "negative"]
+    return sorted(pairs, key=lambda pair: order.index(pair[0]))
+
+
 def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
     """Refuse columns of lists or objects where sentences should be."""
     for key, names in source.columns.items():
@@ -104,4 +164,4 @@ def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
                 part.check_texts(source.name, key, name)
 
 
-__all__ = ["TaskSource", "check_source", "check_text_columns"]
+__all__ = ["BUFFER_SIZE", "TaskSource", "check_source", "check_text_columns", "sentence_columns"]

@@ -126,8 +126,8 @@ def count_halves(task: str, where: str, rows: Iterable[Any]) -> None:
         )
 
 
-def without_halves(task: str, where: str, rows: Dataset) -> Dataset:
-    """A data set whose columns of text are whole: what wrote it may not have looked."""
+def without_halves(task: str, where: str, rows: Dataset, quiet: bool = False) -> Dataset:
+    """A data set whose columns of text are whole: what wrote it may not have looked. `quiet` announces nothing."""
     for name, feature in rows.features.items():
         column = rows.data.column(name)
         if feature not in (Value("string"), Value("large_string")):
@@ -139,7 +139,8 @@ def without_halves(task: str, where: str, rows: Dataset) -> Dataset:
                 None if cell is None else cell.decode("utf-8", HALVES) for cell in column.cast("binary").to_pylist()
             ]
             rows = rows.remove_columns(name).add_column(name, cells)
-            count_halves(task, where, cells)
+            if not quiet:
+                count_halves(task, where, cells)
     return rows
 
 

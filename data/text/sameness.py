@@ -46,15 +46,24 @@ def ordered_hash(sentences: Sequence[str]) -> int:
     return hash_of("\n".join(map(text_key, sentences)))
 
 
+TEXT_RULES = {rule.__name__: rule for rule in (row_hash, ordered_hash, whole_row_hash)}
+
+
 def row_hashes(rows: Dataset, rule: FunctionType = row_hash) -> np.ndarray:
-    """The `row_hash` of every row of a data set in canonical columns, or what another rule gives: `(rows,)`, int64."""
+    """
+    The `row_hash` of every row of a data set in canonical columns, or what another rule gives: `(rows,)`, int64.
+
+    Rows of a stream, which have no sentences, bring them along in a column.
+    """
+    if (name := rule.__name__) in rows.column_names:
+        return rows.select_columns(name).with_format("numpy")[:][name]
 
     def blocks():
         for batch in batches(rows, ["sentences"]):
             sentences = batch["sentences"].to_pylist()
             yield np.fromiter(map(rule, sentences), np.int64, len(sentences))
 
-    return cached_array(rows, rule.__name__, blocks)
+    return cached_array(rows, name, blocks)
 
 
 def sorted_hashes(rows: Dataset, rule: FunctionType = row_hash, chosen: np.ndarray | None = None) -> np.ndarray:
@@ -82,6 +91,7 @@ def among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "TEXT_RULES",
     "among",
     "distinct",
     "hash_of",

@@ -13,6 +13,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from ...data.rows.sets import LabelledSet
+from ...data.rows.streamed import StreamedRows
 from ...modeling_multitask import MultiTaskModel
 from ...scope_multitask import NUM_QUANTILES, Scope, scope_centres
 from ...tasks_multitask import TaskConfig
@@ -36,6 +37,8 @@ def sample_rows(sets: Sequence[LabelledSet], tasks: Sequence[str], seed: int) ->
         rows = entry.splits["train"]
         if len(rows) > MOST_ROWS:
             rows = rows.select(np.sort(np.random.default_rng([seed, which]).permutation(len(rows))[:MOST_ROWS]))
+        if entry.texts is not None:
+            rows = StreamedRows(rows, entry.texts).read_all()
         sampled.append(LabelledSet([task for task in entry.tasks if task in tasks], {"train": rows}))
     return sampled
 

@@ -18,6 +18,7 @@ from accelerate.utils import send_to_device
 from transformers import Trainer, TrainerCallback
 
 from ...data.collation import MultiTaskCollator
+from ...data.rows.streamed import StreamedRows
 from ...data.sampling.sampler import rows_labelled_for
 from ...turns_multitask import evaluating
 from ..losses.losses import task_loss
@@ -67,10 +68,12 @@ class GradientCosines(TrainerCallback):
             for task in drawn.tasks:
                 labelled = rows_labelled_for(drawn.rows, [task])
                 # The last number keeps these rows apart from those that the mixture draws.
-                order = np.random.default_rng([trainer.args.seed, which, 0, 2]).permutation(len(labelled))
+                order = np.random.default_rng([trainer.args.seed, which, 0, 2]).permutation(len(labelled))[:PROBE_ROWS]
+                probes = labelled.select(np.sort(order))  # in the order in which a stream gives them
+                probes = probes if drawn.texts is None else StreamedRows(probes, drawn.texts).read_all()
                 settings = {task: trainer.trained_tasks[task]}
                 collate = MultiTaskCollator(trainer.model.tokenizer, settings, trainer.model.config.max_length)
-                self.probes[task] = collate([labelled[int(row)] for row in order[:PROBE_ROWS]])
+                self.probes[task] = collate([probes[int(place)] for place in np.argsort(np.argsort(order))])
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:

@@ -54,12 +54,11 @@ def single_set(joint: MultiTaskTrainer, task: str) -> tuple[LabelledSet, float]:
     """The task's rows, labelled for nothing else, and how often an epoch of the joint run goes through them."""
     drawn = next(drawn for drawn in joint.drawn if task in drawn.tasks)
     splits = next(labelled_set.splits for labelled_set in joint.sets if task in labelled_set.tasks)
-    splits = {**splits, "train": drawn.rows}  # what max_rows has left of them
-    splits = {
-        split: rows_labelled_for(rows, [task]).select_columns(["sentences", LABEL_PREFIX + task])
-        for split, rows in splits.items()
-    }
-    return LabelledSet([task], splits), max(drawn.passes, 1 / len(splits["train"]))
+    splits = {split: rows_labelled_for(rows, [task]) for split, rows in {**splits, "train": drawn.rows}.items()}
+    for split, rows in splits.items():
+        others = [name for name in rows.column_names if name.startswith(LABEL_PREFIX) and name != LABEL_PREFIX + task]
+        splits[split] = rows.remove_columns(others)
+    return LabelledSet([task], splits, drawn.texts), max(drawn.passes, 1 / len(splits["train"]))
 
 
 def single_mixture(joint: MultiTaskTrainer, task: str, passes: float) -> MixtureConfig:

@@ -35,6 +35,8 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut)
     columns = [settings["columns"][key] for key in sorted(settings["columns"])]  # sentence1 before sentence2
     # Any problem type reads sentences and pairs alike; there are no labels that it would have to fit.
     source = TaskSource(UNLABELED, "regression", settings["dataset"], settings["columns"], where=settings.get("where"))
+    if source.is_streamed:
+        raise ValueError(f"{WHERE}.dataset.streaming: the teachers' answers are kept by row. Take streaming out.")
     try:
         parts = load_parts([source], data_root)
         if "train" not in parts:

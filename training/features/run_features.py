@@ -20,10 +20,14 @@ class RunFeatures:
         args: of the run.
         accelerator: gives the precision of the vectors.
         trains_backbone: whether any part of the backbone ever trains, now or in a later stage.
+        is_streamed: whether texts of training rows are not kept, and so no vectors of them either.
     """
 
-    def __init__(self, args: TrainingArguments, accelerator: Accelerator, trains_backbone: bool):
+    def __init__(
+        self, args: TrainingArguments, accelerator: Accelerator, trains_backbone: bool, is_streamed: bool = False
+    ):
         self.args, self.accelerator, self.trains_backbone = args, accelerator, trains_backbone
+        self.is_streamed = is_streamed
         self._opened: FeatureCache | None = None  # its shards are read once
 
     def can_cache(self, model: MultiTaskModel) -> bool:
@@ -37,7 +41,7 @@ class RunFeatures:
 
     def open(self, model: MultiTaskModel) -> FeatureCache | None:
         """The cache that belongs to the model as it is now; nothing where it is off or vectors change."""
-        if not (self.args.feature_cache and self.can_cache(model)):
+        if self.is_streamed or not (self.args.feature_cache and self.can_cache(model)):
             return None
         self._opened = open_features(model, self.precision, self._opened)
         return self._opened
@@ -53,4 +57,6 @@ class RunFeatures:
         """What the cache holds of some rows, as one line; nothing where the backbone is trained."""
         if not self.can_cache(model):
             return None
+        if self.is_streamed and self.args.feature_cache:
+            return "off, because training rows are streamed"
         return "off" if (cache := self.open(model)) is None else describe_features(cache, rows)

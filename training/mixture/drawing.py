@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from ...data.rows.canonical import is_labelled
 from ...data.rows.sets import LabelledSet
+from ...data.rows.streamed import StreamedRows, StreamedTexts
 from ...data.sampling.rates import deal_rows, set_weights
 from ...data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labelled_for
 from ...problem_types_multitask import LOSSES
@@ -39,12 +40,19 @@ class DrawnSet:
         rows: its training rows that are labelled for any of them, cut down to `max_rows`.
         rows_per_epoch: how many rows an epoch takes.
         least_rows: how many stand together in a mixed batch that has any.
+        texts: where the texts of streamed rows come from.
     """
 
     tasks: list[str]
     rows: Dataset
     rows_per_epoch: int
     least_rows: int
+    texts: StreamedTexts | None = None
+
+    @property
+    def whole_rows(self) -> Dataset | StreamedRows:
+        """The rows with their texts."""
+        return self.rows if self.texts is None else StreamedRows(self.rows, self.texts)
 
     @property
     def passes(self) -> float:
@@ -125,22 +133,24 @@ def draw_sets(
     Raises:
         ValueError: a task has no labelled training row.
     """
-    tasks, rows = [], []
+    tasks, rows, texts = [], [], []
     for labelled_set in sets:
         if trained := [task for task in labelled_set.tasks if task in trained_tasks]:
             found = labelled_set.splits["train"]
             found = found if trained == list(labelled_set.tasks) else rows_labelled_for(found, trained)
             rows.append(_cut_rows(mixture, trained, found, len(tasks), seed))
             tasks.append(trained)
+            texts.append(labelled_set.texts)
     groups = list(tasks)
     if unlabeled is not None:
         rows.append(_cut_rows(mixture, [UNLABELED], unlabeled, len(tasks), seed))
         groups.append([UNLABELED])
         tasks.append([])
+        texts.append(None)
     taken = _rows_per_epoch(mixture, groups, list(map(len, rows)))
     return [
-        DrawnSet(names, found, count, _least_rows(mixture, names, found, trained_tasks, batch_size))
-        for names, found, count in zip(tasks, rows, taken, strict=True)
+        DrawnSet(names, found, count, _least_rows(mixture, names, found, trained_tasks, batch_size), own)
+        for names, found, count, own in zip(tasks, rows, taken, texts, strict=True)
     ]
 
 
@@ -176,6 +186,7 @@ def make_sampler(
         single_set=mixture.batches == "single_task",
         num_processes=num_processes,
         seed=seed,
+        windows=[None if entry.texts is None else entry.texts.buffer_size for entry in drawn],
     )
 
 

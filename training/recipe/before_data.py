@@ -103,6 +103,21 @@ def check_comparison(plan: Plan, recipe: Recipe) -> None:
             raise ValueError(f"--compare_single: {recipe.path}: {error}") from error
 
 
+def check_streams(recipe: Recipe) -> None:
+    """
+    Refuse what cannot be done with rows that are read onward.
+
+    Raises:
+        ValueError: teachers would have to answer them.
+    """
+    streamed = next((source.name for source in recipe.sources if source.is_streamed), None)
+    if streamed is not None and recipe.distillation is not None:
+        raise ValueError(
+            f"{recipe.path}: distillation keeps what teachers answer to every training row, and "
+            f"tasks.{streamed}.dataset.streaming keeps none. Take one of them out."
+        )
+
+
 def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: MultiTaskTrainingArguments) -> Checked:
     """
     Refuse all that can be refused before any data is loaded; nothing is written.
@@ -117,6 +132,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     check_packages(arguments)
+    check_streams(recipe)
     check_early_stopping(arguments, (*recipe.tasks, *recipe.groups))
     start = check_start(recipe, arguments)
     tasks = {name: start.tasks.get(name, task) for name, task in recipe.tasks.items()}

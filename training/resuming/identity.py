@@ -158,6 +158,9 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         },
         "distillation": _describe_lessons(trainer),
         "mixture": asdict(trainer.mixture),
+        "buffer_size": {
+            " and ".join(own.tasks): own.texts.buffer_size for own in trainer.drawn if own.texts is not None
+        },
         "balancing": trainer.balancer.config.to_recipe(),
         "processes": args.world_size,
         "training": without_folders({name: arguments.get(name) for name in recorded}),
