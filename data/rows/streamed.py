@@ -18,6 +18,11 @@ from ..sources.task_source import BUFFER_SIZE, TaskSource, sentence_columns
 from ..text.sameness import TEXT_RULES, row_hash
 from .canonical import ROW_COLUMN
 
+
+class BrokenStream(ValueError):
+    """Reading a stream broke off; what was learnt before is whole."""
+
+
 Texts = tuple[Any, ...]  # the cells of a row that should be its sentences
 
 
@@ -97,7 +102,8 @@ class StreamedRows:
         Rows in canonical columns, in the order in which they are asked for.
 
         Raises:
-            ValueError: the stream cannot be read, or a text is not what it was in the counted pass.
+            BrokenStream: the stream cannot be read any further.
+            ValueError: it ends too early, or a text is not what it was in the counted pass.
         """
         found = []
         for place, row in zip(places, self.rows.__getitems__(list(places)), strict=True):
@@ -139,7 +145,10 @@ class StreamedRows:
         first_kept = place - self.texts.buffer_size + 1
         where = ""
         while self._places_read <= place:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except ValueError as error:
+                raise BrokenStream(str(error)) from error
             if piece is None:
                 raise ValueError(
                     f"{where or self.texts.source.dataset['path']}: it ends after {self._rows_read} rows, before row "
@@ -157,4 +166,4 @@ class StreamedRows:
         self._oldest = max(self._oldest, first_kept)
 
 
-__all__ = ["StreamedRows", "StreamedTexts"]
+__all__ = ["BrokenStream", "StreamedRows", "StreamedTexts"]

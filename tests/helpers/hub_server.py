@@ -5,8 +5,9 @@
         ...                                      # push, load
         hub.repositories["team/model"].branches["main"][-1].files["config.json"]
         hub.count("POST", "/commit/")
+    hub.add_dataset("team/set", {"train.parquet": b"..."})   # which is only read
 
-It serves models only, stores large files by LFS (no xet), and pages nothing. A new repository begins with the Hub's
+It stores large files by LFS (no xet), and pages nothing. A new repository begins with the Hub's
 own commit of `.gitattributes`. Errors carry the headers `X-Error-Code` and `X-Error-Message`, as the real ones do.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+DATASETS = "datasets/"  # before the id of a data set
 TOKEN, READ_TOKEN, OTHER_TOKEN = "hf_team", "hf_reader", "hf_other"
 USERS = {
     TOKEN: {"name": "team", "role": "write"},
@@ -98,6 +100,7 @@ class HubServer(ThreadingHTTPServer):
         requests: method and path of every request so far, in order.
         forbidden: `"create"` or `"commit"` in it: these are answered with 403.
         drops_uploads: whether the connection is cut in the middle of a large file.
+        lost: paths of data files that answer with 404, as if they had been removed.
     """
 
     daemon_threads = True
@@ -109,6 +112,7 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.forbidden: set[str] = set()
         self.drops_uploads = False
+        self.lost: set[str] = set()
         self.lock = threading.Lock()
 
     def __enter__(self) -> "HubServer":
@@ -127,6 +131,11 @@ class HubServer(ThreadingHTTPServer):
     def storage_url(self) -> str:
         """Where large files lie: another origin, so that clients stop there and leave their token behind."""
         return f"http://localhost:{self.server_port}"
+
+    def add_dataset(self, name: str, files: dict[str, bytes]) -> None:
+        """A public data set with a first commit."""
+        repository = self.repositories[f"{DATASETS}{name}"] = Repository()
+        repository.add("main", "rows", {path: File(content, is_large=False) for path, content in files.items()})
 
     def count(self, method: str, part: str) -> int:
         """How many requests of a method had this in their path."""
@@ -252,7 +261,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer({"url": url, "name": repo_id})
 
     def information(self, repo_id: str, revision: str = "main") -> None:
-        commit, repository = self.commit(repo_id, revision), self.server.repositories[repo_id]
+        commit, repository = self.commit(repo_id, revision or "main"), self.server.repositories[repo_id]
         about = {"id": repo_id, "modelId": repo_id, "sha": commit.oid, "private": repository.private, "tags": []}
         siblings = [{"rfilename": path} for path in commit.files]
         self.answer({**about, "gated": repository.gated and "manual", "disabled": False, "siblings": siblings})
@@ -272,6 +281,15 @@ class HubHandler(BaseHTTPRequestHandler):
             if file.is_large:
                 entries[-1]["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": 134}
         self.answer(entries)
+
+    def information_of_paths(self, repo_id: str, revision: str) -> None:
+        """Those of the paths that are there."""
+        files = self.commit(repo_id, revision).files
+        wanted = json.loads(self.body)["paths"]
+        found = [(path, files[path]) for path in wanted if path in files]
+        self.answer(
+            [{"type": "file", "path": path, "size": len(file.content), "oid": file.git_oid} for path, file in found]
+        )
 
     def references(self, repo_id: str) -> None:
         branches = [
@@ -356,6 +374,8 @@ class HubHandler(BaseHTTPRequestHandler):
             headers |= {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             self.answer({"error": "Entry not found"}, 404, headers)
             return
+        if path in self.server.lost:
+            raise HubError(404, "The file is gone", "EntryNotFound")
         file = commit.files[path]
         headers |= {"ETag": f'"{file.etag}"'}
         if file.is_large:
@@ -386,6 +406,11 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer(content[start:stop], 206, {**headers, **about})
 
 
+def of_dataset(answer: Callable[..., None]) -> Callable[..., None]:
+    """The same call for a data set."""
+    return lambda handler, repo_id, **found: answer(handler, f"{DATASETS}{repo_id}", **found)
+
+
 REPO, REVISION = r"(?P<repo_id>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/api/whoami-v2", HubHandler.whoami),
@@ -402,5 +427,9 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", HubHandler.receive_large_file),
     ("POST", "/lfs/(?P<oid>[0-9a-f]{64})/verify", HubHandler.verify_large_file),
     ("GET HEAD", "/lfs/(?P<oid>[0-9a-f]{64})", HubHandler.send_large_file),
+    ("GET HEAD", f"/datasets/{REPO}/resolve/{REVISION}/(?P<path>.+)", of_dataset(HubHandler.resolve)),
+    ("GET", f"/api/datasets/{REPO}(?:/revision/{REVISION})?", of_dataset(HubHandler.information)),
+    ("GET", f"/api/datasets/{REPO}/tree/{REVISION}(?:/(?P<folder>.+))?", of_dataset(HubHandler.tree)),
+    ("POST", f"/api/datasets/{REPO}/paths-info/{REVISION}", of_dataset(HubHandler.information_of_paths)),
     ("GET HEAD", f"/{REPO}/resolve/{REVISION}/(?P<path>.+)", HubHandler.resolve),
 ]

@@ -8,6 +8,8 @@ optimizer's state finds its parameters.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from transformers.utils import CONFIG_NAME
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
 from ...data.rows.row_hashes import write_row_hashes
+from ...data.rows.streamed import BrokenStream
 from ...manifest_multitask import listed
 from ...staging_multitask import UNFINISHED, as_disk_error
 from ..balancing.making import load_balancer, save_balancer
 from ..evaluation.early_stopping import has_stopped_improving
 from ..run.output_folder import put_folder
-from .files import check_files, read_record, write_record
+from .files import check_files, last_checkpoint, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
 
@@ -125,6 +128,31 @@ class Checkpoints:
             return
         shutil.rmtree(unfinished.parent, ignore_errors=True)
         self._remove_older_checkpoints(folder)
+
+    @contextmanager
+    def kept_where_streams_break(self) -> Iterator[None]:
+        """
+        Where streamed rows cannot be read any further, keep the steps that were made, and say so in the error.
+
+        Of several processes, the others wait in the middle of a step, so that only the last checkpoint is left.
+        """
+        try:
+            yield
+        except BrokenStream as error:
+            said = str(error).rpartition(f"{BrokenStream.__name__}: ")[2].strip()  # after a worker's stack trace
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            is_kept = checkpoint.is_dir()
+            if (
+                not is_kept
+                and self.state.global_step
+                and self.args.save_strategy != "no"
+                and self.args.world_size == 1
+            ):
+                self._save_checkpoint(self.model, None)
+                is_kept = True
+            last = checkpoint if is_kept else last_checkpoint(Path(self.args.output_dir))
+            remedy = "Begin again" if last is None else f"Go on from {last} with --resume_from_checkpoint"
+            raise BrokenStream(f"{said} {remedy} when the rows can be read.") from error
 
     def _remove_older_checkpoints(self, folder: Path) -> None:
         """Keep no more checkpoints than `save_total_limit`; a run may have been killed before or while it did so."""
