@@ -42,7 +42,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-from helpers import left_group, warm  # noqa: E402
+from helpers import left_group, pictures, warm  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
 WORDS = """
@@ -125,6 +125,20 @@ def kept_apart_imports() -> Iterator[None]:
     """What a test file imported while it ran is kept apart as well."""
     yield
     keep_apart()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn_pictures() -> Iterator[None]:
+    """Runs write their pictures and do not draw them, but for those of tests that use `drawn_pictures`."""
+    with pictures.undrawn():
+        yield
+
+
+@pytest.fixture
+def drawn_pictures() -> Iterator[None]:
+    """Pictures are drawn. A fixture of a wider scope takes `helpers.pictures.drawn`."""
+    with pictures.drawn():
+        yield
 
 
 @pytest.fixture(autouse=True)

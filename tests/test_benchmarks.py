@@ -66,6 +66,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_benchmark_prints_a_table_and_draws_a_plot(
     name: str, load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
 from helpers import trainer as helpers
+from helpers.pictures import drawn
 from helpers.small_job import TASKS, change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import train as train_module
@@ -41,12 +42,6 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache
     yield
     datasets.config.HF_DATASETS_CACHE = before
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than training."""
-    monkeypatch.setattr("multitask_sentence.training.card.model_card.draw_pictures", lambda *args: {})
 
 
 @pytest.fixture
@@ -75,7 +70,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Si
             starts.append((list(self.tasks), weights))
             return super().train(*args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, drawn():
         for module in (train_module, comparison):
             patched.setattr(module, "MultiTaskTrainer", Recording)
         results, printed = run_and_read(make_recipe(folder, tiny_backbone), "--compare_single")
@@ -86,7 +81,6 @@ def single_of(compared: SimpleNamespace, task: str) -> dict[str, Any]:
     return json.loads((compared.folder / "single" / task / "results.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_joint_run_is_bit_identical_to_one_without_comparison(job: Path, compared: SimpleNamespace):
     results, _ = run_and_read(job)
     assert "compare_single" not in results
@@ -204,7 +198,6 @@ def test_hashes_tell_other_rows_and_other_weights(tiny_model: MultiTaskModel):
     assert comparison.weights_hash(tiny_model) != before
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_interrupted_comparison_goes_on_where_it_stopped_and_ends_the_same(
     job: Path, compared: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ):
@@ -262,7 +255,6 @@ def test_continued_model_with_frozen_backbone_says_that_there_are_no_cosines(job
     assert set(single_of(SimpleNamespace(folder=job.parent / "result"), "mood")["scores"]) == {"validation", "test"}
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_each_single_run_makes_its_own_adapter(job: Path, tiny_backbone: str):
     pytest.importorskip("peft")
     make_recipe(job.parent, tiny_backbone, ("mood", "similarity"))
@@ -311,7 +303,7 @@ def test_stage_too_short_for_a_task_alone_is_refused_before_anything_is_trained(
     message = "--compare_single, search alone: strategy.unfreeze, stage 1 has no step: an epoch is 1 optimizer steps"
     with pytest.raises(ValueError, match=message):
         run([str(job), "--compare_single"])
-    assert not list((job.parent / "result").iterdir())
+    assert not (job.parent / "result").exists()
     run([str(job), "--num_train_epochs", "1"])  # premise: together the stage has a step
 
 

@@ -87,6 +87,7 @@ def test_worst_and_most_confused_classes():
     assert most_confused(found, 2) == [0, 1]
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_10_000_classes_stay_below_a_second_and_a_megabyte(tmp_path: Path):
     labels = [f"class {number}" for number in range(10_000)]
     predictions, references = random_classes(10_000, 10_000)

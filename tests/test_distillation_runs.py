@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers.pictures import drawn
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence.train import main, run
 from multitask_sentence.training.distillation import answers as answers_module
@@ -64,17 +65,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Pa
 def distilled(compared: Path) -> tuple[Path, str]:
     """The same run with each task's own teacher, and what it printed."""
     job = change(compared / "job.yaml", distillation={"teachers": "single"})
-    printed = train(job, "--output_dir", str(compared / "distilled"))
+    with drawn():
+        printed = train(job, "--output_dir", str(compared / "distilled"))
     return compared / "distilled", printed
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than training."""
-    monkeypatch.setattr("multitask_sentence.training.card.model_card.draw_pictures", lambda *args: {})
-
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 # ---- teachers: single ----

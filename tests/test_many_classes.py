@@ -129,6 +129,7 @@ def test_rows_of_a_batch_are_those_read_one_by_one():
     assert dataset.__getitems__(indices) == [dataset[index] for index in indices]
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_a_hundred_tasks_have_ten_pictures_and_curves_without_names(tmp_path, monkeypatch):
     tasks = {f"t{number}": complete_task("t", {"problem_type": SINGLE, "labels": ["a", "b"]}) for number in range(100)}
     wrong = {"t7", "t23", "t24", "t40", "t41", "t42", "t50", "t51", "t52", "t99"}

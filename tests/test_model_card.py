@@ -24,8 +24,10 @@ from multitask_sentence.training.report.markdown import code_span, link_target, 
 from multitask_sentence.training.report.plots import draw_confusion, draw_training
 from multitask_sentence.training.report.publish import is_generated
 
+pytestmark = pytest.mark.usefixtures("drawn_pictures")
+
 # What must be told apart in Markdown and drawn without being read as a formula.
-ODD_LABELS = ["a|b", "two\nlines", "`code`", "$x^", "<b>", "*star*", "喜び", "_under_", " ", "a ``b"]
+ODD_LABELS = ["a|b", "two\nlines", "`code`", "$x^$", "<b>", "*star*", "喜び", "_under_", " ", "a ``b"]
 MANY_LABELS = [*ODD_LABELS, *(f"feeling {number}" for number in range(28 - len(ODD_LABELS)))]
 
 
