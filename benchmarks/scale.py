@@ -99,7 +99,7 @@ class Run:
     memory: int
 
 
-def _status(process: int, key: str) -> int:
+def status(process: int, key: str) -> int:
     """A number of /proc/PID/status, in MiB."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(key):
@@ -114,7 +114,7 @@ def start_watch(process: int) -> list[int]:
     def watch() -> None:
         with contextlib.suppress(OSError):
             while True:
-                peak[0] = max(peak[0], _status(process, "RssAnon"))
+                peak[0] = max(peak[0], status(process, "RssAnon"))
                 time.sleep(0.02)
 
     threading.Thread(target=watch, daemon=True).start()

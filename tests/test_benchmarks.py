@@ -62,7 +62,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
         return module
 
     yield load
-    for name in ("measuring", "predict", "contender", "contenders", "server"):
+    for name in ("measuring", "predict", "contender", "contenders", "server", "scale"):
         sys.modules.pop(name, None)
 
 
@@ -103,6 +103,19 @@ def test_scale_measures_rows_tasks_and_labels(
     assert [row["run"] for row in held_out] == ["first", "second"]
     assert [row["tasks"] for row in tasks] == ["1", "3", "1", "3"]
     assert [row["labels"] for row in labels] == ["2", "9"]
+
+
+def test_streaming_reads_a_pass_both_ways_and_keeps_less_on_the_disk(
+    load: Callable, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    benchmark, scale = load("streaming"), sys.modules["scale"]
+    files = scale.write_rows(tmp_path / "train.csv", 40_000), scale.write_rows(tmp_path / "held.csv", 20)
+    for way in benchmark.WAYS:
+        recipe = benchmark.write_recipe(tmp_path, tiny_backbone, "csv", files, way)
+        rate, _ = benchmark.read_pass(recipe, tmp_path / way)
+        assert rate > 0
+    assert benchmark.size_of(tmp_path / "streamed") < benchmark.size_of(tmp_path / "mapped") / 2
 
 
 def test_backbone_without_fused_attention_can_be_measured(
