@@ -60,12 +60,15 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // 2**20
 
 
-def measure(folder: Path, backbone: str, kind: str, count: int, threads: int) -> list[Sequence[Any]]:
+def measure(
+    folder: Path, backbone: str, kind: str, count: int, ways: Sequence[str], threads: int
+) -> list[Sequence[Any]]:
+    """Two lines for each way to read a file of so many rows."""
     table: list[Sequence[Any]] = []
     own = folder / f"{kind}-{count}"
     own.mkdir()
     files = scale.write_rows(own / f"train.{kind}", count), scale.write_rows(own / f"held.{kind}", min(1000, count))
-    for way in WAYS:
+    for way in ways:
         recipe, cache = write_recipe(own, backbone, kind, files, way), own / way
         for which in ("first", "second"):
             run = scale.run_to_first_step(recipe, cache, threads)
@@ -80,13 +83,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = measuring.options(__doc__, rounds=1)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--kinds", nargs="+", default=["csv"], choices=["csv", "parquet"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--folder", type=Path, help="where generated files and caches go; 10,000,000 rows need 6 GB")
     options = parser.parse_args(argv)
     measuring.say(f"{measuring.machine(options.threads)}, {options.backbone}")
     header = ["rows", "file", "way", "run", "s to the first step", "s of the processor", "MiB", "MiB on the disk"]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         files = [(kind, count) for kind in options.kinds for count in options.rows]
-        found = [row for file in files for row in measure(Path(folder), options.backbone, *file, options.threads)]
+        found = []
+        for kind, count in files:
+            found += measure(Path(folder), options.backbone, kind, count, options.ways, options.threads)
         measuring.report("Streamed rows", [*header, "rows/s of a pass", "MiB more"], found, options.json)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from multitask_sentence.data.files import streams
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
@@ -324,3 +325,13 @@ def test_windows_cover_a_set_whose_pass_ends_within_a_batch():
     sampler = MixtureBatchSampler([23], 7, rows_per_epoch=[46], windows=[5])
     rows = [row for batch in sampler for row in batch]
     assert [sorted(rows[:23]), sorted(rows[23:])] == [list(range(23))] * 2
+
+
+def test_workers_that_are_forked_from_a_process_that_reads_start_their_own_streams(tmp_path: Path):
+    write(tmp_path, ROWS)
+    write(tmp_path, HELD_OUT, "validation.csv")
+    entry = load(tmp_path).sets[0]
+    rows = StreamedRows(entry.splits["train"], entry.texts)
+    assert rows[0]["sentences"] == [ROWS[0][0]]
+    batches = DataLoader(MixtureDataset([rows]), batch_size=4, num_workers=2, collate_fn=list)
+    assert [row["sentences"][0] for batch in batches for row in batch] == [text for text, _ in ROWS]

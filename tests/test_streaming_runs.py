@@ -1,6 +1,7 @@
 """Whole runs on streamed training rows: their weights, several processes, kills, and a Hub that breaks off."""
 
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ from multitask_sentence.data.files import streams
 from multitask_sentence.data.rows.streamed import BrokenStream
 from multitask_sentence.train import run
 from multitask_sentence.training.resuming.files import RUN_FILE, last_checkpoint
+from multitask_sentence.training.run.output_folder import RESULTS_FILE
 
 BUFFER = 4
+WAYS = ("mapped", "onward")
 SUBJECTS = ["cat", "dog", "bird", "film", "bank", "story", "market", "price"]
 ROWS = [[f"a {SUBJECTS[number % 8]} {number // 8 * 'very '}bad", SUBJECTS[number % 2]] for number in range(40)]
 
@@ -55,10 +58,15 @@ def scores(history: list[dict[str, Any]]) -> list[float]:
 def test_rows_that_all_fit_into_the_buffer_train_to_the_weights_of_mapped_rows(tiny_backbone: str, tmp_path: Path):
     small_job.write_rows(tmp_path)
     job = small_job.make_recipe(tmp_path, tiny_backbone)
-    mapped = run([str(job), "--output_dir", str(tmp_path / "mapped")])
-    onward = run([str(streamed(job)), "--output_dir", str(tmp_path / "onward")])
+    small_job.change(job, out_of_scope=True)
+    flags = ["--num_train_epochs", "1", "--compare_single", "--output_dir"]
+    mapped = run([str(job), *flags, str(tmp_path / "mapped")])
+    onward = run([str(streamed(job)), *flags, str(tmp_path / "onward")])
     assert_same_weights(tmp_path / "onward", tmp_path / "mapped")
     assert scores(onward.state.log_history) == scores(mapped.state.log_history)
+    compared = [json.loads((tmp_path / way / RESULTS_FILE).read_text())["compare_single"] for way in WAYS]
+    assert compared[0]["gradient_cosines"] == compared[1]["gradient_cosines"]
+    assert_same_weights(tmp_path / "onward" / "single" / "mood", tmp_path / "mapped" / "single" / "mood")
 
 
 def test_killed_run_goes_on_to_the_weights_of_one_whose_rows_a_worker_reads(tiny_backbone: str, tmp_path: Path):
@@ -80,8 +88,26 @@ def test_killed_run_goes_on_to_the_weights_of_one_whose_rows_a_worker_reads(tiny
     process.kill()
     process.join()
     assert not (killed / "model.safetensors").exists()
+    streamed(job, buffer_size=BUFFER + 1)
+    with pytest.raises(ValueError, match=r"another run: buffer_size\.mood and tags was 4 and is 5 now"):
+        run([str(job), "--output_dir", str(killed), "--resume_from_checkpoint", *flags])
+    streamed(job, buffer_size=BUFFER)
     run([str(job), "--output_dir", str(killed), "--resume_from_checkpoint", *flags])
     assert_same_weights(killed, tmp_path / "whole")
+
+
+def test_frozen_backbone_trains_without_cached_vectors_and_teachers_are_refused(
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    small_job.write_rows(tmp_path)
+    job = streamed(small_job.make_recipe(tmp_path, tiny_backbone, ("mood",)))
+    small_job.change(job, strategy={"freeze": "backbone"})
+    run([str(job), "--max_steps", "2"])
+    assert "off, because training rows are streamed" in capsys.readouterr().out
+    assert not (tmp_path / "cache" / "multitask_features").exists()
+    small_job.change(job, strategy={}, distillation={"teachers": "single"})
+    with pytest.raises(ValueError, match=r"distillation keeps what teachers answer.*tasks\.mood\.dataset\.streaming"):
+        run([str(job), "--overwrite"])
 
 
 def test_two_processes_train_streamed_rows_to_the_weights_of_mapped_ones(
@@ -138,7 +164,7 @@ def test_run_on_the_hub_that_breaks_off_keeps_its_steps_and_goes_on_to_the_same_
     with pytest.raises(
         BrokenStream, match=r"team/films, train split.*'rows_before': 14.*Go on from .*checkpoint-[123] "
     ) as error:
-        run([str(job), "--output_dir", str(broken), *flags])
+        run([str(job), "--output_dir", str(broken), "--dataloader_num_workers", "1", *flags])
     assert str(last_checkpoint(broken)) in str(error.value)
     hub.lost.clear()
     run([str(job), "--output_dir", str(broken), "--resume_from_checkpoint", *flags])
