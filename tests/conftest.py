@@ -128,6 +128,14 @@ def kept_apart_imports() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unsynced_files() -> Iterator[None]:
+    """Nothing waits for the disk: whatever ends a process in these tests, the machine goes on."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", os.fstat)  # which also refuses what is no open file
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def undrawn_pictures() -> Iterator[None]:
     """Runs write their pictures and do not draw them, but for those of tests that use `drawn_pictures`."""
     with pictures.undrawn():
