@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -87,9 +88,12 @@ class MultiTaskCollator:
             for sentence in row["sentences"]:
                 places.setdefault(sentence, len(places))
         tokens = self.tokenizer(
-            list(places), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            list(places), padding=True, truncation=True, max_length=self.max_length, return_token_type_ids=False
         )
-        batch: dict[str, Any] = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        # By numpy: return_tensors="pt" takes twice as long as everything else here.
+        batch: dict[str, Any] = {
+            name: torch.from_numpy(np.array(tokens[name], dtype=np.int64)) for name in ("input_ids", "attention_mask")
+        }
         batch["task_rows"], batch["labels"] = {}, {}
         if self.targets:
             batch["teacher_targets"] = {}
