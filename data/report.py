@@ -10,6 +10,7 @@ from tabulate import tabulate
 from .cache.arrays import BATCH_ROWS
 from .rows.canonical import is_labelled, label_counts, labels_of
 from .rows.sets import LoadedTasks
+from .rows.streamed import StreamedRows
 from .text.sameness import among, distinct, row_hash, sorted_hashes, whole_row_hash
 from .text.tokens import TokenCounter
 
@@ -58,7 +59,7 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
     that stand for what the tokenizer does not know); `duplicates` (rows that stood in the split before); for
     validation and test also `in_train` (rows that stand in the task's train split). Rows are the same whatever the
     case and white space of their text, pairs in either order, as `row_key` has it. Tokens of a streamed split are
-    those of its first `tokens_of` rows, whatever they are labelled for.
+    those of its first `tokens_of` rows (of any task, where none of the first 10,000 is labelled for this one).
     """
     counter = TokenCounter(tokenizer)
     special = counter.count([""])[0][0]
@@ -67,27 +68,27 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
         splits = labelled_set.splits
         tokens = {split: counter.of_rows(rows) for split, rows in splits.items() if "sentences" in rows.column_names}
         if labelled_set.texts is not None:
-            tokens["train"] = np.array(counter.count(labelled_set.texts.head(BATCH_ROWS)))[:, None]
+            head = splits["train"].select(range(min(BATCH_ROWS, len(splits["train"]))))
+            tokens["train"] = counter.of_rows(StreamedRows(head, labelled_set.texts).read_all())
         for task in labelled_set.tasks:
             in_train: np.ndarray | None = None
             for split, rows in splits.items():
                 labelled = is_labelled(rows, task)
-                chosen = slice(None) if labelled.all() else labelled  # a slice copies nothing
                 known = sorted_hashes(rows, row_hash, labelled)
-                is_streamed = split == "train" and labelled_set.texts is not None
-                counts = tokens[split] if is_streamed else tokens[split][chosen]
-                is_wide = whole_row_hash.__name__ in rows.column_names or counts.shape[1] > 2
-                rule = whole_row_hash if is_wide else row_hash
+                counts = tokens[split]
+                if not labelled.all():  # which copies
+                    counts = counts[labelled[: len(counts)]]
+                rule = whole_row_hash if counts.shape[1] > 2 else row_hash
                 row = {
                     "task": task,
                     "split": split,
                     "rows": int(labelled.sum()),
                     "labels": _label_summary(labels_of(rows, task), task, loaded),
-                    **_describe_tokens(counts, special, max_length),
+                    **_describe_tokens(counts if len(counts) else tokens[split], special, max_length),
                     "duplicates": int(labelled.sum()) - len(distinct(sorted_hashes(rows, rule, labelled))),
                 }
-                if is_streamed:
-                    row["tokens_of"] = min(BATCH_ROWS, len(rows))
+                if split == "train" and labelled_set.texts is not None:
+                    row["tokens_of"] = len(counts) or len(tokens[split])
                 if split == "train":
                     in_train = known
                 elif in_train is not None:

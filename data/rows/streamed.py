@@ -59,11 +59,6 @@ class StreamedTexts:
                 yield stream.where, first, list(zip(*cells, strict=True))
                 first += len(piece.rows)
 
-    def head(self, count: int) -> list[str]:
-        """The sentences of the first rows."""
-        texts = (text for *_, rows in self.pieces() for row in rows for text in row if isinstance(text, str))
-        return [text for _, text in zip(range(count * len(sentence_columns(self.source))), texts, strict=False)]
-
     def __getstate__(self) -> dict[str, Any]:
         return {"source": self.source, "open_streams": self.open_streams}  # open files do not travel
 
