@@ -118,6 +118,17 @@ def test_streaming_reads_a_pass_both_ways_and_keeps_less_on_the_disk(
     assert benchmark.size_of(tmp_path / "streamed") < benchmark.size_of(tmp_path / "mapped") / 2
 
 
+def test_process_of_a_training_run_writes_what_it_measured(load: Callable, tiny_backbone: str, tmp_path: Path) -> None:
+    load("scale")
+    load("steps").train(tiny_backbone, 8, "float32", False, str(tmp_path / "result.json"))
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["first"] > found["step"][0] > 0
+    assert all(seconds > 0 for key in ("step", "without") for seconds in found[key])
+    assert found["memory"] > 50
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=load("steps").TASKS)
+    assert found["bytes"] == 4 * model.num_parameters()
+
+
 def test_backbone_without_fused_attention_can_be_measured(
     load: Callable, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

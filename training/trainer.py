@@ -36,6 +36,7 @@ from .balancing.balancers import Balancer, GradientBalancer
 from .balancing.making import check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
+from .compiled_layers import compile_layers
 from .distillation.lessons import Lessons
 from .distillation.settings import UNLABELED
 from .evaluation.best_checkpoints import BestOfTasks, check_best_metric
@@ -197,6 +198,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
             callbacks=[*filter(None, own_callbacks), *(callbacks or [])],
         )
+        self.compiled_layers = compile_layers(model, self.accelerator)
         self.label_names = ["labels"]
         is_streamed = any(entry.texts is not None for entry in self.drawn)
         self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone, is_streamed)
@@ -365,7 +367,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         if self.second_pass is not None:
             self.second_pass.keep(inputs, num_items_in_batch, self.args.device)
         if not isinstance(self.balancer, GradientBalancer):
-            return super().training_step(model, inputs, num_items_in_batch)
+            with self.compiled_layers():
+                return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
             self.optimizer.train()
