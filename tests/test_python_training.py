@@ -238,11 +238,17 @@ def test_scale_of_the_training_targets_stands_in_the_models_config_and_is_saved(
     assert opened.config.tasks["stars"].target_mean == model.config.tasks["stars"].target_mean
 
 
-def test_importing_the_package_for_inference_imports_no_datasets():
-    script = "import multitask_sentence, sys; multitask_sentence.MultiTaskModel; print('datasets' in sys.modules)"
-    script += "; multitask_sentence.MultiTaskTrainer; print('datasets' in sys.modules)"
+def test_importing_the_package_for_inference_imports_no_datasets_and_train_can_be_called_at_once():
+    script = """
+import sys
+import multitask_sentence
+multitask_sentence.MultiTaskModel
+print("datasets" in sys.modules, "multitask_sentence.train" in sys.modules)
+from multitask_sentence import train
+print(callable(train), callable(train.run), "datasets" in sys.modules)
+"""
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", "True"]
+    assert found.stdout.split() == ["False", "False", "True", "True", "True"]
 
 
 @pytest.mark.pretrained

@@ -4,8 +4,8 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, GPT2Config, T5Config, TrainerCallback
 
+from helpers import train_run, warm
 from helpers.pictures import drawn
 from multitask_sentence.train import main, run
 from multitask_sentence.training.recipe.before_data import chosen_checkpoint
@@ -155,10 +156,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Si
     folder = recipe.parent / "result"
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return SimpleNamespace(recipe=recipe, folder=folder, printed=printed.getvalue(), results=results)
-
-
-def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def error_of(monkeypatch: pytest.MonkeyPatch, *argv: object) -> str:
@@ -582,7 +579,7 @@ import json, sys
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-inputs = json.loads(sys.stdin.read())
+inputs = json.loads(sys.argv[2])
 answers = {**model.predict(inputs["single"]), **model.predict([tuple(pair) for pair in inputs["pairs"]])}
 answers["embedding"] = {"values": model.encode(inputs["single"])}
 plain = {task: {key: getattr(value, "tolist", lambda: value)() for key, value in answer.items()}
@@ -591,23 +588,17 @@ print("ANSWERS" + json.dumps(plain))
 """
 
 
-def test_finished_folder_opens_in_a_clean_process_elsewhere_and_its_test_scores_hold(
+def test_finished_folder_opens_in_another_process_elsewhere_and_its_test_scores_hold(
     finished: SimpleNamespace, tmp_path: Path
 ):
     texts = [row.split(",") for row in text_rows("sat")[1:]]
     pairs = [row.split(",") for row in pair_rows("sat")[1:]]
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    process = subprocess.run(
-        [sys.executable, "-c", OPEN, str(finished.folder)],
-        input=json.dumps({"single": [row[0] for row in texts], "pairs": [row[:2] for row in pairs]}),
-        env={**clean, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
-    answers = json.loads(process.stdout.split("ANSWERS")[1])
+    (tmp_path / "open.py").write_text(OPEN, encoding="utf-8")
+    inputs = json.dumps({"single": [row[0] for row in texts], "pairs": [row[:2] for row in pairs]})
+    command = [str(tmp_path / "open.py"), str(finished.folder), inputs]
+    process = warm.start(command, os.environ, tmp_path / "printed.txt", tmp_path)
+    assert warm.end([process], 120) and process.exitcode == 0, (tmp_path / "printed.txt").read_text()
+    answers = json.loads((tmp_path / "printed.txt").read_text().split("ANSWERS")[1])
     assert set(answers) == {*TASKS, "embedding"}
     scores = finished.results["scores"]["test"]
 
@@ -668,21 +659,13 @@ def test_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
 # ---- the command itself ----
 
 
-@pytest.mark.slow
-def test_two_processes_give_one_result(job: Path, finished: SimpleNamespace, private_cache: Path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(REPOSITORY / "train.py")]
-    process = subprocess.run(
-        [sys.executable, *launch, str(job), "--per_device_train_batch_size", "4"],
-        env=environment(private_cache),
-        cwd=job.parent,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert process.returncode == 0, process.stderr
+def test_two_processes_give_one_result(
+    job: Path, finished: SimpleNamespace, run_in_two_processes: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(job.parent)
+    printed = run_in_two_processes(train_run, job, "--per_device_train_batch_size", 4)
     for once in ("Settings\n", "Mixture: ", "tokens mean/95 %/max", "task        metric", "Saved to "):
-        assert process.stdout.count(once) == 1
-    assert "destroy_process_group" not in process.stderr
+        assert printed.count(once) == 1
     results = json.loads((job.parent / "result" / "results.json").read_text())
     assert results["processes"] == 2
     assert results["rows"] == finished.results["rows"]

@@ -1,8 +1,6 @@
 """A recipe as a dictionary with tables as data: the run of the same recipe's file, and silence on request."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +64,3 @@ def test_what_is_no_table_is_refused(job: Path, tmp_path: Path) -> None:
         train(recipe)
     with pytest.raises(TypeError, match=r"A recipe should be a dictionary\. Found str\."):
         train("recipe.yaml")
-
-
-def test_train_can_be_called_whatever_was_imported_before() -> None:
-    assert callable(train) and callable(train.run), "its module was imported before"
-    script = "from multitask_sentence import train; print(callable(train), callable(train.run))"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["True", "True"], "it was not"

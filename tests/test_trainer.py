@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torch._dynamo.utils import counters
 from transformers import TrainerCallback, set_seed
 
 from helpers import trainer as helpers
+from helpers import warm
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.tasks_multitask import complete_task
@@ -464,7 +463,7 @@ torch.save({"embedding": output.sentence_embedding, **output.logits}, sys.argv[2
 """
 
 
-def test_checkpoint_opens_by_itself_in_a_clean_process_and_gives_the_same_output(backbone, tmp_path):
+def test_checkpoint_opens_by_itself_in_another_process_and_gives_the_same_output(backbone, tmp_path):
     trainer = helpers.make_trainer(
         helpers.make_model(backbone), all_sets(train=8), tmp_path / "run", save_strategy="epoch"
     )
@@ -473,16 +472,10 @@ def test_checkpoint_opens_by_itself_in_a_clean_process_and_gives_the_same_output
     moved, empty = tmp_path / "moved", tmp_path / "empty"
     checkpoint.rename(moved)
     empty.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN_CHECKPOINT, moved, tmp_path / "output.pt"],
-        cwd=empty,
-        env=environment | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    (tmp_path / "open.py").write_text(OPEN_CHECKPOINT, encoding="utf-8")
+    command = [tmp_path / "open.py", moved, tmp_path / "output.pt"]
+    process = warm.start([str(word) for word in command], os.environ, tmp_path / "printed.txt", empty)
+    assert warm.end([process], 120) and process.exitcode == 0, (tmp_path / "printed.txt").read_text()
     found = torch.load(tmp_path / "output.pt")
     model = trainer.model.eval()
     tokens = model.tokenizer(["word1 word2 word3", "word4"], padding=True, return_tensors="pt")
