@@ -22,6 +22,8 @@ from tabulate import tabulate
 from ..data.text.spelling import visible
 from ..training.run.pinned import add_pin_options, check_pinned
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def _summary(records: Sequence) -> str:
     """How many rows were labelled and set aside, and how often each task gave which label."""
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, RuntimeError) as error:
         sys.exit(visible(f"error: {error}"))
     except OSError as error:
-        sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else ""))
+        sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in DISK_ERRORS else ""))
     print(visible(f"\n{_summary(records)}\n\nWritten to {options.output}."))  # noqa: T201 - what this command is for
 
 

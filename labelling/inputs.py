@@ -5,6 +5,7 @@ A csv cell stays the text that it is (`007` is no number), and a line that is no
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_chunks(
         rows, set_aside = rows + piece_rows, set_aside + piece_set_aside
         while len(rows) + len(set_aside) >= rows_per_chunk:
             end = start + rows_per_chunk
-            count = sum(row <= end for row in rows)
+            count = bisect_right(rows, end)
             own = [found for found in set_aside if found.row <= end]
             yield Chunk(number, start, table.slice(0, count), rows[:count], own)
             table, rows, set_aside = table.slice(count), rows[count:], [f for f in set_aside if f.row > end]

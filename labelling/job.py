@@ -122,14 +122,16 @@ def choose_tasks(model: MultiTaskModel, asked: tuple[str, ...] | None, pairs: bo
 # ---- a chunk ----
 
 
-def _unreadable(texts: tuple[Any, ...], columns: tuple[str, ...]) -> str | None:
-    """Why a row's texts cannot be read, if so."""
-    for text, column in zip(texts, columns, strict=True):
-        if text is None or (isinstance(text, str) and not text.strip()):
-            return f"column {column!r} holds no text"
-        if not isinstance(text, str):
-            return f"column {column!r} holds {text!r}, a {type(text).__name__}, not text"
-    return None
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, str) and cell != "" and not cell.isspace()
+
+
+def _unreadable(texts: tuple[Any, ...], columns: tuple[str, ...]) -> str:
+    """Why a row cannot be read that has something else than text in one of its columns."""
+    text, column = next(found for found in zip(texts, columns, strict=True) if not _is_text(found[0]))
+    if text is None or isinstance(text, str):
+        return f"column {column!r} holds no text"
+    return f"column {column!r} holds {text!r}, a {type(text).__name__}, not text"
 
 
 def _write_table(table: pa.Table, path: Path, kind: str) -> None:
@@ -148,20 +150,29 @@ def _write_table(table: pa.Table, path: Path, kind: str) -> None:
 
 
 class ChunkLabeller:
-    """Answers chunks and writes their parts; one for each worker."""
+    """Answers chunks and writes their parts; one for each worker. Several threads may call it."""
 
     def __init__(self, job: Job, threads: int | None = None, model: MultiTaskModel | None = None):
         if threads is not None:
             torch.set_num_threads(threads)
         self.job, self.model = job, model if model is not None else open_model(job)
         self.tasks = choose_tasks(self.model, job.tasks, pairs=len(job.text) == 2)
+        self._is_stopped = False
+        self.model.backbone.register_forward_pre_hook(self._check)
+
+    def _check(self, *_: Any) -> None:
+        if self._is_stopped:
+            raise RuntimeError("The job was stopped.")
+
+    def stop(self) -> None:
+        """End calls in other threads at their next pass of the backbone."""
+        self._is_stopped = True
 
     def __call__(self, chunk: Chunk) -> PartRecord:
         job, folder = self.job, self.job.folder
         columns = [chunk.table.column(name).to_pylist() for name in job.text]
         texts = list(zip(*columns, strict=True))
-        reasons = [_unreadable(row, job.text) for row in texts]
-        good = [reason is None for reason in reasons]
+        good = [all(map(_is_text, row)) for row in texts]
         table = chunk.table.filter(pa.array(good, pa.bool_()))
         pairs = len(job.text) == 2
         rows = [row if pairs else row[0] for row, is_good in zip(texts, good, strict=True) if is_good]
@@ -172,16 +183,20 @@ class ChunkLabeller:
         part = folder.part(chunk.number)
         write_whole(part, lambda path: _write_table(table, path, folder.suffix))
         set_aside = chunk.set_aside + [
-            SetAside(chunk.rows[place], reason, json.dumps(chunk.table.slice(place, 1).to_pylist()[0], default=str))
-            for place, reason in enumerate(reasons)
-            if reason is not None
+            SetAside(
+                chunk.rows[place],
+                _unreadable(texts[place], job.text),
+                json.dumps(chunk.table.slice(place, 1).to_pylist()[0], default=str),
+            )
+            for place, is_good in enumerate(good)
+            if not is_good
         ]
         folder.set_aside(chunk.number).unlink(missing_ok=True)
         if set_aside:
             lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in set_aside)
             write_whole(folder.set_aside(chunk.number), lambda path: path.write_text(lines, encoding="utf-8"))
         counts = {
-            name: dict(Counter(answers[f"{name}_label"].to_pylist()))
+            name: {found["values"]: found["counts"] for found in answers[f"{name}_label"].value_counts().to_pylist()}
             for name in self.tasks
             if f"{name}_label" in answers.column_names
         }
@@ -212,22 +227,19 @@ def _check_columns(job: Job, columns: list[str], added: dict[str, pa.DataType]) 
 
 
 def _prepare(job: Job) -> None:
-    """Clear what is to be replaced; refuse what would be lost.
+    """Clear what is to be replaced; refuse what would be lost. The folder is held.
 
     Raises:
-        ValueError: there is an output or an unfinished job, and neither --resume nor --overwrite says what to do.
+        ValueError: there is an unfinished job, and neither --resume nor --overwrite says what to do.
     """
-    folder = job.folder.path
+    folder = job.folder
     if job.overwrite:
-        for path in (folder, *([] if job.is_sharded else [job.output, job.set_aside_file])):
-            if path.is_dir():
-                shutil.rmtree(path)
+        folder.clear()
+        for path in () if job.is_sharded else (job.output, job.set_aside_file):
             path.unlink(missing_ok=True)
-    elif job.output.exists() and not job.is_sharded:
-        raise ValueError(f"{job.output} exists. Give another output, or --overwrite to replace it.")
-    elif not job.resume and folder.is_dir() and any(folder.iterdir()):
+    elif not job.resume and folder.left():
         raise ValueError(
-            f"{folder} holds what an earlier job left. --resume goes on with it, --overwrite starts anew."
+            f"{folder.path} holds what an earlier job left. --resume goes on with it, --overwrite starts anew."
         )
 
 
@@ -253,7 +265,10 @@ def run_job(job: Job) -> list[PartRecord]:
     added = column_types(model, tasks, job.embeddings, pairs=len(job.text) == 2)
     _check_columns(job, columns, added)
     folder = job.folder
-    with folder.locked() if job.resume else _begun(job, folder):
+    if job.output.exists() and not (job.is_sharded or job.resume or job.overwrite):
+        raise ValueError(f"{job.output} exists. Give another output, or --overwrite to replace it.")
+    with folder.locked():
+        _prepare(job)
         before = job.input.stat()
         folder.begin(
             {
@@ -269,7 +284,8 @@ def run_job(job: Job) -> list[PartRecord]:
         workers = _open_workers(job, model)
         del model
         try:
-            records = _label(job, folder, workers, columns)
+            with tqdm(total=_count_rows(job), unit=" rows", desc="label") as bar:
+                records = _label(job, folder, workers, columns, bar)
         finally:
             workers.close()
         after = job.input.stat()
@@ -277,8 +293,7 @@ def run_job(job: Job) -> list[PartRecord]:
             raise ValueError(f"{job.input} changed while it was read. Label it again, with --overwrite.")
         if not job.is_sharded:
             _put_together(job, folder, records, [*columns, *added])
-    if not job.is_sharded:
-        shutil.rmtree(folder.path)
+            shutil.rmtree(folder.path)
     return records
 
 
@@ -294,17 +309,10 @@ def _open_workers(job: Job, model: MultiTaskModel) -> Workers:
     return InProcess(partial(ChunkLabeller, job, None, model))
 
 
-def _begun(job: Job, folder: JobFolder) -> Any:
-    """The folder, held, after what it may replace is gone."""
-    _prepare(job)
-    return folder.locked()
-
-
-def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str]) -> list[PartRecord]:
+def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str], bar: tqdm) -> list[PartRecord]:
     """Give the chunks that are not done to the workers; the records of all, in their order."""
     done, attempts = folder.finished(), Counter()
     pending: dict[Future, Chunk] = {}
-    bar = tqdm(total=_count_rows(job), unit=" rows", desc="label")
 
     def collect(at_most: int) -> None:
         while len(pending) > at_most:
@@ -346,7 +354,6 @@ def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str]) ->
         pending[workers.submit(chunk)] = chunk
         collect(at_most=2 * workers.size - 1)
     collect(at_most=0)
-    bar.close()
     records = [done[number] for number in range(numbers)]
     counted = sum(record.labelled + record.set_aside for record in records)
     if counted != total:
@@ -381,8 +388,8 @@ def _put_together(job: Job, folder: JobFolder, records: list[PartRecord], column
     set_aside = [folder.set_aside(record.number) for record in records if record.set_aside]
     if set_aside:
         text = b"".join(file.read_bytes() for file in set_aside)
-        write_whole(job.set_aside_file, lambda path: path.write_bytes(text))
-    write_whole(job.output, write_parquet if folder.suffix == ".parquet" else write_lines)
+        write_whole(job.set_aside_file, lambda path: path.write_bytes(text), folder.path)
+    write_whole(job.output, write_parquet if folder.suffix == ".parquet" else write_lines, folder.path)
 
 
 __all__ = ["ChunkLabeller", "Job", "choose_tasks", "model_fingerprint", "open_model", "run_job"]

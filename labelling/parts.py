@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,9 +26,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file under another name, bring it to the disk, and give it its own name."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+def write_whole(path: Path, write: Callable[[Path], object], folder: Path | None = None) -> None:
+    """Have `write` fill a file under another name (in `folder`), bring it to the disk, and give it its own name."""
+    unfinished = (folder or path.parent) / f".{path.name}.{os.getpid()}"
     try:
         write(unfinished)
         with unfinished.open("rb") as file:
@@ -87,14 +88,28 @@ class JobFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder; a ValueError where another job has it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("w") as file:
+        lock = self.path / LOCK
+        with lock.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held = os.path.samestat(lock.stat(), os.fstat(file.fileno()))  # not one that a job took away
             except OSError:
-                raise ValueError(
-                    f"{self.path}: another job is writing there. Wait for it, or give another output."
-                ) from None
+                is_held = False
+            if not is_held:
+                raise ValueError(f"{self.path}: another job is writing there. Wait for it, or give another output.")
             yield
+
+    def left(self) -> list[Path]:
+        """What stands in the folder beside the lock."""
+        return [path for path in self.path.iterdir() if path.name != LOCK]
+
+    def clear(self) -> None:
+        """Take away all but the lock."""
+        for path in self.left():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def begin(self, identity: dict[str, Any]) -> None:
         """Write down what the job reads and what answers it, or check that it is the same job.
@@ -102,6 +117,9 @@ class JobFolder:
         Raises:
             ValueError: the folder holds another job; names what differs.
         """
+        for pattern in (".part-*", ".set_aside-*"):  # what a killed job was writing
+            for unfinished in self.path.glob(pattern):
+                unfinished.unlink()
         manifest = self.path / MANIFEST
         if not manifest.is_file():
             write_whole(manifest, lambda path: path.write_text(json.dumps(identity, indent=2) + "\n"))

@@ -1,6 +1,6 @@
 """Who answers the chunks: this process, several of them, or actors of a Ray cluster.
 
-    InProcess   the model in this process
+    InProcess   threads of this process, which share one model
     Processes   a process for each worker, which opens the model once
     RayActors   an actor for each worker, anywhere in the cluster
 
@@ -12,10 +12,12 @@ with it.
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from typing import Any
+
+import torch
 
 from .inputs import Chunk
 
@@ -33,28 +35,33 @@ def _run(chunk: Chunk) -> Any:
 
 
 class InProcess:
-    """Answers in this process, at once."""
+    """
+    Answers in two threads of this process, each with half of torch's threads: where one waits for the disk or for the
+    tokenizer, the other computes.
 
-    size = 1
+    Args:
+        open_worker: called once; gives the function that answers a chunk, with `stop`, which ends its calls.
+    """
+
     loses_all = False
     lost_errors: tuple[type[BaseException], ...] = ()
 
-    def __init__(self, open_worker: Callable[[], Answer]):
-        self._answer = open_worker()
+    def __init__(self, open_worker: Callable[[], Any]):
+        self._answer, self._torch_threads = open_worker(), torch.get_num_threads()
+        self.size = min(2, self._torch_threads)
+        own = -(-self._torch_threads // self.size)
+        self._pool = ThreadPoolExecutor(self.size, initializer=torch.set_num_threads, initargs=(own,))
 
     def submit(self, chunk: Chunk) -> Future:
-        future: Future = Future()
-        try:
-            future.set_result(self._answer(chunk))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+        return self._pool.submit(self._answer, chunk)
 
     def replace_lost(self, future: Future) -> None:
         """Nothing can be lost without this process."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        self._answer.stop()
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._torch_threads)
 
 
 class Processes:

@@ -1,12 +1,16 @@
 """The label command: every row exactly once, whatever the format, whatever was killed."""
 
 import errno
+import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -14,16 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TASKS
 
 from helpers import command, warm
+from helpers.little_room import little_room
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.label import main
 from multitask_sentence.labelling import inputs, job
-from multitask_sentence.labelling.workers import Processes
+from multitask_sentence.labelling.parts import LOCK, JobFolder
+from multitask_sentence.labelling.workers import InProcess, Processes
 
 WORDS = "the cat sat on mat a dog ran good film today bad news bank fine story".split()  # noqa: SIM905
 SINGLE = ["mood_label", "mood_probability", "tags_labels", "tags_probabilities", "rating_value"]
@@ -158,6 +165,57 @@ def test_bad_lines_keep_their_numbers_across_blocks(tmp_path: Path, monkeypatch:
     assert {row.row for chunk in chunks for row in chunk.set_aside} == bad
 
 
+# ---- threads of one process ----
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Meeting:
+    """Answers two chunks when both are being answered, or, for a chunk of number 9, when it is told to stop."""
+
+    def __init__(self) -> None:
+        self._together, self._stopped = threading.Barrier(2, timeout=20), threading.Event()
+
+    def __call__(self, chunk: inputs.Chunk) -> int:
+        if chunk.number == 9:
+            return self._stopped.wait(20)
+        self._together.wait()
+        return torch.get_num_threads()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+def test_two_chunks_are_answered_at_once_with_half_of_the_threads_each(two_threads: None) -> None:
+    workers = InProcess(Meeting)
+    futures = [workers.submit(inputs.Chunk(number, 0, None, [])) for number in range(2)]
+    assert [future.result() for future in futures] == [1, 1]
+    stopped = workers.submit(inputs.Chunk(9, 0, None, []))
+    while not stopped.running():
+        time.sleep(0.001)
+    workers.close()
+    assert stopped.result() is True
+    assert torch.get_num_threads() == 2
+
+
+def test_chunk_ends_at_the_next_pass_once_the_job_is_stopped(folder: Path, tmp_path: Path) -> None:
+    rows = inputs.Chunk(0, 0, pa.table({"text": ["cat"]}), [1])
+    asked = job.Job(str(folder), tmp_path / "in.csv", tmp_path / "out", ("text",))
+    with asked.folder.locked():
+        labeller = job.ChunkLabeller(asked)
+        labeller.stop()
+        with pytest.raises(RuntimeError, match="was stopped"):
+            labeller(rows)
+        assert not asked.folder.left()
+        assert job.ChunkLabeller(asked)(rows).labelled == 1
+
+
 # ---- killed, resumed, damaged ----
 
 
@@ -229,6 +287,24 @@ def unfinished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return arguments
 
 
+@pytest.mark.parametrize(("rows_per_part", "parts"), [(20, 5), (100, 0)])  # where parts are put together, and before
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_full_disk_ends_in_one_line_and_the_job_goes_on_once_there_is_room(
+    folder: Path, tmp_path: Path, output: str, rows_per_part: int, parts: int, capsys: pytest.CaptureFixture
+) -> None:
+    write(make_rows(100), tmp_path / "in.csv")
+    arguments = (folder, tmp_path / "in.csv", tmp_path / output, "--rows_per_part", rows_per_part)
+    label(*arguments[:2], tmp_path / f"whole-{output}", *arguments[3:])
+    with little_room(6000), pytest.raises(SystemExit, match=r"File too large.*with --resume goes on") as ended:
+        label(*arguments)
+    assert "\n" not in ended.value.code
+    left = [path.name for path in (tmp_path / f"{output}.job").iterdir()]
+    assert len([name for name in left if name.endswith(".json")]) == 1 + parts
+    assert not (tmp_path / output).exists() and not [name for name in left if name.startswith(".")]
+    label(*arguments, "--resume")
+    assert (tmp_path / output).read_bytes() == (tmp_path / f"whole-{output}").read_bytes()
+
+
 def test_damaged_part_is_made_again(unfinished: tuple[object, ...], tmp_path: Path) -> None:
     part = tmp_path / "out.jsonl.job" / "part-000002.jsonl"
     whole = part.read_bytes()
@@ -260,11 +336,46 @@ def test_what_an_earlier_job_left_is_not_replaced_unasked(unfinished: tuple[obje
         label(*unfinished)
 
 
-def test_two_jobs_on_one_output_are_refused(folder: Path, tmp_path: Path) -> None:
-    write(make_rows(20), tmp_path / "in.csv")
-    arguments = (folder, tmp_path / "in.csv", tmp_path / "out.csv")
-    with job.Job(*arguments, ("text",)).folder.locked(), pytest.raises(SystemExit, match="another job is writing"):
-        label(*arguments, "--resume")
+@pytest.mark.parametrize("flag", [None, "--resume", "--overwrite"])
+def test_second_job_on_one_output_is_refused_and_harms_nothing(
+    unfinished: tuple[object, ...], tmp_path: Path, flag: str | None
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.jsonl.job").iterdir()}
+    assert len(before) == 2 + 2 * 5, "premise: lock, manifest, and parts with records"
+    flags = [] if flag is None else [flag]
+    running = job.Job(*unfinished[:3], ("text",)).folder
+    with running.locked(), pytest.raises(SystemExit, match="another job is writing there"):
+        label(*unfinished, *flags)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.jsonl.job").iterdir()}
+    lock = running.path / LOCK
+    assert after | {lock: None} == before | {lock: None}
+    label(*unfinished, "--resume")
+    assert len(read(tmp_path / "out.jsonl")) == 50
+
+
+def test_lock_that_the_job_before_took_away_with_its_folder_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, flock = JobFolder(tmp_path / "job", ".csv"), fcntl.flock
+
+    def end_before(file: object, flags: int) -> None:
+        shutil.rmtree(folder.path)
+        folder.path.mkdir()
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", end_before)
+    with pytest.raises(ValueError, match="another job is writing there"), folder.locked():
+        pass
+
+
+def test_what_a_killed_job_was_writing_is_cleared_away(folder: Path, tmp_path: Path) -> None:
+    arguments = (folder, write(make_rows(20), tmp_path / "in.csv"), tmp_path / "out", "--rows_per_part", 10)
+    (tmp_path / "out").mkdir()
+    for name in (".part-000001.parquet.99", ".set_aside-000000.jsonl.99"):
+        (tmp_path / "out" / name).write_text("half")
+    label(*arguments, "--resume")
+    assert not list((tmp_path / "out").glob(".*"))
+    assert len(pd.read_parquet(sorted((tmp_path / "out").glob("*.parquet")))) == 20
 
 
 def test_input_that_changes_while_it_is_read_is_refused(

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.little_room import little_room
 from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, in_place, staged, write_whole
 from multitask_sentence.training.run import output_folder
@@ -115,19 +115,8 @@ def test_model_that_was_killed_before_all_was_written_leaves_the_older_one(
     assert not (tmp_path / UNFINISHED).exists()
 
 
-@pytest.fixture
-def little_room() -> Iterator[None]:
-    """No file may grow beyond 4 kB, which every library meets as it meets a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_disk_without_room_is_an_error_of_the_disk_whatever_library_writes(
-    tiny_model: MultiTaskModel, tmp_path: Path, little_room: None
-):
+@little_room(4096)
+def test_disk_without_room_is_an_error_of_the_disk_whatever_library_writes(tiny_model: MultiTaskModel, tmp_path: Path):
     large = {"weight": torch.zeros(10_000)}
     for name, write in {
         "safetensors": lambda: save_file(large, tmp_path / "file"),
