@@ -50,6 +50,16 @@ def _describe_tokens(counts: np.ndarray, special: int, max_length: int) -> dict[
     }
 
 
+def _is_sorted(labels: pa.ChunkedArray, window: int) -> bool:
+    """Whether class ids stand in runs so long that a window holds few of them."""
+    if not pa.types.is_integer(labels.type) or len(labels) <= window:
+        return False
+    found = labels.drop_null().to_numpy()
+    changes = int(np.count_nonzero(found[1:] != found[:-1]))
+    by_chance = len(found) * (1 - float(((np.bincount(found) / len(found)) ** 2).sum()))
+    return changes < 0.05 * by_chance and len(found) > (changes + 1) * window / 4
+
+
 def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
     """One dict per task and split.
 
@@ -59,7 +69,8 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
     that stand for what the tokenizer does not know); `duplicates` (rows that stood in the split before); for
     validation and test also `in_train` (rows that stand in the task's train split). Rows are the same whatever the
     case and white space of their text, pairs in either order, as `row_key` has it. Tokens of a streamed split are
-    those of its first `tokens_of` rows (of any task, where none of the first 10,000 is labelled for this one).
+    those of its first `tokens_of` rows (of any task, where none of the first 10,000 is labelled for this one), and
+    `sorted_in` is the size of a window where its labels stand in long runs.
     """
     counter = TokenCounter(tokenizer)
     special = counter.count([""])[0][0]
@@ -87,8 +98,11 @@ def describe(loaded: LoadedTasks, tokenizer: Any, max_length: int) -> list[dict[
                     **_describe_tokens(counts if len(counts) else tokens[split], special, max_length),
                     "duplicates": int(labelled.sum()) - len(distinct(sorted_hashes(rows, rule, labelled))),
                 }
-                if split == "train" and labelled_set.texts is not None:
-                    row["tokens_of"] = len(counts) or len(tokens[split])
+                if split == "train" and (texts := labelled_set.texts) is not None:
+                    if len(tokens[split]) < len(rows):
+                        row["tokens_of"] = len(counts) or len(tokens[split])
+                    if _is_sorted(labels_of(rows, task), texts.buffer_size):
+                        row["sorted_in"] = texts.buffer_size
                 if split == "train":
                     in_train = known
                 elif in_train is not None:
@@ -145,6 +159,12 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         "scores there are flattering."
         for row in rows
         if row.get("in_train")
+    ]
+    warnings += [
+        f"The train rows of {row['task']}, which are streamed, stand sorted by label, and {row['sorted_in']:,} of them "
+        f"at a time are shuffled. Shuffle the files once, or raise tasks.{row['task']}.dataset.buffer_size."
+        for row in rows
+        if "sorted_in" in row
     ]
     unread = [row for row in rows if row["unknown_share"] > MOST_UNKNOWN]
     for task in dict.fromkeys(row["task"] for row in unread):

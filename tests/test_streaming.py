@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from multitask_sentence.data import report
 from multitask_sentence.data.files import streams
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.report import describe, format_report
@@ -131,7 +132,9 @@ def test_nested_cells_joined_columns_conditions_and_several_tasks_are_read_as_of
     assert (streamed.labels, streamed.score_ranges) == (mapped.labels, {"stars": (3.0, 29.0)})
 
 
-def test_table_of_the_data_is_that_of_mapped_rows_and_says_whose_tokens_it_counts(tmp_path: Path, tiny_tokenizer):
+def test_table_of_the_data_is_that_of_mapped_rows_and_says_whose_tokens_it_counts(
+    tmp_path: Path, tiny_tokenizer, monkeypatch: pytest.MonkeyPatch
+):
     columns = ["query", "answer", "wrong"]
     rows = [[f"query {number % 9}", f"answer {number % 7}", f"wrong {number % 4}"] for number in range(280)]
     for name in ("train.csv", "validation.csv"):
@@ -141,14 +144,22 @@ def test_table_of_the_data_is_that_of_mapped_rows_and_says_whose_tokens_it_count
         "columns": {"anchor": "query", "positive": "answer", "negative": ["wrong", "answer"]},
         "where": {"wrong": ["wrong 1", "wrong 3"]},
     }
-    tables = [
-        describe(load(tmp_path, source("search", streaming, **settings)), tiny_tokenizer, 20)
-        for streaming in (False, True)
-    ]
-    assert "Tokens of the train rows of search, which are streamed, are those of the first" in format_report(tables[1])
-    assert tables[1][0].pop("tokens_of") == 140
-    assert tables[1] == tables[0]
-    assert tables[1][0]["duplicates"] == 14, "rows with other negatives are other rows"
+    mapped = describe(load(tmp_path, source("search", False, **settings)), tiny_tokenizer, 20)
+    loaded = load(tmp_path, source("search", **settings))
+    assert describe(loaded, tiny_tokenizer, 20) == mapped
+    assert mapped[0]["duplicates"] == 14, "rows with other negatives are other rows"
+    monkeypatch.setattr(report, "BATCH_ROWS", 10)
+    told = format_report(describe(loaded, tiny_tokenizer, 20))
+    assert "Tokens of the train rows of search, which are streamed, are those of the first 10." in told
+
+
+def test_rows_that_stand_sorted_by_label_are_told(tmp_path: Path, tiny_tokenizer):
+    write(tmp_path, HELD_OUT, "validation.csv")
+    rare = [[text, "bad" if number in (10, 40) else "good"] for number, (text, _) in enumerate(ROWS)]
+    for rows, is_told in ((sorted(ROWS, key=lambda row: row[1]), True), (ROWS, False), (rare, False)):
+        write(tmp_path, rows)
+        told = format_report(describe(load(tmp_path, source(dataset={"buffer_size": 20})), tiny_tokenizer, 20))
+        assert ("train rows of mood, which are streamed, stand sorted by label, and 20 of them" in told) == is_told
 
 
 BAD = {
@@ -240,6 +251,12 @@ def test_what_cannot_be_had_of_a_stream_is_refused(settings: dict[str, Any], mes
     write(tmp_path, ROWS)
     with pytest.raises(ValueError, match=message):
         load(tmp_path, source(**settings))
+
+
+def test_evaluation_needs_no_streamed_training_rows(tmp_path: Path):
+    write(tmp_path, HELD_OUT, "validation.csv")
+    found = load_tasks([source(labels=["bad", "good"])], tmp_path, 42, require_train=False)
+    assert found.sets[0].splits.keys() == {"validation"}, "train.csv is not even there"
 
 
 # ---- what is kept, and what changes ----

@@ -58,7 +58,7 @@ def scores(history: list[dict[str, Any]]) -> list[float]:
 def test_rows_that_all_fit_into_the_buffer_train_to_the_weights_of_mapped_rows(tiny_backbone: str, tmp_path: Path):
     small_job.write_rows(tmp_path)
     job = small_job.make_recipe(tmp_path, tiny_backbone)
-    small_job.change(job, out_of_scope=True)
+    small_job.change(job, out_of_scope=True, mixture={"max_rows": {"mood": 9}, "sampling": "sqrt"})
     flags = ["--num_train_epochs", "1", "--compare_single", "--output_dir"]
     mapped = run([str(job), *flags, str(tmp_path / "mapped")])
     onward = run([str(streamed(job)), *flags, str(tmp_path / "onward")])
