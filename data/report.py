@@ -161,8 +161,8 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         if row.get("in_train")
     ]
     warnings += [
-        f"The train rows of {row['task']}, which are streamed, stand sorted by label, and {row['sorted_in']:,} of them "
-        f"at a time are shuffled. Shuffle the files once, or raise tasks.{row['task']}.dataset.buffer_size."
+        f"The train rows of {row['task']}, which are streamed, stand sorted by label, and {row['sorted_in']:,} of "
+        f"them at a time are shuffled. Shuffle the files once, or raise tasks.{row['task']}.dataset.buffer_size."
         for row in rows
         if "sorted_in" in row
     ]
