@@ -63,6 +63,7 @@ from multitask_sentence.training.report.results import (
 )
 from multitask_sentence.training.resuming.files import last_checkpoint
 from multitask_sentence.training.run.console import say, show_facts
+from multitask_sentence.training.run.log_lines import shorten_log_lines
 from multitask_sentence.training.run.machine import look_at_machine
 from multitask_sentence.training.run.output_folder import (
     RESULTS_FILE,
@@ -146,6 +147,7 @@ def make_trainer(
             groups=recipe.groups,
         )
         args.output_dir = output_dir
+    shorten_log_lines(trainer, trainer.tasks)
     is_known = lessons is None or not lessons.settings.has_single_teachers  # else teachers follow, and then the check
     if checked.checkpoint and is_known and not (options.check and checked.augmentations):  # rows a check does not make
         trainer.check_resume(checked.checkpoint)

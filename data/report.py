@@ -12,6 +12,7 @@ from .rows.canonical import is_labelled, label_counts, labels_of
 from .rows.sets import LoadedTasks
 from .rows.streamed import StreamedRows
 from .text.sameness import among, distinct, row_hash, sorted_hashes, whole_row_hash
+from .text.spelling import first_names
 from .text.tokens import TokenCounter
 
 MOST_LABELS = 6
@@ -167,10 +168,13 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         if "sorted_in" in row
     ]
     unread = [row for row in rows if row["unknown_share"] > MOST_UNKNOWN]
+    alike: dict[str, list[str]] = {}  # tasks that read the same texts are told of together
     for task in dict.fromkeys(row["task"] for row in unread):
         found = [f"{_percent(row['unknown_share'])} of its {row['split']}" for row in unread if row["task"] == task]
+        alike.setdefault(", ".join(found), []).append(task)
+    for found, tasks in alike.items():
         warnings.append(
-            f"The backbone cannot read much of {task}: {', '.join(found)} tokens are unknown to its tokenizer, and "
+            f"The backbone cannot read much of {first_names(tasks)}: {found} tokens are unknown to its tokenizer, and "
             "nothing is learnt from them. Start from a backbone of the text's language, or from one of many, such as "
             f"`backbone: {MULTILINGUAL_BACKBONE}`."
         )

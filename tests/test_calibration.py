@@ -268,3 +268,5 @@ def test_table_shows_both_sides_and_names_what_was_left_out() -> None:
     assert rows[2] == ["mood", "test", "0.50", "to", "2.00", "0.2500", "0.1250", "0.5000", "0.3750"]
     assert rows[3] == ["topic", "test", "none", "0.2500", "-", "0.5000", "-"]
     assert text.endswith("topic is not calibrated: it has 3 rows.")
+    many = {f"task{number}": entry for number in range(12)}
+    assert "task8, task9 and 2 more are not calibrated, each because it has 3 rows." in format_calibration(many)

@@ -263,6 +263,8 @@ def test_epoch_is_described_with_rows_batches_and_passes():
         "an epoch is 2,000 rows in 64 single_task batches, temperature 2: "
         "sentiment + topic 1,500 rows (75.0%, 0.5 passes), similarity 500 rows (25.0%, 2 passes)"
     )
+    many = [DrawnSet([f"task{number}" for number in range(11)], range(9), 9, 1)]
+    assert describe_epoch(mixture, many, num_batches=9).endswith(": task0 + 10 tasks 9 rows (100.0%, 1 passes)")
 
 
 def test_model_card_names_the_options_of_a_loss():

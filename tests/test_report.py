@@ -160,6 +160,9 @@ def test_unknown_share_is_that_of_the_tokens_without_special_ones() -> None:
     (warning,) = [line for line in text.splitlines() if "cannot read" in line]
     assert "cannot read much of mood: 29 % of its train, 100 % of its test tokens are unknown" in warning
     assert "backbone: sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2" in warning
+    others = [{**row, "task": f"task{number}"} for number in range(12) for row in rows]
+    (warning,) = [line for line in format_report(others).splitlines() if "cannot read" in line]
+    assert "task8, task9 and 2 more: 29 % of its train, 100 % of its test tokens" in warning
 
 
 def test_a_few_unknown_tokens_are_shown_without_a_warning() -> None:

@@ -38,6 +38,12 @@ def show_names(names: Sequence[str]) -> str:
     return f"[{', '.join(map(brief, names[:MOST_NAMES]))}]{more}"
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The names in a sentence; of many the first ten, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more}"
+
+
 def quoted(text: str) -> str:
     """A text as a recipe may hold it: in single quotes where YAML reads it so."""
     return repr(text) if text.isprintable() and "\\" not in text else json.dumps(text)

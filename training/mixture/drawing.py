@@ -28,6 +28,7 @@ from .settings import UNLABELED, MixtureConfig
 logger = logging.getLogger(__name__)
 
 LEAST_ROWS_TO_COMPARE = 16  # stand together where a loss compares them
+MOST_NAMED = 10  # tasks of a set
 
 
 @dataclass
@@ -210,13 +211,18 @@ def steps_of_training(sampler: MixtureBatchSampler, args: TrainingArguments) -> 
     return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_of_epoch(sampler, args))
 
 
+def _joined(tasks: Sequence[str]) -> str:
+    """The tasks of a set in a sum; of many the number."""
+    return " + ".join(tasks) if len(tasks) <= MOST_NAMED else f"{tasks[0]} + {len(tasks) - 1} tasks"
+
+
 def describe_epoch(mixture: MixtureConfig, drawn: Sequence[DrawnSet], num_batches: int) -> str:
     """One sentence: the rows and batches of an epoch, and each set's rows with the passes through it."""
     if not drawn:
         return "no rows are drawn"
     epoch = sum(entry.rows_per_epoch for entry in drawn)
     parts = [
-        f"{' + '.join(entry.tasks) or 'unlabelled text'} {entry.rows_per_epoch:,} rows "
+        f"{_joined(entry.tasks) or 'unlabelled text'} {entry.rows_per_epoch:,} rows "
         f"({entry.rows_per_epoch / epoch:.1%}, {entry.passes:.3g} passes)"
         for entry in drawn
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ...data.text.spelling import first_names
 from ...tasks_multitask import TaskConfig
 from ..evaluation.reliability import describe_forecasts
 from ..evaluation.scores import TaskAnswers
@@ -74,12 +75,16 @@ def calibration_rows(calibration: Mapping[str, dict[str, Any]]) -> list[list[Any
 
 
 def format_calibration(calibration: Mapping[str, dict[str, Any]]) -> str:
-    """The table of `describe_calibration`, with a line for each task that was left out."""
+    """The table of `describe_calibration`, with a line for each reason why tasks were left out."""
     header = ["task", "split", "temperature", "ECE before", "ECE after", "Brier before", "Brier after"]
     lines = [tabulate(calibration_rows(calibration), header, floatfmt=".4f", missingval="-", disable_numparse=[2])]
-    lines += [
-        f"{task} is not calibrated: {found['left_out']}." for task, found in calibration.items() if found["left_out"]
-    ]
+    reasons: dict[str, list[str]] = {}
+    for task, found in calibration.items():
+        if found["left_out"]:
+            reasons.setdefault(found["left_out"], []).append(task)
+    for reason, tasks in reasons.items():
+        are_not = "is not calibrated:" if len(tasks) == 1 else "are not calibrated, each because"
+        lines.append(f"{first_names(tasks)} {are_not} {reason}.")
     return "\n".join(lines)
 
 
