@@ -67,6 +67,30 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+# Test files of ten seconds and more, the longest first. They run first, so that no worker of pytest-xdist begins one
+# when the others have ended.
+LONG_FILES = [
+    "export",
+    "faults",
+    "benchmarks",
+    "label",
+    "readme",
+    "runtime",
+    "distributed",
+    "int8",
+    "push_to_hub",
+    "prepacked",
+    "distillation_runs",
+    "serving",
+    "processes",
+    "trainer",
+    "train",
+    "peft",
+    "strategy",
+    "exported_graphs",
+    "distillation_distributed",
+]
+
 # Put before a script, this makes its process one in which only what inference needs can be imported.
 BLOCK_PACKAGES = '''
 import sys
@@ -104,9 +128,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    # Files with slow tests first, so that no worker of pytest-xdist begins one when the others have ended.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem.removeprefix("test_"), len(places)))
 
 
 def keep_apart() -> None:

@@ -93,11 +93,10 @@ def damage_folder(
     kind: str, folder: Path, other: Path, ask: Callable[[Path], np.ndarray], chance: random.Random, rounds: int
 ) -> Iterator[Case]:
     """Every file of a folder damaged in every way, so many times each."""
-    expected, copy = ask(folder), folder.with_name("damaged")
+    expected, copy = ask(folder), Path(shutil.copytree(folder, folder.with_name("damaged")))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in names:
         for how in DAMAGES * rounds:
-            shutil.copytree(folder, copy)
             try:
                 if not damage(copy / name, how, other / name, chance):
                     continue
@@ -110,8 +109,9 @@ def damage_folder(
             except Exception as error:
                 outcome, detail = "failure", f"{type(error).__name__}: {error}"
             finally:
-                shutil.rmtree(copy)
+                shutil.copy2(folder / name, copy / name)
             yield Case("damage", kind, f"{name} {how}", outcome, detail)
+    shutil.rmtree(copy)
 
 
 def vectors_of(model: MultiTaskModel) -> np.ndarray:
