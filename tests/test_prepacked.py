@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from helpers import warm
 from multitask_sentence import MultiTaskModel
 from multitask_sentence import prepacked_multitask as prepacked_module
 from multitask_sentence.prepacked_multitask import (
@@ -259,10 +260,19 @@ def test_layers_stay_plain_where_torch_has_other_operators(tiny_model, name: str
 # ---- forks ----
 
 
-def run_script(script: str, **environment: str) -> str:
-    """What a script printed; a hang fails after 100 seconds."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
-    command = [sys.executable, "-W", "ignore", "-c", script]
+def run_warm(script: str, saved: str, folder: Path) -> str:
+    """What a script printed that is given a saved model, in another process; a hang fails after 100 seconds."""
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    environment, printed = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}, folder / "printed.txt"
+    process = warm.start([str(folder / "script.py"), saved], environment, printed)
+    assert warm.end([process], 100) and process.exitcode == 0, printed.read_text()[-3000:]
+    return printed.read_text()
+
+
+def run_fresh(script: str, saved: str) -> str:
+    """The same in a process without a history, whose numbers of threads are its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-W", "ignore", "-c", script, saved]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -275,7 +285,7 @@ import torch
 import torch.nn as nn
 from multitask_sentence import MultiTaskModel, prepacked_multitask, tokenizer_multitask
 
-model = MultiTaskModel.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else os.environ["MODEL"])
+model = MultiTaskModel.from_pretrained(sys.argv[1])
 sentences = ["a cat", "the dog sees a cat and the dog " * 3, "dog"] * 20
 expected = model.encode(sentences)
 
@@ -297,7 +307,7 @@ def saved(tiny_model: MultiTaskModel, tmp_path: Path) -> str:
     return str(tmp_path / "saved")
 
 
-def test_child_forked_while_another_thread_holds_the_locks_encodes(saved: str) -> None:
+def test_child_forked_while_another_thread_holds_the_locks_encodes(saved: str, tmp_path: Path) -> None:
     script = """
 held, done = threading.Event(), threading.Event()
 
@@ -317,10 +327,10 @@ done.set()
 thread.join()
 assert np.array_equal(model.encode(sentences), expected)
 """
-    assert run_script(FORK + script, MODEL=saved, OMP_NUM_THREADS="1") == "child 0\n"
+    assert "child 0\n" in run_warm(FORK + script, saved, tmp_path)
 
 
-def test_children_forked_while_threads_encode_encode_too(saved: str) -> None:
+def test_children_forked_while_threads_encode_encode_too(saved: str, tmp_path: Path) -> None:
     script = """
 stop = threading.Event()
 
@@ -334,7 +344,7 @@ for thread in threads:
 print("children", [child_encodes() for _ in range(8)])
 stop.set()
 """
-    assert run_script(FORK + script, MODEL=saved, OMP_NUM_THREADS="1") == f"children {[0] * 8}\n"
+    assert f"children {[0] * 8}\n" in run_warm(FORK + script, saved, tmp_path)
 
 
 def test_child_forked_after_computing_with_several_threads_encodes(saved: str) -> None:
@@ -345,7 +355,7 @@ states = torch.ones(600, 600)
 model.encode(sentences * 10)
 print("child", child_encodes(), torch.get_num_threads())
 """
-    assert run_script(FORK + script, MODEL=saved) == "child 0 2\n"
+    assert run_fresh(FORK + script, saved) == "child 0 2\n"
 
 
 def test_child_that_is_forked_inside_leaves_plain_layers_behind() -> None:
