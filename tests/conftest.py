@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,7 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # noqa: E402
 from transformers import (  # noqa: E402
     BertConfig,
@@ -42,7 +44,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-from helpers import left_group, pictures, warm  # noqa: E402
+from helpers import hub_server, left_group, pictures, warm  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
 WORDS = """
@@ -283,6 +285,21 @@ def minilm() -> MultiTaskModel:
         "similarity": {"problem_type": "similarity"},
     }
     return MultiTaskModel.from_backbone("sentence-transformers/all-MiniLM-L6-v2", tasks=tasks)
+
+
+@pytest.fixture
+def nearby(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub_server.HubServer]:
+    """A Hub of this test's own that this process itself talks to, with a token and no waiting between attempts."""
+    with hub_server.HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        yield server
 
 
 @pytest.fixture(scope="session")
