@@ -49,7 +49,7 @@ WORDS = np.array(
     ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "park", "it", "is", "good", "bad", "film", "news"]
 )
 MOODS, TOPICS = ["negative", "neutral", "positive"], [f"topic{number}" for number in range(10)]
-PARTS = ("rows", "held_out", "tasks", "labels", "label")
+PARTS = ("rows", "split", "held_out", "tasks", "labels", "label")
 ROWS_AT_ONCE = 100_000
 BATCH_SIZE = 32
 STEPS_BEFORE = 3  # of a training run, which are not timed
@@ -76,15 +76,18 @@ def write_rows(file: Path, count: int) -> Path:
     return file
 
 
-def write_recipe(folder: Path, backbone: str, kind: str, train: Path, validation: Path) -> Path:
-    """A recipe of two tasks that read the same rows."""
+def write_recipe(folder: Path, backbone: str, kind: str, train: Path, validation: Path | float) -> Path:
+    """A recipe of two tasks that read the same rows, with a file for validation or a share that is set aside."""
+    is_share = isinstance(validation, float)
+    files = f"{{train: {train}}}" if is_share else f"{{train: {train}, validation: {validation}}}"
     lines = [f"backbone: {backbone}", "max_length: 64", "tasks:"]
     for task in ("mood", "topic"):
         lines += [
             f"  {task}:",
             "    problem_type: single_label_classification",
-            f"    dataset: {{path: {kind}, data_files: {{train: {train}, validation: {validation}}}}}",
+            f"    dataset: {{path: {kind}, data_files: {files}}}",
             f"    columns: {{sentence: text, label: {task}}}",
+            *([f"    validation_split: {validation}"] if is_share else []),
         ]
     (folder / "recipe.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "recipe.yaml"
@@ -152,14 +155,16 @@ def run_to_first_step(recipe: Path, cache: Path, threads: int) -> Run:
     return Run(seconds, ticks / os.sysconf("SC_CLK_TCK"), peak[0])
 
 
-def measure_rows(folder: Path, backbone: str, files: Sequence[tuple[str, int]], threads: int) -> list[Sequence[Any]]:
-    """Two lines, a first run and a second, for files of these kinds and numbers of rows."""
+def measure_rows(
+    folder: Path, backbone: str, files: Sequence[tuple[str, int]], threads: int, share: float | None = None
+) -> list[Sequence[Any]]:
+    """Two lines, a first run and a second, for files of these kinds and numbers of rows; with a share set aside."""
     table: list[Sequence[Any]] = []
     for kind, count in files:
         own = folder / f"{kind}-{count}"
         own.mkdir()
         train = write_rows(own / f"train.{kind}", count)
-        validation = write_rows(own / f"validation.{kind}", min(1000, count))
+        validation = share or write_rows(own / f"validation.{kind}", min(1000, count))
         recipe = write_recipe(own, backbone, kind, train, validation)
         for which in ("first", "second"):
             run = run_to_first_step(recipe, own / "cache", threads)
@@ -351,6 +356,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = measure_rows(folder, options.backbone, files, options.threads)
             header = ["rows", "file", "run", "s to the first step", "s of the processor", "MiB"]
             measuring.report("Rows of two tasks, up to the first training step", header, found, options.json)
+        if "split" in options.parts:
+            found = measure_rows(folder, options.backbone, [("csv", options.rows)], options.threads, share=0.01)
+            header = ["rows", "file", "run", "s to the first step", "s of the processor", "MiB"]
+            title = "Rows of two tasks, 1 % set aside, up to the first training step"
+            measuring.report(title, header, found, options.json)
         if "held_out" in options.parts:
             header = ["training rows", "run", "s", "s of the processor"]
             found = measure_held_out(folder, options.rows)
