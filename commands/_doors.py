@@ -23,6 +23,7 @@ SENTENCES = [
     "one\N{ZERO WIDTH SPACE}word e\N{COMBINING ACUTE ACCENT} \N{REPLACEMENT CHARACTER} <s> [SEP] </s>\N{NULL}",
     "It took so long that nobody could say any more how it had begun. " * 80,  # more than 1,000 tokens
 ]
+MOST_HEADS = 10  # that the sequence classifier is opened for: each opens the whole model
 FLOAT32 = {"trust_remote_code": True, "dtype": "float32"}
 
 
@@ -69,13 +70,13 @@ def _encode_and_predict(source: str) -> dict[str, Any]:
 def _sequence_classification(source: str) -> dict[str, Any]:
     from transformers import AutoConfig, pipeline
 
-    found = {}
-    for task, settings in _tasks(AutoConfig.from_pretrained(source, trust_remote_code=True)).items():
-        if settings.get("labels") and not settings["pair"]:
-            classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
-            answers = classify(SENTENCES, top_k=None)
-            rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
-            found[task] = np.array([[row[label] for label in settings["labels"]] for row in rows])
+    found, tasks = {}, _tasks(AutoConfig.from_pretrained(source, trust_remote_code=True))
+    fitting = [task for task, settings in tasks.items() if settings.get("labels") and not settings["pair"]]
+    for task in fitting[:: -(-len(fitting) // MOST_HEADS) or 1]:
+        classify = pipeline("text-classification", model=source, model_kwargs={"head": task}, **FLOAT32)
+        answers = classify(SENTENCES, top_k=None)
+        rows = [{row["label"]: row["score"] for row in rows} for rows in answers]
+        found[task] = np.array([[row[label] for label in tasks[task]["labels"]] for row in rows])
     return found
 
 

@@ -7,7 +7,8 @@
     multitask-sentence doctor runs/quickstart --seal     # it was changed on purpose: write its manifest anew
 
 Each door is opened in a process of its own, in another working directory, as somebody who downloaded the folder would.
-The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel.
+The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel. Of many heads, ten
+are opened as sequence classifiers.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.commands import doctor
+from multitask_sentence.commands import _doors, doctor
 from multitask_sentence.commands._doors import DOORS, SENTENCES
 
 
@@ -31,6 +31,16 @@ def test_doctor_tries_empty_and_odd_text_and_text_beyond_the_positions(
     assert tokens > tiny_model.config.backbone_config.max_position_embeddings
     assert "" in SENTENCES and any(not sentence.isascii() for sentence in SENTENCES)
     assert DOORS['pipeline("feature-extraction")'](str(folder)) == {}
+
+
+def test_of_many_heads_some_are_opened_as_sequence_classifiers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, classify = DOORS["AutoModel"](str(folder)), DOORS['pipeline("text-classification")']
+    opened = {}
+    for most in (1, 2):
+        monkeypatch.setattr(_doors, "MOST_HEADS", most)
+        opened[most] = classify(str(folder))
+        assert doctor.largest_difference(opened[most], reference) <= 1e-6
+    assert {most: set(found) for most, found in opened.items()} == {1: {"mood"}, 2: {"mood", "tags"}}
 
 
 def test_shut_door_says_why(folder: Path) -> None:
