@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import card
+from multitask_sentence.training.card import body
 from multitask_sentence.training.card.body import FOLDER_PLACEHOLDER
 from multitask_sentence.training.card.metadata import read_source
 from multitask_sentence.training.card.model_card import write_model_card
@@ -152,6 +153,13 @@ def test_model_index_holds_every_test_score_of_every_task(finished: Path):
     }, "tasks on local files keep apart"
     parsed = ModelCard.load(finished / "README.md").data.eval_results
     assert sorted(map(str, parsed)) == sorted(map(str, found))
+
+
+def test_sentence_about_many_tasks_names_the_first_ones(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(body, "MOST_NAMED", 2)
+    first, second, *others = read_results(finished)["tasks"]
+    text = write_model_card(finished).read_text(encoding="utf-8")
+    assert f"{len(others) + 2} tasks (`{first}`, `{second}` and {len(others)} more) from the same pass" in text
 
 
 def test_f1_of_chosen_classes_says_which(finished: Path):

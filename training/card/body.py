@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from ... import __version__
 from ...checks_multitask import is_number
+from ...data.text.spelling import first_names
 from ...tasks_multitask import TaskConfig
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import format_balancing
@@ -61,6 +62,7 @@ SHOWN_ARGUMENTS = (
     "seed",
     "data_seed",
 )
+MOST_NAMED = 10  # tasks or labels in a sentence
 MIXTURE_SETTINGS = (
     ("rates", "Shares of an epoch's rows"),
     ("max_rows", "Training rows that are used at most"),
@@ -74,7 +76,10 @@ def _number(value: Any) -> str:
 
 
 def _and_list(words: Iterable[str]) -> str:
+    """The words in a sentence; of many the first ten, and how many more there are."""
     words = list(words)
+    if len(words) > MOST_NAMED:
+        words = [*words[:MOST_NAMED], f"{len(words) - MOST_NAMED} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
@@ -197,7 +202,7 @@ def _task_facts(content: CardContent) -> dict[str, Any]:
     test_rows = {task: results["rows"].get(task, {}).get("test", 0) for task in tasks}
     multi_label = [task for task in tasks if tasks[task].kind.is_multi_label]
     return {
-        "single_tasks": [task for task in tasks if not tasks[task].pair],
+        "single_tasks": first_names([task for task in tasks if not tasks[task].pair]),
         "pair_tasks": [task for task in tasks if tasks[task].pair],
         "trained": [task for task in tasks if task in results["rows"] and task not in idle],
         "idle": idle,
