@@ -34,6 +34,7 @@ from multitask_sentence.training.features.cache import FeatureCache, cache_sente
 from multitask_sentence.training.resuming.files import check_files
 
 DAMAGES = ("cut", "bit flipped", "of another model", "gone")
+DAMAGES_OF_CODE = ("cut", "bit flipped", "gone")  # another model has the same
 NOTICED = (OSError, ValueError, StrictDataclassError)
 SENTENCES = ["the cat sat", "good film in the park", ""]
 TASKS = {"mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}}
@@ -92,11 +93,17 @@ def plain_answers(folder: Path) -> np.ndarray:
 def damage_folder(
     kind: str, folder: Path, other: Path, ask: Callable[[Path], np.ndarray], chance: random.Random, rounds: int
 ) -> Iterator[Case]:
-    """Every file of a folder damaged in every way, so many times each."""
+    """
+    Every file of a folder damaged in every way, so many times each.
+
+    Code is compared with the manifest and not run by who asks here, so that one file of it is like another: each is
+    damaged in one way, all ways by turns, so many times.
+    """
     expected, copy = ask(folder), Path(shutil.copytree(folder, folder.with_name("damaged")))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in names:
-        for how in DAMAGES * rounds:
+    for place, name in enumerate(names):
+        by_turns = tuple(DAMAGES_OF_CODE[(place + turn) % len(DAMAGES_OF_CODE)] for turn in range(rounds))
+        for how in by_turns if name.endswith(".py") else DAMAGES * rounds:
             try:
                 if not damage(copy / name, how, other / name, chance):
                     continue
