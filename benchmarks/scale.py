@@ -9,8 +9,6 @@
     held_out  the search for training rows that another task is measured on
     tasks     an optimizer step on the same rows with 5 to 100 tasks
     labels    an optimizer step of a task with 2 to 10,000 labels
-    label     rows a second and memory of `multitask-sentence label` on `--label_rows` rows and on a quarter of them,
-              beside `predict` in one process, with a tiny random model
 
 Memory is what a process holds for itself (`RssAnon`): pages of a memory-mapped file are the system's to drop. Beside
 the seconds of the clock stand those of the processor, which a busy machine changes less.
@@ -39,7 +37,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertModel, TrainerCallback
+from transformers import TrainerCallback
 
 from multitask_sentence import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
@@ -49,7 +47,7 @@ WORDS = np.array(
     ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "park", "it", "is", "good", "bad", "film", "news"]
 )
 MOODS, TOPICS = ["negative", "neutral", "positive"], [f"topic{number}" for number in range(10)]
-PARTS = ("rows", "split", "held_out", "tasks", "labels", "label")
+PARTS = ("rows", "split", "held_out", "tasks", "labels")
 ROWS_AT_ONCE = 100_000
 BATCH_SIZE = 32
 STEPS_BEFORE = 3  # of a training run, which are not timed
@@ -199,45 +197,6 @@ def measure_held_out(folder: Path, rows: int) -> list[Sequence[Any]]:
     return table
 
 
-def measure_label(folder: Path, backbone: str, rows: int, threads: int) -> list[Sequence[Any]]:
-    """Rows a second of `predict` in this process, and of the command from its start to its end."""
-    tokenizer = MultiTaskModel.from_backbone(backbone).tokenizer
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder / "tiny")
-    tokenizer.save_pretrained(folder / "tiny")
-    kind = "single_label_classification"
-    tasks = {"mood": {"problem_type": kind, "labels": MOODS}, "topic": {"problem_type": kind, "labels": TOPICS}}
-    model = MultiTaskModel.from_backbone(str(folder / "tiny"), tasks=tasks)
-    model.save_pretrained(folder / "model")
-    model = MultiTaskModel.from_pretrained(folder / "model").eval()
-    table: list[Sequence[Any]] = []
-    for count in (rows // 4, rows):
-        file = write_rows(folder / f"rows-{count}.parquet", count)
-        texts = pq.read_table(file, columns=["text"])["text"].to_pylist()
-        started = time.perf_counter()
-        for start in range(0, count, 10_000):  # as the command does, a part at a time
-            model.predict(texts[start : start + 10_000], show_progress=False)
-        predict = count / (time.perf_counter() - started)
-        output = folder / f"labelled-{count}.parquet"
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "multitask_sentence", "label", str(folder / "model"), str(file), str(output)],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        peak = start_watch(process.pid)
-        if process.wait():
-            raise RuntimeError(f"The command ended with status {process.returncode}.")
-        label = count / (time.perf_counter() - started)
-        if pq.ParquetFile(output).metadata.num_rows != count:
-            raise RuntimeError(f"{output} does not have the {count} rows of the input.")
-        cells = [f"{count:,}", f"{predict:,.0f}", f"{label:,.0f}", f"{label / predict:.2f} x", str(peak[0])]
-        measuring.add_row(table, cells)
-    return table
-
-
 class StepTimes(TrainerCallback):
     """Seconds of the clock and of the processor of every optimizer step, from one end to the next."""
 
@@ -341,7 +300,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=["csv", "parquet"], choices=["csv", "parquet"], help="of --rows")
     parser.add_argument("--tasks", nargs="+", type=int, default=[5, 25, 100])
     parser.add_argument("--labels", nargs="+", type=int, default=[2, 100, 1_000, 10_000])
-    parser.add_argument("--label_rows", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a training run that is timed")
     parser.add_argument("--folder", type=Path, help="where generated files go; 10,000,000 rows need 6 GB")
     options = parser.parse_args(argv)
@@ -371,10 +329,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "labels" in options.parts:
             found = measure_labels(folder, options.backbone, options.labels, options.steps, options.rounds)
             measuring.report("A step of 32 rows, by labels", ["labels", *step], found, options.json)
-        if "label" in options.parts:
-            found = measure_label(folder, options.backbone, options.label_rows, options.threads)
-            header = ["rows", "predict, rows/s", "label, rows/s", "label / predict", "MiB"]
-            measuring.report("The command `label`, with a tiny model", header, found, options.json)
 
 
 if __name__ == "__main__":

@@ -335,6 +335,8 @@ def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str], ba
                             ) from error
                         pending[workers.submit(again)] = again
                     continue
+                except Exception as error:
+                    raise getattr(error, "cause", error) from error  # Ray's, around what the worker raised
                 if not folder.part(record.number).is_file():
                     raise RuntimeError(
                         f"{folder.part(record.number)} was written on another machine and cannot be seen here. "

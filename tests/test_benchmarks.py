@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
 from multitask_sentence import MultiTaskModel, passes_multitask
 from multitask_sentence import padding_free_multitask as padding_free_module
+from multitask_sentence.commands import label
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.scope_multitask import Scope
 from multitask_sentence.tasks_multitask import TaskConfig
@@ -103,6 +105,39 @@ def test_scale_measures_rows_tasks_and_labels(
     assert [row["run"] for row in held_out] == ["first", "second"]
     assert [row["tasks"] for row in tasks] == ["1", "3", "1", "3"]
     assert [row["labels"] for row in labels] == ["2", "9"]
+
+
+def test_labelling_is_measured_beside_predict_with_and_without_starting(
+    load: Callable, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load("labelling")
+    ended = benchmark.run_process(["-c", "held = bytearray(2**27); sum(range(10**6))"], threads=1)
+    assert ended.cpu_seconds > 0 and ended.memory > 100
+    with pytest.raises(RuntimeError, match="status 3"):
+        benchmark.run_process(["-c", "raise SystemExit(3)"], threads=1)
+    scripts = []
+
+    def run_here(arguments: list[object], threads: int) -> object:
+        """Instead of four starts of seconds each."""
+        started, (flag, script, *rest) = time.perf_counter(), map(str, arguments)
+        scripts.append(script)
+        if flag == "-m":
+            label.main(rest[1:])
+        else:
+            monkeypatch.setattr(sys, "argv", ["-c", *rest])
+            exec(script, {})
+        seconds = time.perf_counter() - started + 9
+        return sys.modules["scale"].Run(seconds, seconds, 60)
+
+    monkeypatch.setattr(benchmark, "run_process", run_here)
+    rows = benchmark.measure(tmp_path, tiny_backbone, 400, [1], rounds=1, threads=1)
+    names = ["predict, one call", "predict, a process", "label, 1 process"]
+    assert [row[:2] for row in rows] == [
+        [count, name] for count in ("100", "400", "the 300 between") for name in names
+    ]
+    assert scripts == [benchmark.PREDICT, "multitask_sentence"] * 2
+    assert [row[4:6] for row in rows if row[1] == names[0]] == [["1.00 x", "1.00 x"]] * 3
+    assert float(rows[5][4].split()[0]) < 0.5, "400 rows take less than the nine seconds of starting"
 
 
 def test_streaming_reads_a_pass_both_ways_and_keeps_less_on_the_disk(

@@ -64,10 +64,19 @@ def test_more_processes_than_the_cluster_has_are_refused(local_ray) -> None:
         RayActors(open_worker, 3)
 
 
-def test_actors_give_the_file_of_one_process(local_ray, tmp_path: Path, tiny_backbone: str) -> None:
+def test_error_of_an_actor_is_one_line_and_its_parts_are_those_of_one_process(
+    local_ray, tmp_path: Path, tiny_backbone: str
+) -> None:
     torch.manual_seed(0)
     MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS).save_pretrained(tmp_path / "model")
     write(make_rows(50), tmp_path / "in.csv")
-    for name, flags in (("whole.csv", ()), ("out.csv", ("--ray", "--processes", 1))):
-        label(tmp_path / "model", tmp_path / "in.csv", tmp_path / name, "--rows_per_part", 10, *flags)
+    arguments = (tmp_path / "model", tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 10, "--resume")
+    label(*arguments[:2], tmp_path / "whole.csv", *arguments[3:])
+    in_the_way = tmp_path / "out.csv.job" / "part-000004.csv"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"^error: \[Errno 21\] Is a directory: [^\n]*$"):
+        label(*arguments, "--ray", "--processes", 1)
+    assert len(list((tmp_path / "out.csv.job").glob("part-*.json"))) >= 3
+    in_the_way.rmdir()
+    label(*arguments)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
