@@ -372,3 +372,15 @@ def test_workers_that_are_forked_from_a_process_that_reads_start_their_own_strea
     assert rows[0]["sentences"] == [texts[0]]
     batches = DataLoader(MixtureDataset([rows]), batch_size=1000, num_workers=2, collate_fn=list)
     assert [row["sentences"][0] for batch in batches for row in batch] == texts
+
+
+def test_files_are_closed_with_the_rows_that_were_read_from_them(tmp_path: Path):
+    write(tmp_path, ROWS)
+    write(tmp_path, HELD_OUT, "validation.csv")
+    entry = load(tmp_path).sets[0]
+    rows = StreamedRows(entry.splits["train"], entry.texts)
+    rows[0]
+    pieces = rows._pieces
+    assert pieces.gi_frame is not None, "premise"
+    del rows
+    assert pieces.gi_frame is None

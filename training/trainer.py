@@ -200,7 +200,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         )
         self.compiled_layers = compile_layers(model, self.accelerator)
         self.label_names = ["labels"]
-        is_streamed = any(entry.texts is not None for entry in self.drawn)
+        is_streamed = any(entry.texts for entry in self.drawn)
         self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone, is_streamed)
         starts = [0]
         if len(self.plan.stages) > 1:
@@ -276,6 +276,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
                 self._remove_older_checkpoints(Path(self.args.output_dir))
             return trained
         finally:  # also after an interruption, what the stages have kept frozen is no longer frozen
+            self.train_dataset.close()
             if len(self.plan.stages) > 1:
                 enter_stage(self.plan, len(self.plan.stages) - 1, self.model)
 

@@ -2,6 +2,7 @@
 
     batches        a data set's columns, some rows at a time, as Arrow tables
     cached_array   an array with an entry for each row: computed once, then read through a memory map
+    column_array   a column of numbers as such an array
     write_array    the same where it is known already
     cached_text    a text about all rows
 
@@ -50,6 +51,11 @@ def cached_array(rows: Dataset, name: str, blocks: Callable[[], Iterable[np.ndar
         pass
     write_array(rows, name, blocks())
     return np.load(path, mmap_mode="r")
+
+
+def column_array(rows: Dataset, name: str) -> np.ndarray:
+    """A column of numbers, without nulls, as an array with an entry for each row; see `cached_array`."""
+    return cached_array(rows, name, lambda: (batch[name].to_numpy() for batch in batches(rows, [name])))
 
 
 def cached_text(rows: Dataset, name: str, compute: Callable[[], str]) -> str:
@@ -102,4 +108,4 @@ def _write_blocks(path: Path, length: int, blocks: Iterable[np.ndarray]) -> None
         file.write(content)
 
 
-__all__ = ["BATCH_ROWS", "batches", "cached_array", "cached_text", "write_array"]
+__all__ = ["BATCH_ROWS", "batches", "cached_array", "cached_text", "column_array", "write_array"]

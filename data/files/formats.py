@@ -22,7 +22,7 @@ from ..text.problems import brief
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv, stream_csv
 from .json_files import read_json, stream_json
 from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
-from .streams import Stream
+from .streams import ParquetRows, Stream
 from .tables import read_excel, read_sql, read_sqlite
 
 # Options that may differ from split to split: `field: {train: train, validation: val}`.
@@ -58,6 +58,8 @@ def _stream_packaged(builder: str, task: str, file: str, options: dict[str, Any]
     """The rows of one file, read onward by the builder of `datasets` for its format."""
     load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, streaming=True, **options)
     hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
+    if builder == "parquet" and "://" not in file and not options:
+        return Stream(task, file, attempt(task, {"path": file}, partial(ParquetRows, file), hint), failure=hint)
     rows = attempt(task, {"path": file} | options, load, hint)["train"]
     return Stream(task, file, rows, failure=hint)
 

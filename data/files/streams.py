@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetInfo, IterableDataset
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetInfo, Features, IterableDataset
 from datasets.table import InMemoryTable
 
 from ..cache.arrays import BATCH_ROWS
@@ -23,6 +25,37 @@ from .parts import Cells, Part, attempt, roots_of
 MOST_DIFFERENT = 1_000  # cells that are no text and stand in memory; a message shows ten
 
 
+class ParquetRows:
+    """
+    A Parquet file on this machine, in the shape of an `IterableDataset`, of which some rows at a time stand in memory.
+
+    `datasets` keeps all that was read of such a file until its end, and its threads may keep Python from ending
+    (apache/arrow#45214).
+
+    Args:
+        file: its path.
+        columns: those to read; `None` for all.
+    """
+
+    def __init__(self, file: str, columns: list[str] | None = None):
+        self.file, self.columns = file, columns
+        with pq.ParquetFile(file) as opened:
+            found = Features.from_arrow_schema(opened.schema_arrow)
+        self.features = Features({name: kind for name, kind in found.items() if columns is None or name in columns})
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.features)
+
+    def select_columns(self, columns: list[str]) -> "ParquetRows":
+        return ParquetRows(self.file, columns)
+
+    def tables(self) -> Iterator[pa.Table]:
+        with pq.ParquetFile(self.file, memory_map=True) as opened:
+            for batch in opened.iter_batches(BATCH_ROWS, columns=self.columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
+
+
 @dataclass
 class Stream:
     """
@@ -31,7 +64,7 @@ class Stream:
     Attributes:
         task: a name for messages.
         where: the name of the file or split in messages.
-        rows: what `datasets` reads.
+        rows: what `datasets` or pyarrow reads.
         options: what a `Part` of these rows knows of its file.
         failure: gives a hint where reading fails.
         look: looks at each piece in the counted pass, with the number of its first row.
@@ -40,7 +73,7 @@ class Stream:
 
     task: str
     where: str
-    rows: IterableDataset
+    rows: IterableDataset | ParquetRows
     options: dict[str, Any] = field(default_factory=dict)
     failure: Callable[[BaseException], str] | None = None
     look: Callable[[Dataset, int], None] | None = None
@@ -56,7 +89,8 @@ class Stream:
         rows, known = self.rows, self.rows.column_names
         if names is not None and known is not None:
             rows = rows.select_columns(list(dict.fromkeys(root for name in names for root in roots_of(name, known))))
-        tables, read = iter(rows.with_format("arrow").iter(BATCH_ROWS)), 0
+        is_own = isinstance(rows, ParquetRows)
+        tables, read = rows.tables() if is_own else iter(rows.with_format("arrow").iter(BATCH_ROWS)), 0
         while True:
             shown = {"path": self.where, "streaming": True} | ({"rows_before": read} if read else {})
             table = attempt(self.task, shown, partial(next, tables, None), self.failure)
@@ -133,4 +167,4 @@ class CountedPart(Part):
         return super().column(task, key, name) if cells is None else self.kept_cells(cells)
 
 
-__all__ = ["CountedPart", "StandIns", "Stream"]
+__all__ = ["CountedPart", "ParquetRows", "StandIns", "Stream"]

@@ -5,7 +5,8 @@ StreamedRows    its rows, as a mixture asks for them
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from ..cache.arrays import column_array
 from ..files.streams import Stream
 from ..sources.task_source import BUFFER_SIZE, TaskSource, sentence_columns
 from ..text.sameness import TEXT_RULES, row_hash
@@ -48,7 +50,7 @@ class StreamedTexts:
     def _streams(self) -> list[Stream]:
         return self.open_streams()
 
-    def pieces(self) -> Iterator[tuple[str, int, list[Texts]]]:
+    def pieces(self) -> Generator[tuple[str, int, list[Texts]], None, None]:
         """Some thousand rows at a time: their file, how many rows of it come before, and their texts."""
         columns = sentence_columns(self.source)
         names = [own for _, name in columns for own in (name if isinstance(name, list) else [name])]
@@ -77,7 +79,8 @@ class StreamedRows:
 
     def __init__(self, rows: Dataset, texts: StreamedTexts):
         self.rows, self.texts = rows, texts
-        self._numbers = rows.select_columns(ROW_COLUMN).with_format("numpy")[:][ROW_COLUMN]  # ascending
+        self._numbers = column_array(rows, ROW_COLUMN)  # ascending
+        self._process, self._close = os.getpid(), lambda: None
         self._start()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +109,10 @@ class StreamedRows:
             found.append({"sentences": self._texts_of(place, row[row_hash.__name__]), **labels})
         return found
 
+    def close(self) -> None:
+        """Read no further, and begin anew if a row is asked for."""
+        self._start()
+
     def read_all(self) -> Dataset:
         """All rows, with their texts in memory: for some that were chosen."""
         found = self.__getitems__(range(len(self)))
@@ -116,7 +123,11 @@ class StreamedRows:
     def _start(self) -> None:
         """Before the first row."""
         self._held: dict[int, tuple[str, int, Texts]] = {}  # by place: file, row in it, texts
+        if self._process == os.getpid():  # else a fork, which has none of the threads that read for its parent
+            self._close()
         self._pieces = self.texts.pieces()
+        # What is still being read when Python ends may keep it from ending.
+        self._close = weakref.finalize(self, self._pieces.close)
         self._rows_read = self._places_read = self._oldest = 0
         self._process = os.getpid()
 

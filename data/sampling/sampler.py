@@ -42,6 +42,12 @@ class MixtureDataset(Dataset):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def close(self) -> None:
+        """Close the files of streamed sets, which are opened again when a row is asked for."""
+        for rows in self.sets:
+            if hasattr(rows, "close"):
+                rows.close()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index == FILLER_ROW:
             return {"sentences": [""]}

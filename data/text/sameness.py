@@ -12,7 +12,7 @@ from types import FunctionType
 import numpy as np
 from datasets import Dataset
 
-from ..cache.arrays import BATCH_ROWS, batches, cached_array
+from ..cache.arrays import BATCH_ROWS, batches, cached_array, column_array
 
 
 def text_key(text: str) -> str:
@@ -56,7 +56,7 @@ def row_hashes(rows: Dataset, rule: FunctionType = row_hash) -> np.ndarray:
     Rows of a stream, which have no sentences, bring them along in a column.
     """
     if (name := rule.__name__) in rows.column_names:
-        return rows.select_columns(name).with_format("numpy")[:][name]
+        return column_array(rows, name)
 
     def blocks():
         for batch in batches(rows, ["sentences"]):
