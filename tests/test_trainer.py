@@ -127,6 +127,7 @@ def test_ways_to_train_with_less_memory_or_time_keep_losses_and_weights(argument
     assert_same(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="PyTorch 2.7 breaks graphs at configurations")
 def test_compiled_steps_have_the_same_gradients_and_one_graph_for_all_mixes_of_tasks(backbone, tmp_path, caplog):
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}  # inductor would compile C++ for a minute
     tasks, shares = ("sentiment", "rating", "pairs"), {"sentiment": 0.3, "rating": 0.3}
