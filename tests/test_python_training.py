@@ -249,14 +249,3 @@ print(callable(train), callable(train.run), "datasets" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False", "True", "True", "True"]
-
-
-@pytest.mark.pretrained
-def test_example_of_the_page_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
-    namespace: dict[str, Any] = {}
-    exec(next(block for block in blocks if "MultiTaskTrainer(model" in block), namespace)
-    answer = AutoModel.from_pretrained("runs/python/final", trust_remote_code=True).predict("I love it.")
-    assert answer["mood"]["labels"] in ("good", "bad")
