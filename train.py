@@ -13,7 +13,6 @@ Flags win over the recipe's `training` block. The finished folder opens with
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ from typing import Any
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
-from transformers.utils import logging
 
 from multitask_sentence.data.augmentation.rows import augment_sets, describe_augmentations
 from multitask_sentence.data.loading.tasks import load_tasks
@@ -64,7 +62,7 @@ from multitask_sentence.training.report.results import (
 from multitask_sentence.training.resuming.files import last_checkpoint
 from multitask_sentence.training.run.console import say, show_facts
 from multitask_sentence.training.run.log_lines import shorten_log_lines
-from multitask_sentence.training.run.machine import look_at_machine
+from multitask_sentence.training.run.machine import look_at_processes
 from multitask_sentence.training.run.output_folder import (
     RESULTS_FILE,
     claim_output_dir,
@@ -82,21 +80,6 @@ from multitask_sentence.training.seeds import (
 )
 from multitask_sentence.training.strategy.plan import format_plan
 from multitask_sentence.training.trainer import MultiTaskTrainer
-
-logger = logging.get_logger(__name__)
-
-
-def look_at_processes(args: MultiTaskTrainingArguments) -> None:
-    """Tell of a machine that is busy, and of processes that were asked for and are not there."""
-    # accelerate sets an address for its processes to meet at, and then starts one, unless it may use MPI.
-    is_alone = PartialState().num_processes == 1
-    if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ and is_alone:
-        logger.warning(
-            "accelerate launch --cpu started a single process, whatever its --num_processes. For several on a CPU, "
-            "start them with torchrun --nproc_per_node 2 train.py RECIPE."
-        )
-    if (busy := look_at_machine(args.device)) is not None:
-        say(busy)
 
 
 def load_data(checked: Checked, recipe: Recipe, options: argparse.Namespace, seed: int) -> LoadedTasks:
@@ -302,7 +285,7 @@ def run_in_folder(
     checked = check_before_data(options, recipe, args)
     output_dir, is_main = Path(args.output_dir), PartialState().is_main_process
     repo_id, pushes = take_over_push(args)
-    look_at_processes(args)
+    look_at_processes(args.device)
     show_facts()
 
     loaded = load_data(checked, recipe, options, args.seed if split_seed is None else split_seed)

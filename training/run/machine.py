@@ -1,8 +1,14 @@
-"""Whether the machine that a run starts on has cores to spare."""
+"""Whether the machine that a run starts on has cores to spare, and the processes that were asked for."""
 
 import os
 
 import torch
+from accelerate import PartialState
+from transformers.utils import logging
+
+from .console import say
+
+logger = logging.get_logger(__name__)
 
 
 def describe_busy_machine(load: float, cores: int, threads: int) -> str | None:
@@ -32,3 +38,16 @@ def look_at_machine(device: torch.device) -> str | None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return describe_busy_machine(os.getloadavg()[0], cores, torch.get_num_threads())
+
+
+def look_at_processes(device: torch.device) -> None:
+    """Tell of a machine that is busy, and of processes that were asked for and are not there."""
+    # accelerate sets an address for its processes to meet at, and then starts one, unless it may use MPI.
+    is_alone = PartialState().num_processes == 1
+    if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ and is_alone:
+        logger.warning(
+            "accelerate launch --cpu started a single process, whatever its --num_processes. For several on a CPU, "
+            "start them with torchrun --nproc_per_node 2 train.py RECIPE."
+        )
+    if (busy := look_at_machine(device)) is not None:
+        say(busy)
