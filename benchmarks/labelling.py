@@ -104,7 +104,8 @@ def measure(
     for turn in range(rounds):
         names = list(contenders)[turn % len(contenders) :] + list(contenders)[: turn % len(contenders)]
         for count, name in itertools.product(counts, names):
-            found[count, name].append(contenders[name](count))
+            found[count, name].append(run := contenders[name](count))
+            measuring.add_row([], [turn + 1, f"{count:,}", name, f"{run.seconds:.1f} s", f"{run.cpu_seconds:.1f} s"])
     for name in contenders:
         pairs = zip(found[counts[0], name], found[rows, name], strict=True)
         between = [scale.Run(b.seconds - a.seconds, b.cpu_seconds - a.cpu_seconds, b.memory) for a, b in pairs]
