@@ -4,9 +4,10 @@ import os
 
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from multitask_sentence.train import run
-from multitask_sentence.training.run.machine import describe_busy_machine, look_at_machine
+from multitask_sentence.training.run.machine import describe_busy_machine, look_at_machine, look_at_processes
 
 
 @pytest.mark.parametrize(("load", "cores", "threads"), [(2.0, 2, 2), (0.1, 2, 2), (9.0, 2, 1), (3.9, 4, 4)])
@@ -24,6 +25,22 @@ def test_a_busy_machine_is_told_of_with_the_variable_that_helps(monkeypatch: pyt
     assert look_at_machine(torch.device("cuda")) is None
     monkeypatch.delattr(os, "getloadavg")  # as on Windows
     assert look_at_machine(torch.device("cpu")) is None
+
+
+def test_processes_that_accelerate_did_not_start_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers_logging.enable_propagation()
+    try:
+        look_at_processes(torch.device("cuda"))
+        assert not caplog.messages
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        look_at_processes(torch.device("cuda"))
+    finally:
+        transformers_logging.disable_propagation()
+    (message,) = caplog.messages
+    assert "started a single process" in message and "torchrun --nproc_per_node 2 train.py RECIPE" in message
 
 
 def test_the_command_says_it_before_it_loads_data(
