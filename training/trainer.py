@@ -247,7 +247,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, and how many rows all processes have in them; see `count_rows`."""
-        with self.kept_where_streams_break():
+        with self._kept_where_streams_break():
             batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = count_rows(batches)
         numbers = torch.tensor([count for found in counts.values() for count in found.values()], device=device)

@@ -130,7 +130,7 @@ class Checkpoints:
         self._remove_older_checkpoints(folder)
 
     @contextmanager
-    def kept_where_streams_break(self) -> Iterator[None]:
+    def _kept_where_streams_break(self) -> Iterator[None]:
         """
         Where streamed rows cannot be read any further, keep the steps that were made, and say so in the error.
 
