@@ -45,6 +45,7 @@ from transformers import (  # noqa: E402
 )
 
 from helpers import hub_server, left_group, pictures, warm  # noqa: E402
+from helpers.every_task import TASKS  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
 WORDS = """
@@ -52,22 +53,6 @@ WORDS = """
     fine film market news price bank story and but , . ! ? ##s ##ed ##ing
 """
 VOCABULARY = [*WORDS.split(), *(f"[unused{index}]" for index in range(99 - len(WORDS.split())))]
-
-# One task of every problem type, single and pair, linear and MLP.
-TASKS: dict[str, dict[str, Any]] = {
-    "mood": {"problem_type": "single_label_classification", "labels": ["negative", "neutral", "positive"]},
-    "tags": {
-        "problem_type": "multi_label_classification",
-        "labels": ["animal", "place", "money", "time"],
-        "head": {"hidden_dims": [11], "activation": "gelu", "dropout": 0.1},
-    },
-    "rating": {"problem_type": "regression", "head": {"hidden_dims": [7, 5]}},
-    "entails": {"problem_type": "single_label_classification", "labels": ["no", "yes"], "pair": True},
-    "distance": {"problem_type": "regression", "pair": True},
-    "similarity": {"problem_type": "similarity"},
-    "search": {"problem_type": "contrastive"},
-}
-
 
 # Test files of ten seconds and more, the longest first. They run first, so that no worker of pytest-xdist begins one
 # when the others have ended.

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TASKS
 
 from helpers import command, warm
+from helpers.every_task import TASKS
 from helpers.little_room import little_room
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.label import main

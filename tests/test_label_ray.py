@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TASKS
 from test_label import label, make_rows, write
 
+from helpers.every_task import TASKS
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.labelling.inputs import Chunk
 from multitask_sentence.labelling.workers import RayActors

@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, dynamic_module_utils
 
 from helpers import warm
 from multitask_sentence import MultiTaskModel
@@ -64,6 +64,10 @@ mapped = load_from_disk(rows).map(embed, batched=True, **several)
 assert abs(mapped.with_format("numpy")["embedding"][:] - expected).max() < 1e-5
 print(">", mapped._fingerprint)
 """
+
+
+def test_remote_code_of_these_tests_and_of_their_warm_processes_goes_to_one_folder() -> None:
+    assert os.environ["HF_MODULES_CACHE"] == dynamic_module_utils.HF_MODULES_CACHE, "a test file imports conftest.py"
 
 
 def test_map_is_read_from_its_cache_in_another_process(saved: str, tmp_path: Path) -> None:

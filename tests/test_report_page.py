@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
-from conftest import TASKS
 from datasets import Dataset
 
+from helpers.every_task import TASKS
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.report import main as report

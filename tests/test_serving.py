@@ -25,6 +25,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from helpers.every_task import TASKS
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.serve import main
 from multitask_sentence.export.folder import export_folder
@@ -88,8 +89,6 @@ def start(folder: Path, *arguments: str) -> tuple[str, subprocess.Popen]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
-    from conftest import TASKS
-
     folder = tmp_path_factory.mktemp("served") / "model"
     MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS, projection={"out_features": 24}).save_pretrained(folder)
     return folder

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TASKS
 
+from helpers.every_task import TASKS
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.export.space import write_space
 
