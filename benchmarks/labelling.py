@@ -81,17 +81,10 @@ def measure(
     files = {count: scale.write_rows(folder / f"rows-{count}.parquet", count) for count in counts}
     texts = {count: pq.read_table(file, columns=["text"])["text"].to_pylist() for count, file in files.items()}
 
-    def predict(count: int) -> scale.Run:
+    def predict(at_once: int, count: int) -> scale.Run:
         started, cpu = time.perf_counter(), time.process_time()
-        model.predict(texts[count], show_progress=False)
-        return scale.Run(
-            time.perf_counter() - started, time.process_time() - cpu, scale.status(os.getpid(), "RssAnon")
-        )
-
-    def predict_parts(count: int) -> scale.Run:
-        started, cpu = time.perf_counter(), time.process_time()
-        for place in range(0, count, 10_000):
-            model.predict(texts[count][place : place + 10_000], show_progress=False)
+        for place in range(0, count, at_once):
+            model.predict(texts[count][place : place + at_once], show_progress=False)
         return scale.Run(
             time.perf_counter() - started, time.process_time() - cpu, scale.status(os.getpid(), "RssAnon")
         )
@@ -105,8 +98,8 @@ def measure(
         return run
 
     contenders: dict[str, Callable[[int], scale.Run]] = {
-        "predict, one call": predict,
-        "predict, in parts": predict_parts,
+        "predict, one call": partial(predict, rows),
+        "predict, in parts": partial(predict, 10_000),
         "predict, a process": lambda count: run_process(["-c", PREDICT, folder / "model", files[count]], threads),
     }
     contenders |= {f"label, {number} process{'es' * (number > 1)}": partial(label, number) for number in numbers}

@@ -51,6 +51,11 @@ PARTS = ("rows", "split", "held_out", "tasks", "labels")
 ROWS_AT_ONCE = 100_000
 BATCH_SIZE = 32
 STEPS_BEFORE = 3  # of a training run, which are not timed
+# Arguments of a run that trains and does nothing else.
+STEPS_ALONE: dict[str, Any] = {
+    **{"eval_strategy": "no", "save_strategy": "no", "report_to": "none"},
+    **{"load_best_model_at_end": False, "keep_best_of_tasks": False, "disable_tqdm": True},
+}
 
 
 def write_rows(file: Path, count: int) -> Path:
@@ -222,13 +227,8 @@ def train_steps(
         output_dir=str(folder / "run"),
         per_device_train_batch_size=BATCH_SIZE,
         max_steps=steps,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        keep_best_of_tasks=False,
-        disable_tqdm=True,
         use_cpu=True,
-        report_to="none",
+        **STEPS_ALONE,
         logging_steps=10,
     )
     times = StepTimes()

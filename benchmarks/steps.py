@@ -28,7 +28,7 @@ import measuring
 import numpy as np
 import torch
 from datasets import Dataset
-from scale import BATCH_SIZE, MOODS, STEPS_BEFORE, TOPICS, WORDS, start_watch
+from scale import BATCH_SIZE, MOODS, STEPS_ALONE, STEPS_BEFORE, TOPICS, WORDS, start_watch
 from transformers import TrainerCallback
 
 from multitask_sentence import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments
@@ -91,12 +91,8 @@ def train(backbone: str, steps: int, dtype: str, is_compiled: bool, result: str)
             max_steps=steps,
             bf16=dtype == "bfloat16",
             torch_compile=is_compiled,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            keep_best_of_tasks=False,
-            disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
+            **STEPS_ALONE,
             logging_strategy="no",
         )
         times, rows = StepTimes(), make_rows(BATCH_SIZE * (steps + 1))
