@@ -1,6 +1,7 @@
 """Every code block of the README and of docs/ runs as written: Python beside runs/quickstart, recipes, commands.
 
 The blocks of docs/training.md are parts of recipes: each is put into a whole one, unless it has tasks, and checked.
+The formats of their data sets are ones that are read.
 """
 
 import re
@@ -8,12 +9,15 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainingArguments
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import COMMANDS
+from multitask_sentence.data.files.formats import FORMATS, UNREAD, check_options
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
@@ -148,6 +152,31 @@ def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> N
     arguments = MultiTaskTrainingArguments(output_dir=str(tmp_path), num_train_epochs=3)
     assert check_start(recipe, arguments).plan.stages
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
+
+
+def datasets_in(block: Any) -> list[dict[str, Any]]:
+    """Every `dataset` of a recipe or a part of one, however deep it stands."""
+    if not isinstance(block, dict):
+        return []
+    own = [block["dataset"]] if isinstance(block.get("dataset"), dict) else []
+    return own + [dataset for value in block.values() for dataset in datasets_in(value)]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        dataset
+        for text in (README, *PAGES.values())
+        for block in blocks("yaml", text)
+        for dataset in datasets_in(yaml.safe_load(block))
+    ],
+    ids=str,
+)
+def test_data_set_of_a_recipe_block_has_a_format_that_is_read(dataset: dict[str, Any]) -> None:
+    path = dataset["path"]
+    assert path in FORMATS, UNREAD.get(path, f"{path} is no format, and the blocks name no data set of the Hub")
+    options = dataset.keys() - {"path", "data_files", "data_dir", "streaming", "buffer_size"}
+    check_options("t", path, {key: dataset[key] for key in options})
 
 
 def test_page_on_recipes_names_every_key() -> None:

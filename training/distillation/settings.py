@@ -154,7 +154,7 @@ def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
     if not isinstance(found.get("dataset"), dict) or not isinstance(found["dataset"].get("path"), str):
         raise ValueError(
             f"{where}.dataset is {found.get('dataset')!r}, but should hold the arguments of datasets.load_dataset, "
-            "such as {path: text, data_files: more.txt}."
+            "such as {path: csv, data_files: more.csv}."
         )
     return found
 
