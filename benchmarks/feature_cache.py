@@ -7,7 +7,7 @@ DATA holds tweeteval_sentiment/ and ag_news/, each with train.parquet and valida
 label_name). Measured on all-MiniLM-L6-v2, wall-clock, training alone (no evaluation, no checkpoints), for each batch
 size, always by `MultiTaskTrainer.train()`:
 
-- one encoding pass: `model.embed` over the distinct training sentences, for comparison;
+- one encoding pass: `model.encode` over the distinct training sentences, for comparison;
 - first run: filling an empty cache (measured once), plus the second run's time;
 - second run: all epochs on a full cache;
 - without the cache: seconds of a step, measured over `--sentences_without` sentences after two steps of warm-up, times

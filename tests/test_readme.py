@@ -7,6 +7,7 @@ The formats of their data sets are ones that are read.
 import re
 import shlex
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,13 @@ def test_page_on_recipes_names_every_key() -> None:
     own = {argument.name for argument in fields(MultiTaskTrainingArguments)}
     own -= {argument.name for argument in fields(TrainingArguments)}
     assert own <= tables
+
+
+def test_table_of_extras_has_all_of_them_but_those_of_the_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    rows = re.findall(r"^\| (`.+?) \|", TRAINING_PAGE[TRAINING_PAGE.index("## Extras") :], flags=re.MULTILINE)
+    named = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(named) == sorted(project["optional-dependencies"].keys() - {"test", "test_without_exports"})
 
 
 def test_make_targets_exist() -> None:
