@@ -12,7 +12,7 @@ For both scores, on test rows: AUROC (foreign rows against rows of the task), an
 that are found at a threshold with 5 % false alarms. Beside it: the share of the task's own test rows beyond the 95th
 percentile, which should be 5 %. A second table has the mean AUROC of other measures from the same pass, on validation,
 where one would be chosen, and on test. At the end, how much longer `predict` takes where tasks calibrate, abstain and
-have a scope, in turns in one process; this alone, on a quiet machine: --rows 0 --rounds 21.
+have a scope, in turns in one process; this alone, on a quiet machine: --rows 0 --rounds 11.
 """
 
 import argparse
