@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,11 @@ from multitask_sentence.training.card.model_card import CARD_FILE, edited_card, 
 from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
 from multitask_sentence.training.distillation.report import report_distillation
-from multitask_sentence.training.distillation.starting import make_lessons, take_single_teachers
+from multitask_sentence.training.distillation.starting import (
+    make_lessons,
+    recall_single_teachers,
+    take_single_teachers,
+)
 from multitask_sentence.training.evaluation.best_checkpoints import format_best
 from multitask_sentence.training.recipe.before_data import Checked, check_before_data
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
@@ -131,8 +135,7 @@ def make_trainer(
         )
         args.output_dir = output_dir
     shorten_log_lines(trainer, trainer.tasks)
-    is_known = lessons is None or not lessons.settings.has_single_teachers  # else teachers follow, and then the check
-    if checked.checkpoint and is_known and not (options.check and checked.augmentations):  # rows a check does not make
+    if checked.checkpoint and not (options.check and checked.augmentations):  # rows a check does not make
         trainer.check_resume(checked.checkpoint)
     if options.compare_single:
         watch_joint_run(trainer)
@@ -163,11 +166,9 @@ def keep_row_hashes(trainer: MultiTaskTrainer, loaded: LoadedTasks) -> None:
         trainer.row_hashes = collect_row_hashes(trainer.args.output_dir, loaded.sets, trained, loaded.earlier)
 
 
-def find_teachers(trainer: MultiTaskTrainer, make_initial: Callable[[], MultiTaskModel]) -> dict[str, Path]:
-    """The folders of the tasks' own models, where they are the teachers; trained now where there are none yet."""
-    if trainer.lessons is None or not trainer.lessons.settings.has_single_teachers:
-        return {}
-    return take_single_teachers(trainer, make_initial)
+def has_single_teachers(trainer: MultiTaskTrainer) -> bool:
+    """Whether each task learns from its own model, trained alone first."""
+    return trainer.lessons is not None and trainer.lessons.settings.has_single_teachers
 
 
 def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
@@ -298,13 +299,17 @@ def run_in_folder(
         trainer.accelerator.end_training()
         return trainer
 
+    singles = {}
+    if has_single_teachers(trainer) and checked.checkpoint:
+        singles = recall_single_teachers(trainer, checked.checkpoint)
     card = edited_card(output_dir)
     keep_row_hashes(trainer, loaded)
     if is_main:  # an earlier run is given up only now that all is in order
         keep = [SINGLE_FOLDER] * (recipe.distillation is not None and recipe.distillation.has_single_teachers)
         claim_output_dir(output_dir, empty=checked.starts_anew and options.overwrite, keep=keep)
     trainer.accelerator.wait_for_everyone()
-    singles = find_teachers(trainer, make_initial)
+    if has_single_teachers(trainer) and not checked.checkpoint:
+        singles = take_single_teachers(trainer, make_initial)
     known = list(checked.start.tasks)
     before = scores_before(trainer, splits_to_measure(trainer), known) if known else {}
     train(trainer, checked)

@@ -202,6 +202,34 @@ def test_resumed_run_with_single_teachers_equals_an_uninterrupted_one(distilled,
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_run_with_single_teachers_goes_on_with_changed_arguments_and_the_teachers_it_had(tmp_path, tiny_backbone):
+    job = make_job(tmp_path, tiny_backbone, ("mood",), distillation={"teachers": "single"})
+    flags = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "9"]
+    flags += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    train(job, *flags)
+    own, checkpoint = tmp_path / "result", tmp_path / "result" / "checkpoint-2"
+    teacher = own / "single" / "mood"
+    weights = (teacher / "model.safetensors").read_bytes()
+    resume = (*flags, "--resume_from_checkpoint", str(checkpoint))
+    printed = train(job, *resume, "--num_train_epochs", "3", "--logging_steps", "1", "--learning_rate", "2e-3")
+    assert f"mood alone: finished before, in {teacher}" in printed
+    assert (teacher / "model.safetensors").read_bytes() == weights
+    assert results_of(own)["distillation"]["tasks"]["mood"]["single"]["score"] is not None
+    assert results_of(own)["epochs"] == 3
+
+    # What may not change is refused before any teacher is touched, and so is a teacher that is gone.
+    said = refusal(job, *resume, "--per_device_train_batch_size", "4", "--num_train_epochs", "3")
+    assert "per_device_train_batch_size was 8 and is 4 now" in said
+    assert (teacher / "model.safetensors").read_bytes() == weights
+    teacher.rename(tmp_path / "kept")
+    said = refusal(job, *resume)
+    assert "holds the teacher that the run of" in said and f"{checkpoint}" in said and "single/mood" in said
+    assert not teacher.exists()
+    (tmp_path / "beside" / "single").mkdir(parents=True)
+    (tmp_path / "kept").rename(tmp_path / "beside" / "single" / "mood")
+    assert "finished before, in" in train(job, *resume)
+
+
 def test_check_opens_teachers_and_asks_nothing(compared, tmp_path, tiny_backbone, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "fresh")
     block = {"teachers": {"mood": str(compared / "result")}}

@@ -106,6 +106,41 @@ def test_cosines_are_brought_to_the_values_of_a_regression_task_by_least_squares
     assert fit_line(np.ones(3), np.array([1.0, 2.0, 3.0])) == (0.0, 2.0)
 
 
+def answers_to_ratings(scholar: Scholar, label_of: Any, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """What a scholar knows of rows, and what the task makes of it where labels follow from that."""
+    sentences = [[f"word{number}"] for number in range(count)]
+    known = np.array([scholar.knows(row)[0] for row in sentences])
+    rows = datasets.Dataset.from_dict({"sentences": sentences, "label_rating": list(map(label_of, known))})
+    (found,), targets = answer({"rating": [scholar]}, [LabelledSet(["rating"], {"train": rows})])
+    return known, targets["rating"](found["teacher_rating"][:]).numpy()
+
+
+def test_values_in_other_units_are_brought_to_the_tasks_and_values_in_its_units_stay(caplog, monkeypatch):
+    monkeypatch.setattr(answers_module.logger, "propagate", True)
+    caplog.set_level("INFO")
+    known, found = answers_to_ratings(Scholar("logit", 1), lambda value: float(2.5 + 1.5 * np.tanh(value)))
+    expected = np.polyval(np.polyfit(known, 2.5 + 1.5 * np.tanh(known), 1), known)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert "the values of logit are in other units than those of task 'rating'" in caplog.text
+    known, found = answers_to_ratings(Scholar("shares", 1), lambda value: 100 * float(value))
+    np.testing.assert_allclose(found, 100 * known, rtol=1e-5)
+    # In the task's units, better or worse, an answer is what the teacher says, to the last bit.
+    noise = iter(np.random.default_rng(0).normal(size=80))
+    for label_of in (lambda value: float(value + 0.3 * next(noise)), lambda value: float(0.3 * next(noise))):
+        known, found = answers_to_ratings(Scholar("value", 1), label_of)
+        np.testing.assert_array_equal(found, known)
+    assert "the values of value hardly fit the labels of task 'rating'" in caplog.text  # the last ones
+
+
+def test_cosines_without_a_labelled_row_to_bring_them_to_values_are_refused():
+    pairs = helpers.make_rows(["pairs"], 4, 0)["sentences"][:]
+    rows = datasets.Dataset.from_dict({"sentences": pairs, "label_closeness": [0.1, 0.2, 0.3, 0.4]})
+    more = datasets.Dataset.from_dict({"sentences": [["word1", "word2"]]})
+    sets = [LabelledSet(["closeness"], {"train": rows, "test": rows}), LabelledSet([], {"train": more})]
+    with pytest.raises(ValueError, match="no labelled training row of task 'closeness' is left to bring the cosines"):
+        answer({"closeness": [Scholar("st", 4, compares=True)]}, sets)
+
+
 @pytest.mark.parametrize("rows", ["all", "own"])
 def test_every_row_of_a_tasks_kind_is_answered_or_its_own_alone(rows):
     sets = [helpers.make_set(["sentiment"], train=5), helpers.make_set(["rating"], seed=50, train=4), two_sets()[1]]

@@ -2,6 +2,7 @@
 
     check_single_runs  refuses a strategy that a task's own run cannot carry out
     train_single       the run; it leaves `single/<task>` with the model, scores and predictions
+    single_places      the folders in which a task's own run may stand
     is_finished        whether a folder holds one with the same settings, which need not be repeated
     find_finished      the first of some folders that does
 
@@ -242,11 +243,27 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
     return json.loads(json.dumps(settings, default=str))
 
 
+def single_places(output_dir: Path, task: str) -> list[Path]:
+    """Where a task's single run may stand: in an output folder, or in one beside it."""
+    beside = sorted(output_dir.resolve().parent.iterdir())
+    return [folder / SINGLE_FOLDER / task for folder in (output_dir, *beside)]
+
+
+def read_single(folder: Path) -> dict[str, Any] | None:
+    """The results of a finished single run whose model is there; `None` where there is none, or a damaged one."""
+    try:
+        if all((folder / name).is_file() for name in (PREDICTIONS_FILE, "config.json")):
+            found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else None
+    except (OSError, ValueError):  # also a neighbour's folder that may not be read
+        pass
+    return None
+
+
 def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a folder holds a finished single run with these settings, and its model."""
-    if not all((folder / name).is_file() for name in (RESULT_FILE, PREDICTIONS_FILE, "config.json")):
-        return False
-    return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("settings") == settings
+    found = read_single(folder)
+    return found is not None and found.get("settings") == settings
 
 
 def find_finished(joint: MultiTaskTrainer, folders: Sequence[Path], settings: dict[str, Any]) -> Path | None:

@@ -106,7 +106,8 @@ class SoftTargets:
         caches: each teacher's answers.
         widths: of each teacher, how many places a row has in its answers.
         orders: of each teacher, which of its outputs stands for each label of the task.
-        lines: of each teacher, slope and intercept that bring cosines to the values of a regression task; else `None`.
+        lines: of each teacher, slope and intercept that bring its cosines, or values in other units, to the values of
+            a regression task; `None` where its values stay as they are.
     """
 
     task: TaskConfig
@@ -146,25 +147,49 @@ class SoftTargets:
     def _of_head(self, number: int, answers: torch.Tensor) -> torch.Tensor:
         """One teacher's probabilities `(rows, num_labels)` or values `(rows,)`."""
         if not self.task.kind.has_labels:
-            if self.lines[number] is None:
-                return answers[:, 0, 0]
-            slope, intercept = self.lines[number]
-            return slope * (answers[:, 0] * answers[:, 1]).sum(dim=-1) + intercept
+            values, line = values_of(answers), self.lines[number]
+            return values if line is None else line[0] * values + line[1]
         logits = answers[:, 0, self.orders[number]] / self.temperature
         return logits.sigmoid() if self.task.kind.is_multi_label else logits.softmax(dim=-1)
 
 
-def fit_line(cosines: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+def values_of(answers: torch.Tensor) -> torch.Tensor:
+    """A teacher's values `(rows, 1, 1)`, or the cosines of its embeddings `(rows, 2, dim)`: `(rows,)`."""
+    return answers[:, 0, 0] if answers.shape[1] == 1 else (answers[:, 0] * answers[:, 1]).sum(dim=-1)
+
+
+def fit_line(answers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """
-    Slope and intercept, by least squares, that bring a SentenceTransformer's cosines to the values of a task.
+    Slope and intercept, by least squares, that bring a teacher's cosines or values to the values of a task.
 
     Args:
-        cosines, values: `(rows,)`, of the labelled training rows.
+        answers, values: `(rows,)`, of the labelled training rows.
     """
-    if len(cosines) < 2 or np.ptp(cosines) == 0:
+    if len(answers) < 2 or np.ptp(answers) == 0:
         return 0.0, float(values.mean())
-    slope, intercept = np.polyfit(cosines, values, 1)
+    slope, intercept = np.polyfit(answers, values, 1)
     return float(slope), float(intercept)
+
+
+def units_of(answers: np.ndarray, values: np.ndarray) -> str:
+    """
+    Whether a teacher's values are meant in a task's units: `same`, `other` (shares for points, logits) or `unknown`.
+
+    They are in other units where a straight line takes more than half of the labels' variance from the mean squared
+    error, and leaves less than half. Answers that are merely poor never fulfil both: the line leaves more.
+
+    Args:
+        answers, values: `(rows,)`, of the labelled training rows.
+    """
+    if len(values) < 3 or np.ptp(values) == 0:
+        return "same"
+    slope, intercept = fit_line(answers, values)
+    error = np.square(answers - values).mean()
+    error_of_line = np.square(slope * answers + intercept - values).sum() / (len(values) - 2)
+    half = values.var() / 2
+    if error - error_of_line <= half:
+        return "same"
+    return "other" if error_of_line < half else "unknown"
 
 
 # ---- which rows ----
@@ -280,11 +305,12 @@ def answer_rows(
                 ]
             )
             teacher.model.cpu()
-            is_line = teacher.compares and tasks[task].kind.has_target_scale
+            has_values = tasks[task].kind.has_target_scale
             found.caches.append(cache)
             found.widths.append(width if teacher.compares else 1)
             found.orders.append(teacher.order)
-            found.lines.append(_line_of(task, cache, train_sets, numbers, by_teacher[-1]) if is_line else None)
+            given = task, teacher, cache, train_sets, numbers, by_teacher[-1]
+            found.lines.append(_line_of(*given) if has_values and any(map(len, numbers)) else None)
         for column, own, places in zip(columns, numbers, zip(*by_teacher, strict=True), strict=True):
             column[task] = own, np.concatenate(places, axis=1)
         if not any(map(len, numbers)):
@@ -297,21 +323,50 @@ def answer_rows(
 
 def _line_of(
     task: str,
+    teacher: Teacher,
     cache: FeatureCache,
     train_sets: Sequence[Dataset],
     numbers: Sequence[np.ndarray],
     places: Sequence[np.ndarray],
-) -> tuple[float, float]:
-    """`fit_line` over the task's labelled rows."""
-    cosines, values = [np.empty(0)], [np.empty(0)]
+) -> tuple[float, float] | None:
+    """
+    `fit_line` over the task's labelled rows, where the teacher gives cosines, or values in other units.
+
+    Raises:
+        ValueError: there are cosines, and no labelled row to fit them to.
+    """
+    answers, values = [np.empty(0)], [np.empty(0)]
     for rows, own, found in zip(train_sets, numbers, places, strict=True):
         if LABEL_PREFIX + task in rows.column_names and len(own):
             labels = labels_of(rows, task).to_numpy()[own]  # null is NaN
             labelled = ~np.isnan(labels)
-            vectors = cache.gather(found[labelled].ravel()).view(-1, 2, cache.hidden_size)
-            cosines.append((vectors[:, 0] * vectors[:, 1]).sum(dim=-1).numpy())
+            given = cache.gather(found[labelled].ravel()).view(labelled.sum(), -1, cache.hidden_size)
+            answers.append(values_of(given).double().numpy())
             values.append(labels[labelled])
-    return fit_line(np.concatenate(cosines), np.concatenate(values))
+    answers, values = np.concatenate(answers), np.concatenate(values)
+    if teacher.compares and not len(values):
+        raise ValueError(
+            f"distillation.teachers.{task}: no labelled training row of task {task!r} is left to bring the cosines of "
+            f"{teacher.name} to its values, because all stand in a validation or test split. Correct the splits, or "
+            "give another kind of teacher."
+        )
+    if teacher.compares:
+        return fit_line(answers, values)
+    units = units_of(answers, values)
+    if units == "unknown":
+        logger.warning(
+            f"distillation: the values of {teacher.name} hardly fit the labels of task {task!r}: on the labelled rows "
+            f"they are {answers.mean():.4g} in the mean, and the labels {values.mean():.4g}. Give a teacher that was "
+            "trained on values of this kind."
+        )
+    if units != "other":
+        return None
+    slope, intercept = fit_line(answers, values)
+    logger.info(
+        f"distillation: the values of {teacher.name} are in other units than those of task {task!r}. A straight line "
+        f"through the labelled rows brings them there: {slope:.4g} * value {intercept:+.4g}."
+    )
+    return slope, intercept
 
 
 def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]]) -> Dataset:

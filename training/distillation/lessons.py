@@ -48,6 +48,10 @@ class Lessons:
         self.teachers = teachers
         self._identities = {task: [teacher.identity for teacher in found] for task, found in teachers.items()}
 
+    def expect(self, identities: dict[str, list[str]]) -> None:
+        """The identities, by task, that teachers still to come must have; changes nothing where teachers are known."""
+        self._identities = self._identities or identities
+
     def describe(self) -> dict[str, Any]:
         """What of them makes a run the one it is: settings and, by hash, what answers follow from."""
         settings = self.settings

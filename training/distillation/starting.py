@@ -3,6 +3,7 @@
 check_distillation  all that can be refused before any data is loaded
 make_lessons        unlabelled text, and the teachers that the recipe names
 take_single_teachers  each task's own model, trained alone first or found, for `teachers: single`
+recall_single_teachers  the same models that the run of a checkpoint has learnt from
 """
 
 import json
@@ -11,13 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from ...configuration_multitask import MultiTaskConfig
 from ...data.rows.canonical import is_labelled
 from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
-from ..comparison.single_runs import SINGLE_FOLDER, find_finished, single_settings, train_single
+from ..comparison.single_runs import (
+    SINGLE_FOLDER,
+    find_finished,
+    read_single,
+    single_places,
+    single_settings,
+    train_single,
+)
 from ..run.output_folder import RESULTS_FILE
 from ..strategy.plan import Plan, plan_of_tasks
 from .answers import HeldOut
@@ -148,20 +157,70 @@ def take_single_teachers(trainer: Any, make_initial: Callable[[], MultiTaskModel
     output_dir, initial, folders = Path(trainer.args.output_dir), make_initial(), {}
     for number, task in enumerate(trainer.trained_tasks, 1):
         settings = single_settings(trainer, initial, task)
-        beside = sorted(folder / SINGLE_FOLDER / task for folder in output_dir.resolve().parent.iterdir())
         own = output_dir / SINGLE_FOLDER / task
-        found = find_finished(trainer, [own, *beside], settings)
+        found = find_finished(trainer, single_places(output_dir, task), settings)
         title = f"{task} alone ({number} of {len(trainer.trained_tasks)})"
         logger.info(f"\n{title}: finished before, in {found}" if found else f"\n{title}")
         if found is None:
             train_single(trainer, initial, task, own, measured_split(trainer, task))
         folders[task] = found or own
     trainer.accelerator.wait_for_everyone()
+    _take(trainer, folders)
+    return folders
+
+
+def recall_single_teachers(trainer: Any, checkpoint: Path) -> dict[str, Path]:
+    """
+    Let the trainer's tasks learn from the single models that the run of a checkpoint has learnt from.
+
+    They are known by what the checkpoint records of them, so that arguments may have changed since. None is trained.
+
+    Args:
+        trainer: the student's, which has been checked against the checkpoint.
+        checkpoint: its folder.
+
+    Returns:
+        By task, the folder of its single run.
+
+    Raises:
+        ValueError: one is no longer there.
+    """
+    wanted, output_dir = trainer.lessons.describe()["teachers"], Path(trainer.args.output_dir)
+    looked: list[dict[str, Path | None]] = [{}]
+    if trainer.accelerator.is_main_process:
+        for task in trainer.trained_tasks:
+            places = dict.fromkeys((*single_places(checkpoint.parent, task), *single_places(output_dir, task)))
+            is_it = (place for place in places if _identity(trainer, task, place) in wanted.get(task, ()))
+            looked[0][task] = next(is_it, None)
+    folders = broadcast_object_list(looked)[0]
+    for task, folder in folders.items():
+        if folder is None:
+            raise ValueError(
+                f"resume_from_checkpoint: no folder {SINGLE_FOLDER}/{task} in {output_dir}, in {checkpoint.parent} or "
+                f"beside them holds the teacher that the run of {checkpoint} has learnt from. Put it back, or start a "
+                "run anew, without --resume_from_checkpoint."
+            )
+        logger.info(f"\n{task} alone: finished before, in {folder}")
+    _take(trainer, folders)
+    return folders
+
+
+def _identity(trainer: Any, task: str, folder: Path) -> str | None:
+    """Of the teacher in the folder of a single run; `None` where there is none."""
+    if read_single(folder) is None:
+        return None
+    try:
+        return open_teacher(task, TeacherName(str(folder)), trainer.tasks[task]).identity
+    except ValueError:
+        return None
+
+
+def _take(trainer: Any, folders: dict[str, Path]) -> None:
+    """Let the tasks learn from the models in some folders."""
     trainer.lessons.take(
         {task: [open_teacher(task, TeacherName(str(folder)), trainer.tasks[task])] for task, folder in folders.items()}
     )
     set_seed(trainer.args.seed)  # the student draws the same numbers, whether its teachers were trained or found
-    return folders
 
 
-__all__ = ["check_distillation", "make_lessons", "take_single_teachers"]
+__all__ = ["check_distillation", "make_lessons", "recall_single_teachers", "take_single_teachers"]

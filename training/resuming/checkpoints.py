@@ -194,6 +194,8 @@ class Checkpoints:
                 "another order, other data or other training arguments cannot be told from here."
             ]
         else:
+            if self.lessons is not None:
+                self.lessons.expect((record["run"].get("distillation") or {}).get("teachers", {}))
             changes = check_same_run(checkpoint, record["run"], self.identity)
             rates = [changes[name] for name in LEARNING_RATES if name in changes]
             if rates and (kind := self.args.lr_scheduler_type.value) in _WITHOUT_PEAK:
