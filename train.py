@@ -117,7 +117,7 @@ def make_trainer(
     """The trainer of the run, checked against the checkpoint that it goes on from."""
     output_dir, lessons = args.output_dir, None
     if recipe.distillation is not None:
-        lessons = make_lessons(recipe.distillation, model, loaded, options.data_root)
+        lessons = make_lessons(recipe.distillation, model, loaded, options.data_root, options.joint)
     with TemporaryDirectory() as nowhere:  # a Trainer makes its folder when it is made, and a check leaves none behind
         args.output_dir = nowhere if options.check else output_dir
         trainer = MultiTaskTrainer(

@@ -305,6 +305,19 @@ def test_joint_run_that_is_none_is_refused(compared, tmp_path, tiny_backbone):
     assert "--joint goes with a distillation block" in refusal(job, "--joint", str(compared / "result"))
 
 
+def test_joint_run_with_other_tasks_or_labels_in_another_order_is_refused(compared, tmp_path, tiny_backbone):
+    job = make_job(tmp_path, tiny_backbone, ("mood",), distillation={"teachers": "single"})
+    tasks = yaml.safe_load(job.read_text(encoding="utf-8"))["tasks"]
+    joint = ("--joint", str(compared / "result"))
+    change(job, tasks={"mood": {**tasks["mood"], "labels": ["positive", "negative"]}})
+    said = refusal(job, *joint)
+    assert "labels of task 'mood' is ['negative', 'positive'] there, but ['positive', 'negative'] here" in said
+    assert not (tmp_path / "result").exists()
+    (tmp_path / "texts_train.csv").unlink()
+    change(job, tasks={"mood": {**tasks["mood"], "problem_type": "multi_label_classification", "metrics": None}})
+    assert "problem_type of task 'mood' is 'single_label_classification' there, but 'multi" in refusal(job, *joint)
+
+
 def test_distilled_recipe_is_the_main_one_with_a_block_more():
     folder = Path(__file__).parent.parent / "recipes"
     main_job, distilled_job = (

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -70,7 +71,7 @@ def test_our_models_task_of_another_name_answers_pairs(saved, tiny_model):
 
 
 def test_our_models_embedding_teaches_similarity(saved, tiny_model):
-    teacher = open_one(saved, "likeness", {"problem_type": "similarity"})
+    teacher = open_one(saved, "likeness", {"problem_type": "similarity"}, own="distance")
     expected = tiny_model.encode(SENTENCES, normalize=True)
     np.testing.assert_allclose(ask(teacher, SENTENCES), expected, atol=1e-6)
 
@@ -176,11 +177,53 @@ def test_weights_that_are_pickled_are_refused(tmp_path, tiny_tokenizer):
         open_one(folder, "mood", MOOD)
 
 
+def test_damaged_or_ill_edited_classifier_is_refused_in_one_line(tmp_path, tiny_tokenizer):
+    folder = Path(make_classifier(tmp_path / "c", tiny_tokenizer, MOOD["labels"]))
+    weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    whole = weights.read_bytes()
+
+    def said(labels: dict[str, str] | None = None) -> str:
+        named = config if labels is None else {**config, "id2label": labels, "label2id": None}
+        (folder / "config.json").write_text(json.dumps(named))
+        with pytest.raises(ValueError, match=f"distillation.teachers.mood: {folder}") as error:
+            open_one(str(folder), "mood", MOOD)
+        return str(error.value)
+
+    assert "cannot be opened as a text classifier" in said(dict(enumerate([*MOOD["labels"], "?"])))
+    assert "numbers its labels 1, 2, 3 in id2label" in said({"1": "positive", "2": "negative", "3": "neutral"})
+    state = load_file(weights)
+    save_file({name: tensor for name, tensor in state.items() if not name.startswith("classifier")}, weights)
+    assert "lacks the weights classifier.bias, classifier.weight" in said()
+    weights.write_bytes(whole[:-200])
+    assert "cannot be opened as a text classifier" in said()
+
+
+def test_damaged_sentence_transformer_and_model_of_ours_are_refused_in_one_line(tmp_path, tiny_backbone, saved):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    sentence_transformers.SentenceTransformer(tiny_backbone, device="cpu").save(str(tmp_path / "st"))
+    for folder, kind in ((tmp_path / "st", "a SentenceTransformer"), (Path(saved), "a model")):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-200])
+        with pytest.raises(ValueError, match=f"teachers.likeness: {folder} cannot be opened as {kind}"):
+            open_one(str(folder), "likeness", {"problem_type": "similarity"})
+
+
+def test_softmax_classifier_is_no_teacher_of_a_multi_label_task(tmp_path, tiny_tokenizer):
+    tags = {"problem_type": "multi_label_classification", "labels": MOOD["labels"]}
+    folder = make_classifier(tmp_path / "c", tiny_tokenizer, MOOD["labels"])
+    with pytest.raises(ValueError, match=r'"problem_type": "multi_label_classification" into its config\.json'):
+        open_one(folder, "tags", tags)
+    assert open_one(folder, "mood", MOOD).size == 3
+    folder = make_classifier(tmp_path / "d", tiny_tokenizer, MOOD["labels"], problem_type=tags["problem_type"])
+    assert open_one(folder, "tags", tags).order == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "own", "message"),
     [
         ("nothing", MOOD, None, "has no task 'nothing'. Its tasks: mood, tags"),
         ("entails", {**MOOD, "labels": ["no", "yes"]}, None, "reads pairs, but task 'entails' reads single sentences"),
+        ("likeness", {"problem_type": "similarity"}, "typo", "has no task 'typo'. Its tasks: mood, tags"),
         ("mood", DISTANCE, None, "is single_label_classification, but task 'mood' is regression"),
     ],
 )

@@ -8,7 +8,8 @@ recall_single_teachers  the same models that the run of a checkpoint has learnt 
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.rows.canonical import is_labelled
 from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
+from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import (
     SINGLE_FOLDER,
     find_finished,
@@ -55,7 +57,7 @@ def check_distillation(
 
     Raises:
         ValueError: a task that should learn from a teacher has nothing to train, a teacher cannot teach its task, or
-            `joint` holds no finished run.
+            `joint` holds no finished run of these tasks.
         ImportError: a package is missing.
     """
     where, taught = "distillation.teachers", tasks if distillation.has_single_teachers else distillation.teachers
@@ -76,19 +78,45 @@ def check_distillation(
         for task, named in distillation.teachers.items():
             for found in named:
                 check_teacher(task, found, tasks[task])
-    if joint is not None and not is_finished_run(joint, list(tasks)):
+    if joint is not None:
+        check_joint(joint, tasks, ("problem_type", "pair"))
+
+
+def finished_tasks(folder: Path) -> dict[str, TaskConfig]:
+    """The tasks of the finished model that a run has left in a folder; none where there is no such model."""
+    try:
+        if (folder / RESULTS_FILE).is_file():
+            return MultiTaskConfig.from_pretrained(folder).tasks
+    except (OSError, ValueError, TypeError):
+        pass
+    return {}
+
+
+def check_joint(joint: Path, tasks: dict[str, TaskConfig], keys: Sequence[str]) -> None:
+    """
+    Refuse a run that cannot be compared with.
+
+    Args:
+        joint: its folder.
+        tasks: the tasks that are compared.
+        keys: which of their settings have to be the same there.
+
+    Raises:
+        ValueError: it holds no finished run of these tasks, or answers another question.
+    """
+    theirs = finished_tasks(joint)
+    if not tasks.keys() <= theirs.keys():
         raise ValueError(
             f"--joint {joint} is no finished run of the tasks {', '.join(tasks)}. Give the folder that a run without "
             "a distillation block has saved."
         )
-
-
-def is_finished_run(folder: Path, tasks: list[str]) -> bool:
-    """Whether a folder holds a finished model of these tasks."""
-    if not (folder / RESULTS_FILE).is_file() or not (folder / "config.json").is_file():
-        return False
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("model_type") == MultiTaskConfig.model_type and set(tasks) <= set(config.get("tasks", {}))
+    for task, key in product(tasks, keys):
+        found, wanted = getattr(theirs[task], key), getattr(tasks[task], key)
+        if found != wanted:
+            raise ValueError(
+                f"--joint {joint}: {key} of task {task!r} is {found!r} there, but {wanted!r} here. Give a run of the "
+                f"same tasks{', or list the labels in that order' if key == 'labels' else ''}."
+            )
 
 
 def joint_run_of(singles: dict[str, Path], output_dir: Path) -> Path | None:
@@ -101,12 +129,18 @@ def joint_run_of(singles: dict[str, Path], output_dir: Path) -> Path | None:
     if len(folders) != 1 or output_dir.resolve() in folders:
         return None
     (folder,) = folders
-    if not is_finished_run(folder, list(singles)):
+    if not singles.keys() <= finished_tasks(folder).keys():
         return None
     return None if "distillation" in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) else folder
 
 
-def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: LoadedTasks, data_root: Path) -> Lessons:
+def make_lessons(
+    distillation: Distillation,
+    model: MultiTaskModel,
+    loaded: LoadedTasks,
+    data_root: Path,
+    joint: Path | None = None,
+) -> Lessons:
     """
     What a run learns from its teachers; those of `teachers: single` follow.
 
@@ -115,11 +149,16 @@ def make_lessons(distillation: Distillation, model: MultiTaskModel, loaded: Load
         model: the model to train, whose task settings are complete.
         loaded: the data of all tasks.
         data_root: what relative paths start from.
+        joint: the folder of a run without teachers to compare with.
 
     Raises:
-        ValueError: a teacher cannot teach its task, or something is wrong with the unlabelled text.
+        ValueError: a teacher cannot teach its task, `joint` has other labels, or something is wrong with the
+            unlabelled text.
         ImportError: a package is missing.
     """
+    if joint is not None:
+        named = [task for entry in loaded.sets for task in entry.tasks]
+        check_joint(joint, {task: model.config.tasks[task] for task in named}, ("labels",))
     unlabeled = None
     if distillation.unlabeled is not None:
         unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -39,6 +40,8 @@ from .settings import TeacherName
 OURS, CLASSIFIER, SENTENCE_TRANSFORMER = "multitask", "classifier", "sentence_transformer"
 ROWS_PER_QUESTION = 512  # asked together where a library sorts by length itself
 _READS = {True: "pairs", False: "single sentences"}
+# What transformers and safetensors raise of damaged weights and of a config.json that does not fit them.
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 _NOISE = ("transformers_version", "architectures", "dtype", "_name_or_path", "id2label", "label2id")
 
 
@@ -129,7 +132,7 @@ def match_labels(where: str, name: str, own: Sequence[str], labels: Sequence[str
 
 
 def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str, settings: TaskConfig) -> str:
-    """Which of its tasks answers; it reads the same kind of input and answers the same kind of question."""
+    """Which of its tasks answers: one of the same kind, but for a task without a head, which learns from embeddings."""
     own = found.task or task
     if own not in config.tasks:
         raise ValueError(
@@ -137,7 +140,7 @@ def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str
             f"one that teaches: {{model: {found.model}, task: NAME}}."
         )
     theirs = config.tasks[own]
-    for key, said in (("problem_type", "is {}"), ("pair", "reads {}")):
+    for key, said in (("problem_type", "is {}"), ("pair", "reads {}")) if settings.kind.has_head else ():
         pair = getattr(theirs, key), getattr(settings, key)
         if pair[0] != pair[1]:
             both = [value if key == "problem_type" else _READS[value] for value in pair]
@@ -168,7 +171,7 @@ def check_teacher(task: str, found: TeacherName, settings: TaskConfig) -> tuple[
     problem_type, is_pair, has_head = settings.problem_type, settings.pair, settings.kind.has_head
     if found.task is not None and kind != OURS:
         raise ValueError(f"{where}: {name} was not trained here, so it has no task {found.task!r}. Leave it out.")
-    if kind == OURS and has_head:
+    if kind == OURS and (has_head or found.task is not None):
         _our_task(where, found, MultiTaskConfig.from_pretrained(path), task, settings)
     if kind == CLASSIFIER and not has_head:
         raise ValueError(
@@ -194,7 +197,7 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: T
     own = (found.task or task) if settings.kind.has_head else None
     try:
         model = MultiTaskModel.from_pretrained(path, dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{where}: {found.model} cannot be opened as a model. {_reason(error)}") from error
     hashed = _digest(["ours", features_key(model), own and model.config.tasks[own].to_dict()])
     if model.projection is not None:
@@ -231,19 +234,36 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: T
 
 def _open_classifier(where: str, found: TeacherName, path: str, settings: TaskConfig) -> Teacher:
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        ).eval()
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{where}: {found.model} cannot be opened as a text classifier with safetensors. {_reason(error)}"
         ) from error
+    model.eval()
     config, is_regression = model.config, settings.kind.has_target_scale
+    if report["missing_keys"]:
+        raise ValueError(
+            f"{where}: {found.model} lacks the weights {', '.join(sorted(report['missing_keys'])[:4])}, so that its "
+            "answers would be random. Give a trained classifier."
+        )
+    if config.problem_type is None and settings.kind.is_multi_label:
+        raise ValueError(
+            f"{where}: {found.model} does not say whether several of its labels can hold, but the task is "
+            'multi_label_classification. Where each of its outputs was trained through a sigmoid, put "problem_type": '
+            '"multi_label_classification" into its config.json; else leave the task without a teacher.'
+        )
     if config.problem_type not in (None, settings.problem_type):
         raise ValueError(
             f"{where}: {found.model} was trained for {config.problem_type}, but the task is "
             f"{settings.problem_type}. Give a teacher of the same kind."
+        )
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise ValueError(
+            f"{where}: {found.model} numbers its labels {', '.join(map(str, sorted(config.id2label)))} in id2label of "
+            f"config.json, but its outputs are 0 to {config.num_labels - 1}. Number the names from 0."
         )
     own = [config.id2label[place] for place in range(config.num_labels)]
     if is_regression and len(own) > 1:
@@ -289,7 +309,7 @@ def _open_sentence_transformer(where: str, found: TeacherName, path: str) -> Tea
     options = {"dtype": torch.float32, "use_safetensors": True}
     try:
         model = SentenceTransformer(path, device="cpu", trust_remote_code=False, model_kwargs=options).eval()
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{where}: {found.model} cannot be opened as a SentenceTransformer. {_reason(error)}"
         ) from error
