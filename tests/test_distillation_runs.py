@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from helpers.pictures import drawn
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence.train import main, run
+from multitask_sentence.training.comparison.single_runs import is_finished, single_settings
 from multitask_sentence.training.distillation import answers as answers_module
 
 TASKS = ("mood", "similarity", "search")
@@ -128,6 +129,42 @@ def test_share_one_is_the_run_without_the_block(compared, tmp_path, tiny_backbon
     found, expected = (load_file(folder / "result" / "model.safetensors") for folder in (tmp_path, compared))
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_share_one_reads_no_unlabelled_text_and_opens_no_teacher(compared, tmp_path, tiny_backbone):
+    block = {"teachers": {"mood": str(compared / "result" / "single" / "mood")}, "schedule": 1}
+    block["unlabeled"] = {"dataset": {"path": "csv", "data_files": "gone.csv"}, "columns": {"sentence": "text"}}
+    rates = {"mood": 0.32, "similarity": 0.32, "search": 0.16}
+    weights = []
+    for name, blocks in (
+        ("without", {"mixture": {"sampling": "rates", "rates": {"mood": 0.4, "similarity": 0.4, "search": 0.2}}}),
+        ("silent", {"mixture": {"sampling": "rates", "rates": {**rates, "unlabeled": 0.2}}, "distillation": block}),
+    ):
+        train(make_job(tmp_path / name, tiny_backbone, **blocks))
+        weights.append(load_file(tmp_path / name / "result" / "model.safetensors"))
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+    job = change(tmp_path / "silent" / "job.yaml", mixture={"passes": {"unlabeled": 0.5}})
+    assert "Nothing was trained or saved" in train(job, "--check")
+
+
+def test_single_runs_follow_from_the_adapters_settings(tmp_path, tiny_backbone):
+    pytest.importorskip("peft")
+    found = []
+    for peft in (None, {"r": 2, "lora_alpha": 16}, {"r": 2, "lora_alpha": 64}, {"r": 2, "lora_alpha": 16}):
+        trainer = run([str(make_job(tmp_path, tiny_backbone, ("mood",), peft=peft)), "--check"])
+        found.append(single_settings(trainer, trainer.model, "mood"))
+    assert "peft" not in found[0], "single runs that were made before stay what they are"
+    assert found[1] == found[3] != found[2]
+
+
+def test_neighbour_that_cannot_be_read_is_no_finished_single_run(tmp_path):
+    folder = tmp_path / "single" / "mood"
+    folder.mkdir(parents=True)
+    for name in ("predictions.safetensors", "config.json", "results.json"):
+        (folder / name).write_text("{")
+    assert not is_finished(folder, {})
+    assert not is_finished(tmp_path / ("too long" * 99), {})
 
 
 def test_single_teachers_of_other_settings_are_not_taken(compared):
@@ -296,6 +333,18 @@ def test_unlabelled_text_of_which_nothing_is_left_is_refused(compared, tmp_path,
     job = change(job, distillation={"teachers": {"mood": str(compared / "result")}, "unlabeled": more})
     said = refusal(job)
     assert "distillation.unlabeled" in said and "'txt'" in said and "tasks.unlabeled" not in said
+
+
+def test_unlabelled_text_of_a_kind_that_no_teacher_reads_is_refused(compared, tmp_path, tiny_backbone):
+    (tmp_path / "more.csv").write_text("one,other\nthe bird sat in the park,the bank sat in a park\n")
+    more = {"dataset": {"path": "csv", "data_files": "more.csv"}}
+    more["columns"] = {"sentence1": "one", "sentence2": "other"}
+    block = {"teachers": {"mood": str(compared / "result")}, "unlabeled": more}
+    job = make_job(tmp_path, tiny_backbone, distillation=block)
+    said = refusal(job)
+    assert "unlabeled.columns gives pairs, but the tasks with teachers (mood) read single sentences" in said
+    block["teachers"]["similarity"] = str(compared / "result")
+    assert "1 rows of unlabelled text" in train(change(job, distillation=block), "--check")
 
 
 def test_joint_run_that_is_none_is_refused(compared, tmp_path, tiny_backbone):

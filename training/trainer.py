@@ -144,7 +144,10 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         check_evaluations(args, any("validation" in entry.splits for entry in self.sets))
         self.strategy = strategy or {}
         self.origin = origin or {}
-        self.lessons = lessons = None if lessons is None or lessons.settings.is_silent else lessons
+        mixture = MixtureConfig.from_recipe(mixture)
+        if lessons is not None and lessons.settings.is_silent:
+            lessons, mixture = None, mixture.without_unlabeled()
+        self.lessons = lessons
         self.evaluations: dict[str, Evaluation] = {}
         self.row_hashes: RowHashes | None = None
         if tasks is None and isinstance(train_dataset, Mapping):
@@ -169,7 +172,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         train_sets = [entry for entry in self.sets if "train" in entry.splits]
         unlabeled = lessons.unlabeled if lessons else None
         groups = [*(entry.tasks for entry in train_sets), *([[UNLABELED]] if unlabeled is not None else [])]
-        self.mixture = MixtureConfig.from_recipe(mixture).for_sets(groups)
+        self.mixture = mixture.for_sets(groups)
         self.drawn = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 

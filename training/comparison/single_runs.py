@@ -39,6 +39,7 @@ from ..arguments import MultiTaskTrainingArguments
 from ..mixture.drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
 from ..mixture.settings import UNLABELED, MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
+from ..resuming.identity import describe_adapter
 from ..strategy.plan import plan_of_tasks
 from ..strategy.stages import stage_starts
 from ..trainer import MultiTaskTrainer
@@ -240,6 +241,8 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
         "joint_steps": joint_steps(joint),
         "processes": joint.args.world_size,
     }
+    if (adapter := describe_adapter(initial.backbone)) is not None:
+        settings["peft"] = adapter
     return json.loads(json.dumps(settings, default=str))
 
 

@@ -31,7 +31,7 @@ from ..comparison.single_runs import (
 )
 from ..run.output_folder import RESULTS_FILE
 from ..strategy.plan import Plan, plan_of_tasks
-from .answers import HeldOut
+from .answers import HeldOut, width_of
 from .lessons import Lessons
 from .settings import Distillation, TeacherName
 from .teachers import check_teacher, open_teacher
@@ -142,7 +142,7 @@ def make_lessons(
     joint: Path | None = None,
 ) -> Lessons:
     """
-    What a run learns from its teachers; those of `teachers: single` follow.
+    What a run learns from its teachers; those of `teachers: single` follow. Nothing is opened where none has a say.
 
     Args:
         distillation: the recipe's block.
@@ -156,11 +156,14 @@ def make_lessons(
             unlabelled text.
         ImportError: a package is missing.
     """
+    if distillation.is_silent:
+        return Lessons(distillation)
     if joint is not None:
         named = [task for entry in loaded.sets for task in entry.tasks]
         check_joint(joint, {task: model.config.tasks[task] for task in named}, ("labels",))
     unlabeled = None
     if distillation.unlabeled is not None:
+        check_kind(distillation, loaded)
         unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets))
     lessons = Lessons(distillation, unlabeled=unlabeled)
     if not distillation.has_single_teachers:
@@ -171,6 +174,29 @@ def make_lessons(
             }
         )
     return lessons
+
+
+def check_kind(distillation: Distillation, loaded: LoadedTasks) -> None:
+    """
+    Refuse unlabelled text that no teacher would answer.
+
+    Raises:
+        ValueError: every task with a teacher reads another kind of row.
+    """
+    single, width = distillation.has_single_teachers, len(distillation.unlabeled["columns"])
+    taught = {
+        task: width_of(entry.splits["train"])
+        for entry in loaded.sets
+        for task in entry.tasks
+        if single or task in distillation.teachers
+    }
+    if width not in taught.values():
+        kinds = {1: "single sentences", 2: "pairs"}
+        read = ", ".join(dict.fromkeys(kinds.get(found, f"{found} sentences a row") for found in taught.values()))
+        raise ValueError(
+            f"distillation.unlabeled.columns gives {kinds[width]}, but the tasks with teachers ({', '.join(taught)}) "
+            f"read {read}, so that no teacher would answer this text. Give text of their kind, or leave it out."
+        )
 
 
 def measured_split(trainer: Any, task: str) -> str:

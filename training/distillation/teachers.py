@@ -132,7 +132,7 @@ def match_labels(where: str, name: str, own: Sequence[str], labels: Sequence[str
 
 
 def _our_task(where: str, found: TeacherName, config: MultiTaskConfig, task: str, settings: TaskConfig) -> str:
-    """Which of its tasks answers: one of the same kind, but for a task without a head, which learns from embeddings."""
+    """Which of its tasks answers: one of the same kind, but for a task without a head, which learns of embeddings."""
     own = found.task or task
     if own not in config.tasks:
         raise ValueError(

@@ -102,6 +102,13 @@ class MixtureConfig:
         defaults = asdict(MixtureConfig())
         return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
+    def without_unlabeled(self) -> "MixtureConfig":
+        """The same where there is no unlabelled text: the other sets' rates stay what they are to each other."""
+        kept = {key: {task: own for task, own in getattr(self, key).items() if task != UNLABELED} for key in _BY_TASK}
+        if UNLABELED in self.rates:
+            kept["rates"] = {task: rate / sum(kept["rates"].values()) for task, rate in kept["rates"].items()}
+        return replace(self, **kept)
+
     def of_set(self, key: str, tasks: Sequence[str]) -> Any:
         """
         What `rates`, `passes` or `max_rows` say of a set, by any of its tasks; `None` if they say nothing.

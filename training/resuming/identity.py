@@ -15,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from datasets import Dataset
 from transformers import Trainer
@@ -112,9 +113,8 @@ def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:
     }
 
 
-def _describe_adapter(trainer: Trainer) -> dict[str, Any] | None:
-    """Settings of the adapter, and a hash of what lies under it, which no checkpoint holds."""
-    backbone = trainer.model.backbone
+def describe_adapter(backbone: torch.nn.Module) -> dict[str, Any] | None:
+    """Settings of a backbone's adapter, and a hash of what lies under it, which no checkpoint holds."""
     if not has_adapter(backbone):
         return None
     own = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
@@ -151,7 +151,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         **{key: model[key] for key in model if key != "measured"},
         "tokenizer.content": hashlib.sha256(tokenizer_state(trainer.model.tokenizer)).hexdigest(),
         "trained_tasks": list(trainer.trained_tasks),
-        "peft": _describe_adapter(trainer),
+        "peft": describe_adapter(trainer.model.backbone),
         "strategy": {
             "freeze": trainer.plan.frozen,
             **{key: strategy.get(key) for key in ("unfreeze", "learning_rates", "layer_decay")},
