@@ -7,7 +7,7 @@
 
 Reads and writes csv, tsv, jsonl and parquet. An output without an ending is a folder of parquet parts. What is done is
 kept part by part: after a kill, the same command with --resume goes on, and each row is labelled exactly once. Rows
-that cannot be read go to OUTPUT.set_aside.jsonl with the reason.
+that cannot be read go to OUTPUT.set_aside.jsonl, or _set_aside.jsonl in the folder, with the reason.
 """
 
 import argparse
@@ -80,14 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     go_on = "What is done is kept: the same command with --resume goes on."
     try:
         check_pinned(options.source, options.revision, require_pinned)
-        records = run_job(Job(**settings))
+        job = Job(**settings)
+        records = run_job(job)
     except KeyboardInterrupt:
         sys.exit(f"stopped. {go_on}")
     except (ValueError, RuntimeError) as error:
         sys.exit(visible(f"error: {error}"))
     except OSError as error:
         sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in DISK_ERRORS else ""))
-    print(visible(f"\n{_summary(records)}\n\nWritten to {options.output}."))  # noqa: T201 - what this command is for
+    aside = f" Rows set aside: {job.set_aside_file}." if any(record.set_aside for record in records) else ""
+    print(visible(f"\n{_summary(records)}\n\nWritten to {options.output}.{aside}"))  # noqa: T201 - what it is for
 
 
 if __name__ == "__main__":

@@ -16,8 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from ..data.text.half_characters import mended
+
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+LINES_AT_ONCE = 8192  # of jsonl
 BLOCK_BYTES = 1 << 22  # of a text file at a time; the longest line that can be read
 
 
@@ -64,20 +67,21 @@ def format_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def read_columns(path: Path, quoted: bool = True) -> list[str]:
+def read_schema(path: Path, text: tuple[str, ...], quoted: bool = True) -> pa.Schema:
     """
-    The names of a file's columns: of jsonl, the keys of its first line.
+    A file's columns and their types. Those of jsonl are the keys of all its lines, each with one type for all rows.
 
     Args:
         path: the file.
+        text: the columns that are to hold text, as in `read_chunks`.
         quoted: whether quotes enclose cells of csv and tsv files.
 
     Raises:
-        ValueError: the file is empty, or its first line cannot be read.
+        ValueError: the file is empty, its header has a name twice, or its first line cannot be read.
     """
     kind = format_of(path)
     if kind == ".parquet":
-        return pq.ParquetFile(path).schema_arrow.names
+        return pq.ParquetFile(path).schema_arrow
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = next((line for line in file if line.strip()), None)
     if first is None:
@@ -86,15 +90,15 @@ def read_columns(path: Path, quoted: bool = True) -> list[str]:
         found = _parse_line(first)
         if isinstance(found, str):
             raise ValueError(f'{path}, row 1: {found}. Each line should be a JSON object such as {{"text": "..."}}.')
-        return list(found)
+        return _json_schema(path, text, list(found))
     names = pacsv.read_csv(pa.BufferReader(first.encode()), parse_options=_parsing(kind, quoted)).column_names
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: the header has a name twice ({', '.join(names)}). Rename one.")
-    return names
+    return pa.schema([(name, pa.string()) for name in names])
 
 
 def read_chunks(
-    path: Path, rows_per_chunk: int, columns: list[str], text: tuple[str, ...], quoted: bool = True
+    path: Path, rows_per_chunk: int, schema: pa.Schema, text: tuple[str, ...], quoted: bool = True
 ) -> Iterator[Chunk]:
     """
     The rows of a file in chunks of so many, cut at the same rows each time; the last has what is left.
@@ -102,7 +106,7 @@ def read_chunks(
     Args:
         path: the file.
         rows_per_chunk: how many, counting those set aside.
-        columns: from `read_columns`.
+        schema: from `read_schema`.
         text: the columns that are to hold text: a line of jsonl with something else there is set aside.
         quoted: whether quotes enclose cells of csv and tsv files.
 
@@ -113,11 +117,11 @@ def read_chunks(
     if kind == ".parquet":
         pieces = _parquet_pieces(path)
     else:
-        pieces = _json_pieces(path, columns, text) if kind == ".jsonl" else _csv_pieces(path, columns, quoted)
+        pieces = _json_pieces(path, schema, text) if kind == ".jsonl" else _csv_pieces(path, schema, quoted)
     number = start = 0
     table, rows, set_aside = None, [], []
     for piece, piece_rows, piece_set_aside in pieces:
-        table = piece if table is None else pa.concat_tables([table, piece], promote_options="permissive")
+        table = piece if table is None else pa.concat_tables([table, piece])
         rows, set_aside = rows + piece_rows, set_aside + piece_set_aside
         while len(rows) + len(set_aside) >= rows_per_chunk:
             end = start + rows_per_chunk
@@ -145,6 +149,8 @@ def _parse_line(line: str, text: tuple[str, ...] = ()) -> dict[str, Any] | str:
     """A line of jsonl, or why it is none."""
     try:
         found = json.loads(line)
+        if "\\ud" in line or "\\uD" in line:
+            found = mended(found)
     except ValueError as error:
         return f"the line is no JSON ({error})"
     if not isinstance(found, dict):
@@ -155,13 +161,9 @@ def _parse_line(line: str, text: tuple[str, ...] = ()) -> dict[str, Any] | str:
     return found
 
 
-def _json_pieces(path: Path, columns: list[str], text: tuple[str, ...]) -> Iterator[_Piece]:
+def _json_lines(path: Path, text: tuple[str, ...]) -> Iterator[tuple[list[dict[str, Any]], list[int], list[SetAside]]]:
+    """Lines of jsonl, their numbers, and those that cannot be read, some thousands at a time."""
     number, lines, rows, set_aside = 0, [], [], []
-
-    def piece() -> _Piece:
-        keys = list(dict.fromkeys([*columns, *(key for line in lines for key in line)]))
-        return pa.table({key: _json_column([line.get(key) for line in lines]) for key in keys}), rows, set_aside
-
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if not line.strip():
@@ -173,19 +175,54 @@ def _json_pieces(path: Path, columns: list[str], text: tuple[str, ...]) -> Itera
             else:
                 lines.append(found)
                 rows.append(number)
-            if len(rows) + len(set_aside) == 8192:
-                yield piece()
+            if len(rows) + len(set_aside) == LINES_AT_ONCE:
+                yield lines, rows, set_aside
                 lines, rows, set_aside = [], [], []
     if rows or set_aside:
-        yield piece()
+        yield lines, rows, set_aside
 
 
-def _json_column(values: list[Any]) -> pa.Array:
-    """Values of one key; as JSON text where they have several types."""
+def _json_schema(path: Path, text: tuple[str, ...], first: list[str]) -> pa.Schema:
+    """The keys of the first line and of all others, with types."""
+    types: dict[str, pa.DataType] = dict.fromkeys(first, pa.null())
+    too_long: set[str] = set()  # keys with whole numbers that a float cannot hold
+    for lines, _, _ in _json_lines(path, text):
+        for key in dict.fromkeys(key for line in lines for key in line):
+            values = [line.get(key) for line in lines]
+            found = _json_column(values).type
+            if pa.types.is_integer(found) and any(abs(value) > 2**53 for value in values if value is not None):
+                too_long.add(key)
+            types[key] = _common(types.get(key, found), found)
+    return pa.schema(
+        [(key, pa.string() if pa.types.is_floating(kind) and key in too_long else kind) for key, kind in types.items()]
+    )
+
+
+def _common(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """A type for values of both: text where there is no other."""
+    schemas = [pa.schema({"": kind}) for kind in (first, second)]
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([v if isinstance(v, str) or v is None else json.dumps(v, ensure_ascii=False) for v in values])
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _json_pieces(path: Path, schema: pa.Schema, text: tuple[str, ...]) -> Iterator[_Piece]:
+    for lines, rows, set_aside in _json_lines(path, text):
+        columns = [_json_column([line.get(field.name) for line in lines], field.type) for field in schema]
+        yield pa.table(columns, schema=schema), rows, set_aside
+
+
+def _json_column(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
+    """Values of one key, of a type; as JSON text where that is text, or, without one, where no type has them all."""
+    if kind != pa.string():
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            if kind is not None:
+                raise
+    texts = [v if isinstance(v, str) or v is None else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(texts, pa.string())
 
 
 def _parsing(kind: str, quoted: bool, **options: Any) -> pacsv.ParseOptions:
@@ -193,7 +230,7 @@ def _parsing(kind: str, quoted: bool, **options: Any) -> pacsv.ParseOptions:
     return pacsv.ParseOptions(delimiter=DELIMITERS[kind], **quotes, **options)
 
 
-def _csv_pieces(path: Path, columns: list[str], quoted: bool) -> Iterator[_Piece]:
+def _csv_pieces(path: Path, schema: pa.Schema, quoted: bool) -> Iterator[_Piece]:
     bad: list[pacsv.InvalidRow] = []  # the reader is ahead of us, and tells of rows that come in a later batch
 
     def keep(row: pacsv.InvalidRow) -> str:
@@ -215,9 +252,7 @@ def _csv_pieces(path: Path, columns: list[str], quoted: bool) -> Iterator[_Piece
         path,
         pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         _parsing(kind, quoted, invalid_row_handler=keep),
-        pacsv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False, check_utf8=False
-        ),
+        pacsv.ConvertOptions(column_types=schema, strings_can_be_null=False, check_utf8=False),
     )
     for batch in reader:
         table = _valid_text(pa.Table.from_batches([batch]))
@@ -232,7 +267,7 @@ def _csv_pieces(path: Path, columns: list[str], quoted: bool) -> Iterator[_Piece
         yield table, rows, own
         start = end
     if own := set_aside(math.inf):
-        yield pa.table({name: pa.array([], pa.string()) for name in columns}), [], own
+        yield schema.empty_table(), [], own
 
 
 def _check_swallowed(path: Path, table: pa.Table, rows: list[int], delimiter: str) -> None:
@@ -260,4 +295,4 @@ def _valid_text(table: pa.Table) -> pa.Table:
     return table
 
 
-__all__ = ["FORMATS", "Chunk", "SetAside", "format_of", "read_chunks", "read_columns"]
+__all__ = ["FORMATS", "Chunk", "SetAside", "format_of", "read_chunks", "read_schema"]

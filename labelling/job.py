@@ -8,7 +8,6 @@ import gc
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
@@ -17,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from ..configuration_multitask import public_name
+from ..manifest_multitask import sha256_of
 from ..modeling_multitask import MultiTaskModel
 from .answers import answer_table, column_types
-from .inputs import DELIMITERS, Chunk, SetAside, format_of, read_chunks, read_columns
-from .parts import JobFolder, PartRecord, file_hash, write_whole
+from .inputs import DELIMITERS, Chunk, SetAside, format_of, read_chunks, read_schema
+from .outputs import put_together, write_table
+from .parts import JobFolder, PartRecord, write_whole
 from .workers import InProcess, Processes, RayActors, Workers, import_ray
 
 MOST_ATTEMPTS = 3  # for a chunk whose worker is lost
+NO_LABEL = "(no label)"  # in the counts, for rows on which a task abstains
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,24 @@ class Job:
         return not self.output.suffix
 
     @property
+    def results(self) -> list[Path]:
+        """The files that are there at the end, beside parts that are the output."""
+        return [self.set_aside_file] if self.is_sharded else [self.output, self.set_aside_file]
+
+    @property
     def folder(self) -> JobFolder:
         """Where parts stand while the job runs."""
         if self.is_sharded:
-            return JobFolder(self.output, ".parquet")
-        return JobFolder(self.output.with_name(f"{self.output.name}.job"), format_of(self.output))
+            return JobFolder(self.output, ".parquet", self.output / ".job")
+        path = self.output.with_name(f"{self.output.name}.job")
+        return JobFolder(path, format_of(self.output), path)
 
     @property
     def set_aside_file(self) -> Path:
-        """The rows that could not be read, if any."""
-        return self.output.with_name(f"{self.output.stem}.set_aside.jsonl")
+        """The rows that could not be read, if any; in a folder under a name that readers of tables pass over."""
+        if self.is_sharded:
+            return self.output / "_set_aside.jsonl"
+        return self.output.with_name(f"{self.output.name}.set_aside.jsonl")
 
 
 def open_model(job: Job) -> MultiTaskModel:
@@ -135,21 +144,6 @@ def _unreadable(texts: tuple[Any, ...], columns: tuple[str, ...]) -> str:
     return f"column {column!r} holds {text!r}, a {type(text).__name__}, not text"
 
 
-def _write_table(table: pa.Table, path: Path, kind: str) -> None:
-    """In the format of the output; csv and tsv without a header, and with lists as JSON."""
-    if kind == ".parquet":
-        pq.write_table(table, path)
-    elif kind == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
-    else:
-        for place, column in enumerate(table.columns):
-            if pa.types.is_nested(column.type):
-                texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()]
-                table = table.set_column(place, table.column_names[place], pa.array(texts, pa.string()))
-        pacsv.write_csv(table, path, pacsv.WriteOptions(include_header=False, delimiter=DELIMITERS[kind]))
-
-
 class ChunkLabeller:
     """Answers chunks and writes their parts; one for each worker. Several threads may call it."""
 
@@ -183,7 +177,7 @@ class ChunkLabeller:
             table = table.append_column(answers.schema.field(name), column)
 
         part = folder.part(chunk.number)
-        write_whole(part, lambda path: _write_table(table, path, folder.suffix))
+        write_whole(part, lambda path: write_table(table, path, folder.suffix))
         set_aside = chunk.set_aside + [
             SetAside(
                 chunk.rows[place],
@@ -198,11 +192,14 @@ class ChunkLabeller:
             lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in set_aside)
             write_whole(folder.set_aside(chunk.number), lambda path: path.write_text(lines, encoding="utf-8"))
         counts = {
-            name: {found["values"]: found["counts"] for found in answers[f"{name}_label"].value_counts().to_pylist()}
+            name: {
+                NO_LABEL if found["values"] is None else found["values"]: found["counts"]
+                for found in answers[f"{name}_label"].value_counts().to_pylist()
+            }
             for name in self.tasks
             if f"{name}_label" in answers.column_names
         }
-        return PartRecord(chunk.number, chunk.start, len(rows), len(set_aside), file_hash(part), counts)
+        return PartRecord(chunk.number, chunk.start, len(rows), len(set_aside), sha256_of(part), counts)
 
 
 # ---- the job ----
@@ -228,6 +225,26 @@ def _check_columns(job: Job, columns: list[str], added: dict[str, pa.DataType]) 
         )
 
 
+def _check_output(job: Job) -> None:
+    """
+    Refuse an output that would take the place of something else.
+
+    Raises:
+        ValueError: it is the input, or holds it; it is a folder of something else; or it is there already.
+    """
+    folder = job.folder
+    for path in job.results:
+        if path.exists() and path.samefile(job.input):
+            raise ValueError(f"{path} is the input, which would be replaced. Give another output.")
+    if folder.path.resolve() in job.input.resolve().parents:
+        raise ValueError(f"The input {job.input} lies in {folder.path}, where the job writes. Give another output.")
+    folder.check_own()
+    found = [] if job.overwrite or folder.manifest() else [path for path in job.results if path.exists()]
+    if found:
+        finished = ", and no unfinished job is left to go on with" if job.resume else ""
+        raise ValueError(f"{found[0]} exists{finished}. Give another output, or --overwrite to replace it.")
+
+
 def _prepare(job: Job) -> None:
     """Clear what is to be replaced; refuse what would be lost. The folder is held.
 
@@ -237,7 +254,7 @@ def _prepare(job: Job) -> None:
     folder = job.folder
     if job.overwrite:
         folder.clear()
-        for path in () if job.is_sharded else (job.output, job.set_aside_file):
+        for path in job.results:
             path.unlink(missing_ok=True)
     elif not job.resume and folder.left():
         raise ValueError(
@@ -257,7 +274,9 @@ def run_job(job: Job) -> list[PartRecord]:
             job left belongs to another one.
         RuntimeError: a chunk's worker was lost three times.
     """
-    columns = read_columns(job.input, job.quoted)
+    _check_output(job)
+    before = job.input.stat()
+    schema = read_schema(job.input, job.text, job.quoted)
     if job.ray:
         import_ray()
     model = open_model(job)
@@ -265,37 +284,36 @@ def run_job(job: Job) -> list[PartRecord]:
     if not tasks and not job.embeddings:
         raise ValueError("No task of the model reads this kind of input, and no --embeddings are asked for.")
     added = column_types(model, tasks, job.embeddings, pairs=len(job.text) == 2)
-    _check_columns(job, columns, added)
+    _check_columns(job, schema.names, added)
     folder = job.folder
-    if job.output.exists() and not (job.is_sharded or job.resume or job.overwrite):
-        raise ValueError(f"{job.output} exists. Give another output, or --overwrite to replace it.")
     with folder.locked():
         _prepare(job)
-        before = job.input.stat()
         folder.begin(
             {
-                "input": {"name": job.input.name, "bytes": before.st_size, "sha256": file_hash(job.input)},
+                "input": {"name": job.input.name, "bytes": before.st_size, "sha256": sha256_of(job.input)},
                 "model": {"name": public_name(job.source), "sha256": model_fingerprint(model)},
                 "text": list(job.text),
                 "tasks": tasks,
                 "embeddings": job.embeddings,
                 "dtype": job.dtype,
                 "rows_per_part": job.rows_per_part,
+                "quoted": job.quoted,
             }
         )
         workers = _open_workers(job, model)
         del model
         try:
             with tqdm(total=_count_rows(job), unit=" rows", desc="label") as bar:
-                records = _label(job, folder, workers, columns, bar)
+                records = _label(job, folder, workers, schema, bar)
         finally:
             workers.close()
         after = job.input.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise ValueError(f"{job.input} changed while it was read. Label it again, with --overwrite.")
+        labelled = pa.schema([*schema, *added.items()], schema.metadata)
+        put_together(folder, records, None if job.is_sharded else job.output, job.set_aside_file, labelled)
         if not job.is_sharded:
-            _put_together(job, folder, records, [*columns, *added])
-            shutil.rmtree(folder.path)
+            folder.remove()
     return records
 
 
@@ -311,7 +329,7 @@ def _open_workers(job: Job, model: MultiTaskModel) -> Workers:
     return InProcess(partial(ChunkLabeller, job, None, model))
 
 
-def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str], bar: tqdm) -> list[PartRecord]:
+def _label(job: Job, folder: JobFolder, workers: Workers, schema: pa.Schema, bar: tqdm) -> list[PartRecord]:
     """Give the chunks that are not done to the workers; the records of all, in their order."""
     done, attempts = folder.finished(), Counter()
     pending: dict[Future, Chunk] = {}
@@ -349,7 +367,7 @@ def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str], ba
                 bar.update(record.labelled + record.set_aside)
 
     total = numbers = 0
-    for chunk in read_chunks(job.input, job.rows_per_part, columns, job.text, job.quoted):
+    for chunk in read_chunks(job.input, job.rows_per_part, schema, job.text, job.quoted):
         count = len(chunk.rows) + len(chunk.set_aside)
         total, numbers = total + count, numbers + 1
         if chunk.number in done:
@@ -363,37 +381,6 @@ def _label(job: Job, folder: JobFolder, workers: Workers, columns: list[str], ba
     if counted != total:
         raise RuntimeError(f"{job.input} gave {total} rows, but {counted} are accounted for. Please report this.")
     return records
-
-
-def _put_together(job: Job, folder: JobFolder, records: list[PartRecord], columns: list[str]) -> None:
-    """One file of all parts, and one of all rows that were set aside."""
-    parts = [folder.part(record.number) for record in records]
-
-    def write_parquet(path: Path) -> None:
-        schemas = [pq.read_schema(part) for part in parts]
-        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
-        with pq.ParquetWriter(path, schema) as writer:
-            for part in parts:
-                table = pq.read_table(part)
-                missing = [name for name in schema.names if name not in table.column_names]
-                for name in missing:
-                    table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
-                writer.write_table(table.select(schema.names).cast(schema))
-
-    def write_lines(path: Path) -> None:
-        with path.open("wb") as file:
-            if folder.suffix in DELIMITERS:
-                options = pacsv.WriteOptions(delimiter=DELIMITERS[folder.suffix])
-                pacsv.write_csv(pa.table({name: pa.array([], pa.string()) for name in columns}), file, options)
-            for part in parts:
-                with part.open("rb") as opened:
-                    shutil.copyfileobj(opened, file)
-
-    set_aside = [folder.set_aside(record.number) for record in records if record.set_aside]
-    if set_aside:
-        text = b"".join(file.read_bytes() for file in set_aside)
-        write_whole(job.set_aside_file, lambda path: path.write_bytes(text), folder.path)
-    write_whole(job.output, write_parquet if folder.suffix == ".parquet" else write_lines, folder.path)
 
 
 __all__ = ["ChunkLabeller", "Job", "choose_tasks", "model_fingerprint", "open_model", "run_job"]

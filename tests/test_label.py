@@ -126,7 +126,7 @@ def test_rows_that_cannot_be_read_are_set_aside_with_the_reason(folder: Path, tm
     label(folder, tmp_path / "in.csv", tmp_path / "out.jsonl", "--rows_per_part", 2)
     found = read(tmp_path / "out.jsonl")
     assert found["text"].tolist() == ["cat", "a dog\nran", "caf\N{REPLACEMENT CHARACTER}"]
-    set_aside = [json.loads(line) for line in (tmp_path / "out.set_aside.jsonl").read_text().splitlines()]
+    set_aside = [json.loads(line) for line in (tmp_path / "out.jsonl.set_aside.jsonl").read_text().splitlines()]
     assert [row["row"] for row in set_aside] == [2, 4, 6]
     assert [row["reason"] for row in set_aside] == [
         "3 fields where 2 should be",
@@ -148,7 +148,7 @@ def test_lines_that_are_no_json_and_cells_that_are_no_text_are_set_aside(folder:
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     label(folder, tmp_path / "in.jsonl", tmp_path / "out.parquet")
     assert read(tmp_path / "out.parquet")["text"].tolist() == ["cat", "dog"]
-    set_aside = [json.loads(line) for line in (tmp_path / "out.set_aside.jsonl").read_text().splitlines()]
+    set_aside = [json.loads(line) for line in (tmp_path / "out.parquet.set_aside.jsonl").read_text().splitlines()]
     assert [row["row"] for row in set_aside] == [2, 3, 4, 5]
     assert set_aside[0]["content"] == "{oops"
 
@@ -158,7 +158,8 @@ def test_bad_lines_keep_their_numbers_across_blocks(tmp_path: Path, monkeypatch:
     bad = {2, 7, 8, 30, 59, 60}
     lines = [f"{row},x,y" if row in bad else f"{row},the cat" for row in range(1, 61)]
     (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]) + "\n")
-    chunks = list(inputs.read_chunks(tmp_path / "in.csv", 7, ["id", "text"], ("text",)))
+    schema = inputs.read_schema(tmp_path / "in.csv", ("text",))
+    chunks = list(inputs.read_chunks(tmp_path / "in.csv", 7, schema, ("text",)))
     assert [len(chunk.rows) + len(chunk.set_aside) for chunk in chunks] == [7] * 8 + [4]
     for chunk in chunks:
         assert [int(number) for number in chunk.table["id"].to_pylist()] == chunk.rows
@@ -281,7 +282,7 @@ def unfinished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         def fail(*args: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr(job, "_put_together", fail)
+        patch.setattr(job, "put_together", fail)
         with pytest.raises(SystemExit, match=r"No space left on device.*with --resume goes on"):
             label(*arguments)
     return arguments
@@ -356,7 +357,7 @@ def test_second_job_on_one_output_is_refused_and_harms_nothing(
 def test_lock_that_the_job_before_took_away_with_its_folder_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, flock = JobFolder(tmp_path / "job", ".csv"), fcntl.flock
+    folder, flock = JobFolder(tmp_path / "job", ".csv", tmp_path / "job"), fcntl.flock
 
     def end_before(file: object, flags: int) -> None:
         shutil.rmtree(folder.path)
@@ -374,7 +375,7 @@ def test_what_a_killed_job_was_writing_is_cleared_away(folder: Path, tmp_path: P
     for name in (".part-000001.parquet.99", ".set_aside-000000.jsonl.99"):
         (tmp_path / "out" / name).write_text("half")
     label(*arguments, "--resume")
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not list((tmp_path / "out").glob(".*.99"))
     assert len(pd.read_parquet(sorted((tmp_path / "out").glob("*.parquet")))) == 20
 
 

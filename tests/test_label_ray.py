@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_label import label, make_rows, write
+from test_label_files import interrupt
 
 from helpers.every_task import TASKS
 from multitask_sentence import MultiTaskModel
@@ -65,15 +66,18 @@ def test_more_processes_than_the_cluster_has_are_refused(local_ray) -> None:
 
 
 def test_error_of_an_actor_is_one_line_and_its_parts_are_those_of_one_process(
-    local_ray, tmp_path: Path, tiny_backbone: str
+    local_ray, tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS).save_pretrained(tmp_path / "model")
     write(make_rows(50), tmp_path / "in.csv")
     arguments = (tmp_path / "model", tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 10, "--resume")
     label(*arguments[:2], tmp_path / "whole.csv", *arguments[3:])
+    interrupt(monkeypatch, *arguments)
+    for part in (tmp_path / "out.csv.job").glob("part-*"):
+        part.unlink()
     in_the_way = tmp_path / "out.csv.job" / "part-000004.csv"
-    in_the_way.mkdir(parents=True)
+    in_the_way.mkdir()
     with pytest.raises(SystemExit, match=r"^error: \[Errno 21\] Is a directory: [^\n]*$"):
         label(*arguments, "--ray", "--processes", 1)
     assert len(list((tmp_path / "out.csv.job").glob("part-*.json"))) >= 3

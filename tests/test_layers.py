@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "training": {"remote", "data"},
     "runtime": {"remote"},
     "export": {"remote", "data", "training", "runtime"},
-    "labelling": {"remote"},
+    "labelling": {"remote", "data"},
     "reporting": {"remote", "data", "training"},
     "serving": {"remote", "runtime"},
     "train": {"remote", "data", "training"},
