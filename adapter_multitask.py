@@ -31,7 +31,8 @@ from transformers.utils.hub import extract_commit_hash
 
 from .backbone_multitask import find_backbone, open_backbone
 from .configuration_multitask import public_name
-from .staging_multitask import in_place
+from .staging_multitask import in_place, is_same_folder
+from .turns_multitask import changes_model
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "default"  # peft's own, and part of parameter names in memory but not in files
@@ -149,11 +150,6 @@ def cached_commit(name_or_path: str, options: dict[str, Any]) -> str | None:
     return extract_commit_hash(path, None) if isinstance(path, str) else None
 
 
-def is_same_folder(first: str | os.PathLike, second: str | os.PathLike) -> bool:
-    """Whether both are paths of one folder that exists."""
-    return os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second)
-
-
 def _adapter_file(name_or_path: str | os.PathLike, filename: str, options: dict[str, Any]) -> str:
     path = cached_file(
         name_or_path, f"{ADAPTER_FOLDER}/{filename}", _raise_exceptions_for_missing_entries=False, **options
@@ -214,6 +210,7 @@ class BackboneAdapter:
     With an adapter, `save_pretrained` writes it beside heads and projection, and leaves the backbone's weights out.
     """
 
+    @changes_model
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """
         Put a new adapter on the backbone: it is trainable, the backbone's own weights no longer are.
@@ -244,6 +241,7 @@ class BackboneAdapter:
         self.config.base_revision = cached_commit(base, self.base_model._hub_options if opened_from else {})
         self._leave_out_backbone()
 
+    @changes_model
     def merge_adapter(self) -> None:
         """Fold the adapter into the backbone: a plain model, with the same outputs up to rounding."""
         self._check_adapter()
@@ -251,6 +249,7 @@ class BackboneAdapter:
             take_off_backbone(self.base_model.backbone)
         self._forget_base()
 
+    @changes_model
     def delete_adapter(self, adapter_names: list[str] | str = ADAPTER_NAME) -> None:
         """
         Take the adapter off the backbone, whose own weights stay as they are and train again.
@@ -295,6 +294,7 @@ class BackboneAdapter:
         if names not in (ADAPTER_NAME, [ADAPTER_NAME]):
             raise ValueError(f"There is no adapter {names!r}. The model has one, named {ADAPTER_NAME!r}.")
 
+    @changes_model
     def _set_enabled(self, enabled: bool) -> None:
         self._check_adapter()
         for _, layer in _adapter_layers(self.base_model.backbone):

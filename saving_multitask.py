@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .adapter_multitask import BackboneAdapter, is_same_folder
+from .adapter_multitask import BackboneAdapter
 from .configuration_multitask import MultiTaskConfig
 from .manifest_multitask import MANIFEST_FILE, check_opened, listed, sha256_of, update_manifest
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
-from .staging_multitask import check_moved
+from .staging_multitask import check_moved, is_same_folder
 from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
 

@@ -31,6 +31,11 @@ def in_place(folder: str | os.PathLike) -> str:
     return os.sep.join(part for part in parts if part != UNFINISHED)
 
 
+def is_same_folder(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Whether both are paths of one folder that exists."""
+    return os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second)
+
+
 def sync(path: str | os.PathLike) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -159,6 +164,7 @@ __all__ = [
     "check_moved",
     "files_of",
     "in_place",
+    "is_same_folder",
     "staged",
     "sync",
     "sync_folder",

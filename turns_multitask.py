@@ -44,9 +44,11 @@ class Turns:
                 return False
             return not (to_change and (self.inside or before))
 
-        self.condition.wait_for(is_due)
-        self.line.remove(place)
-        self.condition.notify_all()
+        try:
+            self.condition.wait_for(is_due)
+        finally:  # also where Ctrl-C ends the wait: whoever came later would wait for this thread for ever
+            self.line.remove(place)
+            self.condition.notify_all()
 
 
 _TURNS: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()

@@ -1,11 +1,14 @@
-"""Several threads on one model: answers are right while others change its mode and its tasks."""
+"""Several threads on one model: answers are right while others change its mode, its tasks and its adapter."""
 
+import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.turns_multitask import changing, evaluating, sharing
@@ -69,6 +72,59 @@ def test_change_waits_for_those_who_compute_and_they_wait_for_it() -> None:
             order.append("changed")
 
     assert run_together(compute, change) == []
+    assert order == ["computed", "changed"]
+
+
+def test_interrupted_wait_for_a_turn_keeps_nobody_out() -> None:
+    model, inside, ended, shared = torch.nn.Linear(1, 1), threading.Event(), threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with sharing(model):
+            inside.set()
+            ended.wait(30)
+
+    def compute_too() -> None:
+        with sharing(model):
+            shared.set()
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    threading.Thread(target=compute, daemon=True).start()
+    try:
+        inside.wait(10)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt), changing(model):
+            pass
+        threading.Thread(target=compute_too, daemon=True).start()
+        assert shared.wait(10), "whoever computes comes in while another computes"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        ended.set()
+
+
+@pytest.mark.parametrize("method", ["add_adapter", "disable_adapters", "merge_adapter", "delete_adapter"])
+def test_adapter_changes_wait_for_those_who_compute(tiny_backbone: str, method: str) -> None:
+    model, inside, ended, order = MultiTaskModel.from_backbone(tiny_backbone), threading.Event(), threading.Event(), []
+    change = partial(model.add_adapter, LoraConfig(r=3, target_modules=["query"]))
+    if method != "add_adapter":
+        change()
+        change = getattr(model, method)
+
+    def compute() -> None:
+        with sharing(model):
+            inside.set()
+            ended.wait(10)
+            order.append("computed")
+
+    def change_it() -> None:
+        inside.wait(10)
+        threading.Timer(0.3, ended.set).start()
+        change()
+        order.append("changed")
+
+    assert run_together(compute, change_it) == []
     assert order == ["computed", "changed"]
 
 
