@@ -6,8 +6,8 @@
     curl localhost:8000/predict -H 'Content-Type: application/json' -d '{"sentences": ["What a lovely evening!"]}'
 
 POST /predict, POST /v1/embeddings (as OpenAI's), GET /health, /metrics and /docs. SIGTERM ends the server when all
-that it has taken in is answered. Opening a model runs the Python files of its repository: pin a Hub id with its
---revision.
+that it has taken in is answered, or after --max_shutdown_seconds. Opening a model runs the Python files of its
+repository: pin a Hub id with its --revision.
 """
 
 import argparse
@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # While requests are read, the thread that computes waits for Python's lock; by default up to 5 ms, or longer.
     sys.setswitchinterval(0.0005)
     # Not a line for each request: /metrics counts them.
-    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+    log = {"log_level": "info", "access_log": False}
+    end = limits.max_shutdown_seconds
+    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=end, **log)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@
     GET  /docs            all of it, to read and try
 
 Every error has one form, `{"error": {"message": ..., "param": ..., "type": ...}}`, whose message is one line that
-names the field: 400 for broken JSON, 401 without the token, 413 for a body that is too large, 422 for a wrong field,
-429 while too many rows wait.
+names the field: 400 for broken JSON, 401 without the token, 408 for a body that does not come, 413 for one that is too
+large, 422 for a wrong field, 429 while too much waits, 500 for a failure of the server's own, 503 while it goes down.
 """
 
+import asyncio
 import base64
 import json
 import secrets
@@ -30,6 +31,7 @@ from starlette.exceptions import HTTPException
 
 from ..answers_multitask import farthest_labelled
 from ..checks_multitask import suggest
+from ..rows_multitask import without_lone_surrogates
 from .batching import Abstain, Batcher, ClosedError, QueueFullError, Row
 from .engine import Engine
 from .limits import Limits
@@ -115,61 +117,86 @@ class _Metrics:
 
 
 class _Gate:
-    """What every request passes, as plain ASGI: the token, the limit on its body, and the counts for Prometheus."""
+    """What every request passes, as plain ASGI: the token, the limits on bodies, and the counts for Prometheus."""
 
-    def __init__(self, app: Any, token: str | None, max_body_bytes: int, metrics: _Metrics, paths: Sequence[str]):
-        self.app, self.token, self.max_body_bytes = app, token, max_body_bytes
+    def __init__(self, app: Any, token: str | None, limits: Limits, metrics: _Metrics, paths: Sequence[str]):
+        self.app, self.token, self.limits = app, token, limits
         self.metrics, self.paths = metrics, set(paths)
+        self.held = 0  # bytes of the bodies of all requests that are not answered
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        chunks: list[bytes] = []
 
         async def counted(message: dict[str, Any]) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
-        refusal, body = await self._look_at(scope, receive)
-        if refusal is not None:
-            await refusal(scope, receive, counted)
-        elif body is not None:
-            messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+        try:
+            refusal, body = await self._look_at(scope, receive, chunks)
+            if refusal is not None:
+                await refusal(scope, receive, counted)
+            elif body is not None:
+                messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-            async def replay() -> Any:
-                return next(messages, None) or await receive()
+                async def replay() -> Any:
+                    return next(messages, None) or await receive()
 
-            # Every body is JSON, whatever its header says: curl -d and urllib call it a form.
-            others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-            headers = [*others, (b"content-type", b"application/json")]
-            await self.app({**scope, "headers": headers}, replay, counted)
-        path = scope["path"] if scope["path"] in self.paths else "other"
-        self.metrics.requests.labels(path, str(status or "disconnected")).inc()
-        self.metrics.seconds.labels(path).observe(time.perf_counter() - started)
+                # Every body is JSON, whatever its header says: curl -d and urllib call it a form.
+                others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+                headers = [*others, (b"content-type", b"application/json")]
+                await self.app({**scope, "headers": headers}, replay, counted)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.held -= sum(map(len, chunks))
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.metrics.requests.labels(path, str(status or "disconnected")).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
-    async def _look_at(self, scope: dict[str, Any], receive: Any) -> tuple[Response | None, bytes | None]:
-        """A refusal, or the whole body; neither where the caller has gone."""
-        headers = dict(scope["headers"])
+    async def _look_at(
+        self, scope: dict[str, Any], receive: Any, chunks: list[bytes]
+    ) -> tuple[Response | None, bytes | None]:
+        """A refusal, or the whole body; neither where the caller has gone. `chunks` gets what was read of the body."""
+        headers, limits = dict(scope["headers"]), self.limits
         sent = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         if self.token and scope["path"] not in OPEN_PATHS and not secrets.compare_digest(sent, self.token.encode()):
             message = "The request needs the header Authorization: Bearer TOKEN with the right token."
             return _failure(401, message, **{"WWW-Authenticate": "Bearer"}), None
-        announced, chunks, size, more = headers.get(b"content-length", b"0"), [], 0, True
-        size = int(announced) if announced.isdigit() else 0
-        if size <= self.max_body_bytes:
-            size = 0
-            while more and size <= self.max_body_bytes:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None, None
-                chunks.append(message.get("body", b""))
-                size, more = size + len(chunks[-1]), message.get("more_body", False)
-        if size > self.max_body_bytes:
-            message = f"The body holds more than {self.max_body_bytes} bytes. Send fewer or shorter sentences."
-            return _failure(413, message, connection="close"), None
+        announced = headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > limits.max_body_bytes:
+            return self._too_large(), None
+        try:
+            async with asyncio.timeout(limits.max_body_seconds):
+                return await self._read(receive, chunks)
+        except TimeoutError:
+            said = f"The body did not come within {limits.max_body_seconds} seconds. Send all of it at once."
+            return _failure(408, said, connection="close"), None
+
+    async def _read(self, receive: Any, chunks: list[bytes]) -> tuple[Response | None, bytes | None]:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None, None
+            chunks.append(message.get("body", b""))
+            size, more = size + len(chunks[-1]), message.get("more_body", False)
+            self.held += len(chunks[-1])
+            if size > self.limits.max_body_bytes:
+                return self._too_large(), None
+            if size < self.held > self.limits.max_waiting_bytes:  # alone, a request is always taken in
+                said = "Too much text is waiting. Try again in a moment."
+                return _failure(429, said, connection="close", **{"Retry-After": "1"}), None
         return None, b"".join(chunks)
+
+    def _too_large(self) -> Response:
+        said = f"The body holds more than {self.limits.max_body_bytes} bytes. Send fewer or shorter sentences."
+        return _failure(413, said, connection="close")
 
 
 def make_app(engine: Engine, limits: Limits | None = None, token: str | None = None) -> FastAPI:
@@ -266,6 +293,10 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
     async def closed(request: Request, error: ClosedError) -> Response:
         return _failure(503, "The server is going down.")
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return _failure(500, "The server failed to answer; what went wrong is in the server's log.")
+
     @app.post("/predict")
     async def predict(body: PredictRequest) -> Response:
         """Answers in the order of the rows: `{"answers": [{"sentiment": {"label": ..., "score": ...}, ...}, ...]}`."""
@@ -286,7 +317,7 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
             raise FieldError(
                 "dimensions", f"dimensions is {body.dimensions}, but the model has {engine.embedding_dim}."
             )
-        rows = [body.input] if isinstance(body.input, str) else body.input
+        rows = without_lone_surrogates([body.input] if isinstance(body.input, str) else body.input)
         check_rows("input", rows)
         found = await answers(rows, [], True)
         tokens = await run_in_threadpool(engine.count_tokens, rows)
@@ -320,7 +351,7 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
     paths = [route.path for route in app.routes]
-    app.add_middleware(_Gate, token=token, max_body_bytes=limits.max_body_bytes, metrics=metrics, paths=paths)
+    app.add_middleware(_Gate, token=token, limits=limits, metrics=metrics, paths=paths)
     return app
 
 

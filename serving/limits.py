@@ -1,4 +1,4 @@
-"""How much the server takes in."""
+"""How much the server takes in, and how long it waits for it."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,27 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Limits:
     """
-    What one request, and all that wait, may hold.
+    What one request, and all that wait, may hold and take.
 
     Attributes:
         max_body_bytes: of a request's body.
+        max_body_seconds: until all of a request's body has come.
         max_rows: sentences or pairs of one request.
         max_characters: of one sentence.
         max_waiting_rows: rows of all requests that wait.
+        max_waiting_bytes: bodies of all requests that are not answered, those that are on their way included.
         max_batch_rows: rows of several requests that are computed together.
+        max_shutdown_seconds: from SIGTERM until what is not answered, or not fetched by its caller, is given up.
     """
 
     max_body_bytes: int = 4_000_000
+    max_body_seconds: int = 30
     max_rows: int = 1_000
     max_characters: int = 100_000
     max_waiting_rows: int = 10_000
+    max_waiting_bytes: int = 100_000_000
     max_batch_rows: int = 512
+    max_shutdown_seconds: int = 120
 
 
 __all__ = ["Limits"]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from multitask_sentence.export.folder import export_folder
 from multitask_sentence.serving.app import make_app
 from multitask_sentence.serving.batching import Batcher, ClosedError, QueueFullError
 from multitask_sentence.serving.engine import TorchEngine
+from multitask_sentence.serving.limits import Limits
 from multitask_sentence.training.calibration.scope import fit_scope
 
 TOKEN = "a-word-between-friends"
@@ -175,6 +177,13 @@ def test_openai_client_gets_the_embeddings(server: Server, encoding_format: str)
     assert [model.id for model in client.models.list()] == [answer.model]
 
 
+def test_half_a_character_is_read_as_predict_reads_it(server: Server) -> None:
+    cut, mended = b'{"input": ["the cat \\ud83d"]}', {"input": ["the cat \ufffd"]}
+    (status, found), (_, expected) = server.send("/v1/embeddings", cut), server.send("/v1/embeddings", mended)
+    assert status == 200
+    assert close(found, expected)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message", "field"),
     [
@@ -223,6 +232,22 @@ def test_metrics_count_requests_and_rows(server: Server) -> None:
     server.send("/predict", {"sentences": SENTENCES})
     assert rows() == before + len(SENTENCES)
     assert re.search(r'requests_total{path="/predict",status="200"} [1-9]', server.send("/metrics")[1])
+
+
+def test_failure_of_the_model_has_the_form_of_every_error_and_is_counted(folder: Path) -> None:
+    class Failing(TorchEngine):
+        def answer(self, *arguments: Any) -> list[dict[str, Any]]:
+            raise RuntimeError("cannot allocate what nobody need know")
+
+    with TestClient(make_app(Failing(str(folder))), raise_server_exceptions=False) as client:
+        answer = client.post("/predict", json={"sentences": "a"})
+        metrics = client.get("/metrics").text
+    assert answer.status_code == 500
+    error = answer.json()["error"]
+    assert error == {"message": error["message"], "type": "server_error", "param": None, "code": 500}
+    assert "the server's log" in error["message"] and "allocate" not in answer.text
+    assert 'multitask_sentence_requests_total{path="/predict",status="500"} 1.0' in metrics
+    assert 'multitask_sentence_request_seconds_count{path="/predict"} 1.0' in metrics
 
 
 def test_many_callers_get_their_own_answers(server: Server) -> None:
@@ -297,6 +322,49 @@ def test_sigterm_ends_the_server_when_all_is_answered(folder: Path) -> None:
     assert [status for status, _ in found] == [200] * 8
     assert all(len(content["answers"]) == 100 * len(SENTENCES) for _, content in found)
     assert process.wait(timeout=30) == -signal.SIGTERM or process.returncode == 0
+
+
+def test_callers_that_do_not_send_or_do_not_read_cannot_keep_the_server_from_ending(folder: Path) -> None:
+    url, process = start(folder, "--max_body_seconds", "1", "--max_shutdown_seconds", "3")
+    address, _, port = url.removeprefix("http://").partition(":")
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: "
+    body = json.dumps({"sentences": ["the cat"] * 1_000, "embeddings": True})
+    try:
+        with socket.socket() as deaf, socket.socket() as slow:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for caller in (deaf, slow):
+                caller.settimeout(30)
+                caller.connect((address, int(port)))
+            deaf.sendall(f"{head}{len(body)}\r\n\r\n{body}".encode() * 4)
+            assert deaf.recv(12) == b"HTTP/1.1 200", "its answer is there, of which it reads no more"
+            slow.sendall(f'{head}100\r\n\r\n{{"sentences": "th'.encode())
+            process.send_signal(signal.SIGTERM)
+            assert slow.recv(65_536).startswith(b"HTTP/1.1 408")
+            process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_text_that_waits_or_is_on_its_way_is_limited_and_a_request_alone_is_taken(folder: Path) -> None:
+    inside, ended = threading.Event(), threading.Event()
+
+    class Waiting(TorchEngine):
+        def answer(self, *arguments: Any) -> list[dict[str, Any]]:
+            inside.set()
+            ended.wait(30)
+            return super().answer(*arguments)
+
+    limits = Limits(max_waiting_bytes=1_000)
+    with TestClient(make_app(Waiting(str(folder)), limits)) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/predict", json={"sentences": "a" * 2_000})
+        inside.wait(30)
+        refused = client.post("/predict", json={"sentences": "b"})
+        ended.set()
+        assert first.result().status_code == 200
+        assert client.post("/predict", json={"sentences": "b"}).status_code == 200
+    assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
+    assert "Too much text is waiting" in refused.json()["error"]["message"]
 
 
 # ---- the queue ----
