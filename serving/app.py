@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -307,7 +306,8 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
         check_rows("pairs" if is_pair else "sentences", rows)
         names = tasks_for(body.tasks, is_pair)
         found = await answers(rows, names, body.embeddings, abstention_for(body.abstain, names))
-        found = [{name: _listed(answer) for name, answer in row.items()} for row in found]
+        for row in found if body.embeddings else ():
+            row["embedding"] = row["embedding"].tolist()
         return Response(json.dumps({"model": engine.name, "answers": found}), media_type="application/json")
 
     @app.post("/v1/embeddings")
@@ -324,9 +324,9 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
         data = []
         for place, row in enumerate(found):
             vector = row["embedding"]
-            if body.encoding_format == "base64":
-                vector = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-            data.append({"object": "embedding", "index": place, "embedding": _listed(vector)})
+            is_text = body.encoding_format == "base64"
+            written = base64.b64encode(vector.astype("<f4").tobytes()).decode() if is_text else vector.tolist()
+            data.append({"object": "embedding", "index": place, "embedding": written})
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         content = {"object": "list", "data": data, "model": engine.name, "usage": usage}
         return Response(json.dumps(content), media_type="application/json")
@@ -353,11 +353,6 @@ def make_app(engine: Engine, limits: Limits | None = None, token: str | None = N
     paths = [route.path for route in app.routes]
     app.add_middleware(_Gate, token=token, limits=limits, metrics=metrics, paths=paths)
     return app
-
-
-def _listed(value: Any) -> Any:
-    """An embedding as a list; all else as it is."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 __all__ = ["make_app"]

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Row = str | tuple[str, str]
@@ -70,7 +70,7 @@ class Counts:
     passes: int = 0
     rows: int = 0
     refused: int = 0
-    waiting_rows: int = field(default=0)
+    waiting_rows: int = 0
 
 
 class Batcher:

@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Tokens that the model reads of the sentences, special ones included."""
 
 
-def _listed(
+def _answers_by_row(
     model: Any, tasks: dict[str, Any], rows: list[Row], names: list[str], embeddings: bool, abstain: Abstain
 ) -> list[dict[str, Any]]:
     """What `Engine.answer` gives, of anything with `predict`."""
@@ -54,6 +54,10 @@ class TorchEngine:
         revision: a commit, branch or tag of the Hub.
         dtype: of the weights, such as `bfloat16`; float32 by default.
         device: such as `cuda`; by default a GPU if there is one.
+
+    Raises:
+        ValueError: torch does not compute with this device here.
+        OSError: there is no such model.
     """
 
     kind = "torch"
@@ -64,16 +68,25 @@ class TorchEngine:
         from ..configuration_multitask import public_name
         from ..modeling_multitask import MultiTaskModel
 
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=device).tolist()
+        except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA
+            usable = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+            raise ValueError(
+                f"device is {device!r}, but should be one that torch computes with here, such as {usable} "
+                f"({str(error).partition('. ')[0]})."
+            ) from error
         self.model = MultiTaskModel.from_pretrained(
             source, revision=revision, dtype=dtype or "float32", trust_remote_code=True
         ).eval()
-        self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model.to(device)
         self.name = public_name(source)
         self.tasks = self.model.config.tasks
         self.embedding_dim = self.model.config.embedding_dim
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
-        return _listed(self.model, self.model.config.tasks, rows, tasks, embeddings, abstain)
+        return _answers_by_row(self.model, self.model.config.tasks, rows, tasks, embeddings, abstain)
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
         options = {"truncation": True, "max_length": self.model.config.max_length}
@@ -102,7 +115,7 @@ class RuntimeEngine:
         self.embedding_dim = self.model.config["embedding_dim"]
 
     def answer(self, rows: list[Row], tasks: list[str], embeddings: bool, abstain: Abstain) -> list[dict[str, Any]]:
-        return _listed(self.model, self.model.tasks, rows, tasks, embeddings, abstain)
+        return _answers_by_row(self.model, self.model.tasks, rows, tasks, embeddings, abstain)
 
     def count_tokens(self, sentences: Sequence[str]) -> int:
         return sum(map(len, self.model.tokenize(list(sentences))))

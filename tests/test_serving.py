@@ -302,6 +302,8 @@ def test_export_answers_as_the_model_does(folder: Path, tmp_path: Path) -> None:
         (("--dtype", "int8"), "needs --engine onnx or openvino"),
         (("--engine", "onnx", "--device", "cuda"), "--device belongs to --engine torch"),
         (("--engine", "onnx"), "it was not exported"),
+        (("--device", "cud"), "device is 'cud', but should be one that torch computes with here, such as cpu"),
+        (("--device", "cuda:99"), "device is 'cuda:99', but should be one that torch computes with here"),
     ],
 )
 def test_engine_that_cannot_be_is_one_line(folder: Path, capsys, arguments: tuple[str, ...], message: str) -> None:
