@@ -11,7 +11,7 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answers_multitask import one_word
-from .rows_multitask import check_container, count_rows, windows_of
+from .rows_multitask import check_container, check_rows, count_rows, windows_of
 
 ROWS_PER_WINDOW = 4096  # rows of a generator that are read, answered and handed out together
 
@@ -66,8 +66,11 @@ class MultiTaskPipeline(Pipeline):
         return list(answers) if count_rows(inputs) is not None else answers
 
     def _answer_rows(self, inputs: Iterable[Any], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        is_pair = False
         for start, window in windows_of(inputs, ROWS_PER_WINDOW):
             rows = [self.preprocess(row, place=place) for place, row in enumerate(window, start)]
+            is_pair = is_pair if start else isinstance(rows[0], tuple)
+            check_rows(rows, is_pair, start)  # `predict` would count from the window's first row, and take its kind
             yield from self.postprocess(self.forward(rows, **options))
 
     def preprocess(self, input_: Any, place: int = 0) -> str | tuple[str, str]:

@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +36,8 @@ from .engine import Engine
 from .limits import Limits
 
 OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json")  # asked by machines of the house, without a token
+# The nearest known name is searched for on the loop that reads all requests, which a name of megabytes would hold up.
+TaskName = Annotated[str, Field(max_length=1_000)]
 
 
 class FieldError(Exception):
@@ -64,7 +66,9 @@ class PredictRequest(BaseModel):
 
     sentences: str | list[str] | None = Field(None, description="One sentence or several.")
     pairs: list[tuple[str, str]] | None = Field(None, description="Pairs, for the tasks that compare two sentences.")
-    tasks: str | list[str] | None = Field(None, description="The tasks to answer; all that read this kind of input.")
+    tasks: TaskName | list[TaskName] | None = Field(
+        None, description="The tasks to answer; all that read this kind of input."
+    )
     embeddings: bool = Field(False, description="Whether to answer with the embeddings, too.")
     abstain: Abstention | Literal[False] | None = Field(
         None,

@@ -75,6 +75,20 @@ def test_a_datasets_column_and_a_generator_give_the_same_rows(opened: tuple) -> 
     assert [row["mood"] for row in generated] == expected
 
 
+@pytest.mark.parametrize("wrong", [3, ("a", "pair")])
+def test_row_that_is_no_sentence_is_named_by_its_place_in_all_rows(
+    opened: tuple, monkeypatch: pytest.MonkeyPatch, wrong: object
+) -> None:
+    _, answer = opened
+    monkeypatch.setitem(type(answer)._answer_rows.__globals__, "ROWS_PER_WINDOW", 2)
+    rows = [*SENTENCES, wrong]
+    for given in (rows, iter(rows)):
+        with pytest.raises(TypeError, match=r"^Sentence 4 is .* should be a string"):
+            list(answer(given))
+    with pytest.raises(TypeError, match=r"^Row 4 is 'the cat'.* should be a pair of strings"):
+        answer([*PAIRS, *PAIRS, "the cat"])
+
+
 def test_heads_and_batch_size_are_passed_on(opened: tuple) -> None:
     _, answer = opened
     assert set(answer(SENTENCES, head=["mood"], batch_size=1)[0]) == {"embedding", "mood"}

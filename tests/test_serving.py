@@ -197,6 +197,8 @@ def test_half_a_character_is_read_as_predict_reads_it(server: Server) -> None:
         ("/predict", {"pairs": [["a", "b"], ["a"]]}, 422, "pairs[1][1]: ", "pairs[1][1]"),
         ("/predict", {"sentences": "a", "tasks": "moood"}, 422, "Did you mean 'mood'?", "tasks"),
         ("/predict", {"sentences": "a", "tasks": "similarity"}, 422, "reads pairs. Send pairs instead", "tasks"),
+        ("/predict", {"sentences": "a", "tasks": "m" * 1_001}, 422, "at most 1000 characters", "tasks"),
+        ("/predict", {"sentences": "a", "tasks": ["mood", "m" * 1_001]}, 422, "at most 1000 characters", "tasks[1]"),
         ("/predict", {"sentences": "a", "task": "mood"}, 422, "task: Extra inputs", "task"),
         ("/predict", {"sentences": ["a"] * 51}, 422, "holds 51 rows, but a request may hold 50", "sentences"),
         ("/predict", {"sentences": ["a", "b" * 2_001]}, 422, "has 2001 characters", "sentences[1]"),
