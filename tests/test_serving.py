@@ -329,7 +329,7 @@ def test_sigterm_ends_the_server_when_all_is_answered(folder: Path) -> None:
 
 
 def test_callers_that_do_not_send_or_do_not_read_cannot_keep_the_server_from_ending(folder: Path) -> None:
-    url, process = start(folder, "--max_body_seconds", "1", "--max_shutdown_seconds", "3")
+    url, process = start(folder, "--max_body_seconds", "1", "--max_shutdown_seconds", "2")
     address, _, port = url.removeprefix("http://").partition(":")
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: "
     body = json.dumps({"sentences": ["the cat"] * 1_000, "embeddings": True})
