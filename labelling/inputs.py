@@ -140,7 +140,7 @@ _Piece = tuple[pa.Table, list[int], list[SetAside]]
 def _parquet_pieces(path: Path) -> Iterator[_Piece]:
     start = 0
     for batch in pq.ParquetFile(path, memory_map=True).iter_batches(batch_size=8192):
-        table = pa.Table.from_batches([batch])
+        table = _valid_text(pa.Table.from_batches([batch]))
         yield table, list(range(start + 1, start + len(table) + 1)), []
         start += len(table)
 
@@ -279,19 +279,22 @@ def _check_swallowed(path: Path, table: pa.Table, rows: list[int], delimiter: st
             if inner and all(line.count(delimiter) == table.num_columns - 1 for line in inner):
                 raise ValueError(
                     f"{path}, row {rows[place]}: the cell of column {name!r} holds {len(inner) + 2} lines that look "
-                    "like rows. A quote at its start has swallowed them. If quotes are part of the text, say "
-                    "--no_quotes."
+                    "like rows. A quote at its start has swallowed them. If quotes are part of the text, start "
+                    "anew with --no_quotes --overwrite."
                 )
 
 
 def _valid_text(table: pa.Table) -> pa.Table:
     """Bytes that are no UTF-8 become U+FFFD."""
     for place, column in enumerate(table.columns):
+        if column.type not in (pa.string(), pa.large_string()):
+            continue
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            texts = [value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
-            table = table.set_column(place, table.column_names[place], pa.array(texts, pa.string()))
+            cells = column.cast(pa.large_binary()).to_pylist()
+            texts = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
+            table = table.set_column(place, table.schema.field(place), pa.array(texts, column.type))
     return table
 
 

@@ -270,8 +270,8 @@ def run_job(job: Job) -> list[PartRecord]:
         A record of each part, in the order of the input.
 
     Raises:
-        ValueError: input, output, columns or tasks do not fit; the input changed while it was read; or what an earlier
-            job left belongs to another one.
+        ValueError: input, output, columns or tasks do not fit; the output would take the place of something else; the
+            input changed while it was read; or what an earlier job left belongs to another one.
         RuntimeError: a chunk's worker was lost three times.
     """
     _check_output(job)

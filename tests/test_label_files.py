@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -296,6 +297,16 @@ def test_half_characters_are_read_as_predict_reads_them(model: Path, tmp_path: P
     assert first["text"] == "caf\N{REPLACEMENT CHARACTER}"
     assert first["by"] == {"n\N{REPLACEMENT CHARACTER}ame": "\N{GRINNING FACE}"}
     assert second["text"] == r"a \ud83d"
+
+
+def test_bytes_of_parquet_that_are_no_text_are_read_as_those_of_csv(model: Path, tmp_path: Path) -> None:
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xed\xa0\xbd", b"cat"]).buffers())
+    more = pa.Array.from_buffers(pa.large_string(), 2, pa.array([b"\xed", None], pa.large_binary()).buffers())
+    pq.write_table(pa.table({"id": [1, 2], "text": texts, "more": more}), tmp_path / "in.parquet")
+    label(model, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [row["text"].rstrip("\N{REPLACEMENT CHARACTER}") for row in found] == ["caf", "cat"]
+    assert [(row["id"], row["more"]) for row in found] == [(1, "\N{REPLACEMENT CHARACTER}"), (2, None)]
 
 
 # ---- the summary ----
