@@ -47,7 +47,7 @@ def one_word(head: Any, older: Any, spelled: str) -> Any:
     return older if head is None else head
 
 
-def listed(head: Any, tasks: Iterable[str]) -> list[str]:
+def head_names(head: Any, tasks: Iterable[str]) -> list[str]:
     """One name or several as a list; a TypeError for what is no name, with those of `tasks`."""
     names = [head] if isinstance(head, str) or not isinstance(head, Iterable) else list(head)
     if not all(isinstance(name, str) for name in names):
@@ -83,7 +83,7 @@ def tasks_for(
     """
     if wanted is None:
         return [name for name, task in tasks.items() if task.pair == is_pair]
-    names = listed(wanted, tasks)
+    names = head_names(wanted, tasks)
     check_tasks(tasks, names)
     for name in names:
         if check_kind and tasks[name].pair != is_pair:
@@ -351,8 +351,8 @@ __all__ = [
     "check_tasks",
     "farthest_labelled",
     "hand_out",
+    "head_names",
     "labelled_near",
-    "listed",
     "one_word",
     "plain_answers",
     "read_question",

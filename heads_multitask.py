@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
-from .answers_multitask import check_tasks, listed
+from .answers_multitask import check_tasks, head_names
 from .checks_multitask import suggest
 from .configuration_multitask import POOLINGS, MultiTaskConfig
 from .scope_multitask import Scope, scope_centres
@@ -228,7 +228,7 @@ class TaskHeads:
         """
         if head is None:
             return [name for name, task in self.config.tasks.items() if not task.pair]
-        names = [] if isinstance(head, str) and head == "embedding" else listed(head, self.config.tasks)
+        names = [] if isinstance(head, str) and head == "embedding" else head_names(head, self.config.tasks)
         self._check_tasks(names)
         return names
 
