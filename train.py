@@ -338,7 +338,7 @@ def run_in_folder(
     if is_main and trainer.lessons is not None:
         report_distillation(trainer, answers, scores, singles, options.joint, write_card)
     if options.compare_single:
-        report_comparison(trainer, make_initial, history, scores, write_card)
+        report_comparison(trainer, make_initial, history, scores, write_card, singles)
     if is_main:
         where = f"AutoModel.from_pretrained({str(output_dir)!r}, trust_remote_code=True)"
         say(f"\nSaved to {output_dir}. Open it with {where}.")

@@ -14,6 +14,7 @@ from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.distillation.lessons import Lessons
 from multitask_sentence.training.distillation.settings import Distillation, TeacherName
 from multitask_sentence.training.distillation.teachers import open_teacher
+from multitask_sentence.training.resuming.files import read_record, write_record
 
 SINGLE = list(helpers.MEAN_LOSS_TASKS)
 
@@ -266,6 +267,26 @@ def test_run_goes_on_with_the_same_lessons_alone(changed, message, backbone, tea
             checkpoint=checkpoint,
             **arguments,
         )
+
+
+def test_run_goes_on_with_the_same_rows_kept_from_its_teachers_alone(backbone, teacher, tmp_path):
+    sets = [helpers.make_set(["sentiment"], train=8, test=4)]
+    arguments = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "num_train_epochs": 2}
+    run(backbone, tmp_path, sets, teacher, **arguments)
+    checkpoint = tmp_path / "checkpoint-1"
+    test = sets[0].splits["test"].to_dict()
+    test["sentences"][0] = ["another test row"]
+    sets[0].splits["test"] = datasets.Dataset.from_dict(test)
+    run(backbone, tmp_path, sets, teacher, checkpoint=str(checkpoint), **arguments)
+    test["sentences"][1] = sets[0].splits["train"]["sentences"][2]  # which is no longer answered
+    sets[0].splits["test"] = datasets.Dataset.from_dict(test)
+    with pytest.raises(ValueError, match="text_kept_from_teachers is not what it was"):
+        run(backbone, tmp_path, sets, teacher, checkpoint=str(checkpoint), **arguments)
+    # A checkpoint from before this was recorded is gone on from.
+    record = read_record(checkpoint)
+    del record["run"]["text_kept_from_teachers.content"]
+    write_record(checkpoint, record["run"], record["optimizer"], record["save_only_model"])
+    run(backbone, tmp_path, sets, teacher, checkpoint=str(checkpoint), **arguments)
 
 
 def test_trainer_that_trains_again_asks_nothing_again_and_lessons_serve_one_trainer(backbone, teacher, tmp_path):

@@ -17,6 +17,7 @@ from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence.train import main, run
 from multitask_sentence.training.comparison.single_runs import is_finished, single_settings
 from multitask_sentence.training.distillation import answers as answers_module
+from multitask_sentence.training.distillation.starting import joint_run_of
 
 TASKS = ("mood", "similarity", "search")
 
@@ -98,6 +99,30 @@ def test_single_teachers_of_an_earlier_comparison_are_taken_and_all_three_are_re
     assert "## Distillation" in card and "Each task's teacher is its own model" in card
     assert "(distillation.png)" in card and (folder / "distillation.png").stat().st_size > 1000
     assert str(compared) not in card + (folder / "results.json").read_text()
+
+
+def test_comparison_of_a_distilled_run_takes_the_single_runs_that_taught_it(distilled, compared):
+    job = change(compared / "job.yaml", distillation={"teachers": "single"})
+    printed = train(job, "--output_dir", str(compared / "both"), "--compare_single")
+    assert not (compared / "both" / "single").exists()
+    assert printed.count("finished before, in") == 2 * len(TASKS)
+    found, single = (results_of(compared / name) for name in ("both", "result/single/mood"))
+    assert found["compare_single"]["tasks"]["mood"]["single"] == single["scores"]["test"]["macro_f1"]
+    assert found["scores"] == results_of(distilled[0])["scores"]
+
+
+def test_joint_run_with_other_balancing_or_arguments_is_not_the_run_without_teachers(distilled, compared, tmp_path):
+    singles = {task: compared / "result" / "single" / task for task in TASKS}
+    assert joint_run_of(singles, distilled[0]) == compared / "result"
+    results = results_of(distilled[0])
+
+    def joint_of(**changed: Any) -> Path | None:
+        (tmp_path / "results.json").write_text(json.dumps({**results, **changed}))
+        return joint_run_of(singles, tmp_path)
+
+    assert joint_of(balancing={"method": "dwa"}) is None
+    assert joint_of(training={**results["training"], "num_train_epochs": 3.0}) is None
+    assert joint_of(training={**results["training"], "output_dir": "there"}) == compared / "result"
 
 
 def test_single_teachers_are_trained_first_and_teach_as_if_they_were_named(
@@ -329,6 +354,8 @@ def test_unlabelled_text_of_which_nothing_is_left_is_refused(compared, tmp_path,
     more = {"dataset": {"path": "csv", "data_files": "more.csv"}, "columns": {"sentence": "text"}}
     job = change(job, distillation={"teachers": {"mood": str(compared / "result")}, "unlabeled": more})
     assert "distillation.unlabeled: none of the 1 rows is left" in refusal(job)
+    (tmp_path / "more.csv").write_text('text\n""\n" "\n')
+    assert "distillation.unlabeled: none of the 2 rows is left" in refusal(job)
     more["columns"] = {"sentence": "txt"}
     job = change(job, distillation={"teachers": {"mood": str(compared / "result")}, "unlabeled": more})
     said = refusal(job)

@@ -14,7 +14,7 @@ from helpers import trainer as helpers
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.distillation import answers as answers_module
-from multitask_sentence.training.distillation.answers import HeldOut, answer_rows, fit_line, row_hashes
+from multitask_sentence.training.distillation.answers import HeldOut, answer_rows, fit_line, question_hashes
 from multitask_sentence.training.distillation.settings import Distillation
 from multitask_sentence.training.distillation.teachers import Teacher
 
@@ -58,7 +58,8 @@ def answer(teachers: dict[str, list[Scholar]], sets: list[LabelledSet], **settin
     distillation = Distillation({"any": ()}, **settings)
     opened = {task: [scholar.teacher for scholar in scholars] for task, scholars in teachers.items()}
     rows = [entry.splits["train"] for entry in sets]
-    return answer_rows(distillation, opened, TASKS, rows, HeldOut(sets), CPU, show_progress=False)
+    kept_back = list(map(HeldOut(sets).find, rows))
+    return answer_rows(distillation, opened, TASKS, rows, kept_back, CPU, show_progress=False)
 
 
 def test_answers_of_several_teachers_are_averaged_at_the_temperature_in_the_tasks_order():
@@ -203,6 +204,30 @@ def test_no_text_of_validation_and_test_is_asked_about_or_answered():
     assert not {item.lower() for item in likeness.asked} & {measured[-1][0].lower(), measured[-1][1].lower()}
 
 
+def test_contrastive_row_whose_negative_is_measured_is_not_asked_about():
+    search, sentences = helpers.make_set(["search"], train=5), two_sets()[0]
+    measured = sentences.splits["validation"]["sentences"][1][0]
+    train = search.splits["train"].to_dict()
+    train["sentences"][1][2] = f" {measured.upper()} "
+    train["sentences"][3][1] = measured  # a positive makes another row, as a half of a pair does
+    search.splits["train"] = datasets.Dataset.from_dict(train)
+    scholar = Scholar("st", 4, compares=True)
+    (rows, _), _ = answer({"search": [scholar]}, [search, sentences])
+    assert [row for row, places in enumerate(rows["teacher_search"]) if places is None] == [1]
+    assert measured.upper() not in {text.strip() for text in scholar.asked}
+
+
+def test_held_out_rows_are_found_as_text_is_compared_everywhere_and_kept_as_hashes():
+    sets = two_sets()
+    held_out = HeldOut(sets)
+    single, (one, other) = (entry.splits["validation"]["sentences"][0] for entry in sets)
+    rows = [[f"{single[0]}  "], [one.upper()], ["word"]]
+    assert held_out.find(datasets.Dataset.from_dict({"sentences": rows})).tolist() == [True, True, False]
+    rows = [[other, one], [one, "word"], [single[0], single[0]]]
+    assert held_out.find(datasets.Dataset.from_dict({"sentences": rows})).tolist() == [True, False, False]
+    assert held_out.rows.dtype == held_out.sentences.dtype == np.int64
+
+
 # ---- on disk ----
 
 
@@ -267,7 +292,7 @@ def test_damaged_answers_are_asked_for_again(cache_folder):
 
 def test_rows_with_the_same_words_cut_elsewhere_have_other_hashes():
     rows = [["a", "b c"], ["a b", "c"], ["a b c"], ["5 a b c"], ["1 a b c"]]
-    assert len(set(row_hashes(rows).tolist())) == 5
+    assert len(set(question_hashes(rows).tolist())) == 5
 
 
 def test_targets_of_no_row_have_the_tasks_shape():

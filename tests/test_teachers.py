@@ -1,6 +1,7 @@
 """Teachers: which models may teach which tasks, what they answer, and what of them a cache is keyed by."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -130,9 +133,25 @@ def test_identity_follows_weights_tokenizer_and_length_and_nothing_else(saved, t
         changed(lambda model: next(model.backbone.parameters()).add_(1))
         changed(lambda model: setattr(model.config, "max_length", 7))
         changed(lambda model: model.tokenizer.add_tokens(["film market"]))
-        assert len(found) == 6
+        relu = replace(tiny_model.config.projection, activation="relu")
+        changed(lambda model: setattr(model.config, "projection", relu))
+        assert len(found) == 7
         changed(lambda model: model.heads["rating"].layers[-1].bias.add_(1))  # another task's
-    assert len(found) == 6
+    assert len(found) == 7
+
+
+def test_identity_of_a_static_embedding_follows_its_tokenizer(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    found, weights = set(), np.ones((3, 4), np.float32)
+    for number, words in enumerate((["cat", "dog", "?"], ["cat", "dog", "?"], ["dog", "cat", "?"])):
+        vocabulary = {word: place for place, word in enumerate(words)}
+        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="?"))
+        embedding = modules.StaticEmbedding(tokenizer, embedding_weights=weights)
+        model = sentence_transformers.SentenceTransformer(modules=[embedding], device="cpu")
+        model.save(str(tmp_path / str(number)))
+        found.add(open_one(str(tmp_path / str(number)), "likeness", {"problem_type": "similarity"}).identity)
+    assert len(found) == 2
 
 
 # ---- what is refused ----

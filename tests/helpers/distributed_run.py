@@ -124,7 +124,7 @@ def compare(backbone: Path, folder: Path, **arguments: Any) -> tuple[list[dict],
     trainer.train()
     history = list(trainer.state.log_history)
     scores = {"validation": scores_by_task(trainer.evaluate("validation"), "eval", trainer.tasks)}
-    return cosines_of_history(history), compare_single(trainer, lambda: copy.deepcopy(initial), history, scores)
+    return cosines_of_history(history), compare_single(trainer, lambda: copy.deepcopy(initial), history, scores, {})
 
 
 def stop_at_nan(backbone: Path, folder: Path) -> str:

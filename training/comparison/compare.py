@@ -150,6 +150,7 @@ def compare_single(
     make_initial: Callable[[], MultiTaskModel],
     history: list[dict[str, Any]],
     scores: dict[str, dict[str, dict[str, float]]],
+    singles: dict[str, Path],
 ) -> dict[str, Any]:
     """
     Train each task alone, and compare.
@@ -159,6 +160,7 @@ def compare_single(
         make_initial: makes the model that the joint run started from.
         history: the joint run's log history when its training ended.
         scores: the joint model's, by split and task.
+        singles: by task, the folder of a single run that is there already, such as that of its teacher.
 
     Returns:
         What `compare_single` in results.json holds, on the main process; nothing on the others.
@@ -176,15 +178,16 @@ def compare_single(
     compared: dict[str, Any] = {}
     single_predictions: dict[str, Predictions] = {}
     for number, task in enumerate(tasks, 1):
-        is_known = find_finished(joint, [folder / task], single_settings(joint, initial, task)) is not None
+        place = folder / task
+        known = singles.get(task) or find_finished(joint, [place], single_settings(joint, initial, task))
         title = f"{task} alone ({number} of {len(tasks)})"
-        logger.info(f"\n{title}: finished before, in {folder / task}" if is_known else f"\n{title}")
-        if not is_known:
-            train_single(joint, initial, task, folder / task, splits[task])
+        logger.info(f"\n{title}: finished before, in {known}" if known else f"\n{title}")
+        if not known:
+            train_single(joint, initial, task, place, splits[task])
         if not joint.accelerator.is_main_process:
             continue
-        single = json.loads((folder / task / RESULT_FILE).read_text(encoding="utf-8"))
-        arrays = load_file(folder / task / PREDICTIONS_FILE)
+        single = json.loads(((known or place) / RESULT_FILE).read_text(encoding="utf-8"))
+        arrays = load_file((known or place) / PREDICTIONS_FILE)
         single_predictions[task] = arrays["predictions"], arrays.get("references")
         split, metric = splits[task], tasks[task].primary_metric
         own, found = scores[split][task], single["scores"][split]
@@ -225,9 +228,10 @@ def report_comparison(
     history: list[dict[str, Any]],
     scores: dict[str, dict[str, dict[str, float]]],
     write_card: Callable[[], Path],
+    singles: dict[str, Path],
 ) -> None:
     """Train each task alone, and put the comparison into results.json, the card and the log; as `compare_single`."""
-    compared = compare_single(joint, make_initial, history, scores)
+    compared = compare_single(joint, make_initial, history, scores, singles)
     if joint.accelerator.is_main_process:
         add_result(Path(joint.args.output_dir), "compare_single", compared)
         write_card()

@@ -47,6 +47,7 @@ from ..trainer import MultiTaskTrainer
 SINGLE_FOLDER = "single"
 RESULT_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.safetensors"
+OF_ONE_RUN = ("output_dir", "resume_from_checkpoint")  # arguments that runs of the same settings differ in
 MEAN_COSINES = ("mean_cosine_related", "mean_cosine_unrelated")
 
 Predictions = tuple[np.ndarray, np.ndarray | None]
@@ -218,9 +219,7 @@ def weights_hash(model: MultiTaskModel) -> str:
 def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str) -> dict[str, Any]:
     """All that a single run follows from, as JSON has it: one with other settings is made again."""
     labelled_set, passes = single_set(joint, task)
-    training = changed_arguments(joint.args)
-    for key in ("output_dir", "resume_from_checkpoint"):
-        training.pop(key, None)
+    training = {key: value for key, value in changed_arguments(joint.args).items() if key not in OF_ONE_RUN}
     mixture = asdict(joint.mixture)
     for by_task in filter(lambda value: isinstance(value, dict), mixture.values()):
         by_task.pop(UNLABELED, None)

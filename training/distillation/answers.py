@@ -2,7 +2,7 @@
 
     ask             places of rows in a teacher's answers, after those that are not on disk yet were computed
     SoftTargets     a task's targets, from the places of its rows
-    HeldOut         the text of validation and test splits, which no teacher is asked about
+    HeldOut         the rows of validation and test splits, which no teacher is asked about
     answer_rows     training sets with a column `teacher_<task>` of places, and each task's `SoftTargets`
 
 A teacher's answers stand in a folder below `datasets`' own cache, in the shards of the feature cache
@@ -20,14 +20,15 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 import xxhash
-from datasets import Dataset, List, Value
+from datasets import Dataset, LargeList, Value
 from transformers.utils import logging
 
 from ...data.cache.arrays import batches
 from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled, labels_of
-from ...data.text.sameness import row_key, text_key
+from ...data.text.sameness import among, distinct, row_hash, row_hashes
 from ...tasks_multitask import TaskConfig
 from ..features.cache import FeatureCache, fill_cache, text_hashes
 from .settings import Distillation
@@ -44,7 +45,7 @@ ROWS_PER_WINDOW = 16384
 # ---- asking ----
 
 
-def row_hashes(rows: Sequence[Sequence[str]]) -> np.ndarray:
+def question_hashes(rows: Sequence[Sequence[str]]) -> np.ndarray:
     """Rows of sentences to `(rows,)` hashes; the length of the first keeps `("a b", "c")` and `("a", "b c")` apart."""
     return text_hashes(f"{len(row[0])} {' '.join(row)}" for row in rows)
 
@@ -82,7 +83,7 @@ def ask(
     places = fill_cache(
         cache,
         sentences if teacher.compares else windows,
-        text_hashes if teacher.compares else row_hashes,
+        text_hashes if teacher.compares else question_hashes,
         teacher.ask,
         show_progress=show_progress,
         description=f"Asking {teacher.name}",
@@ -197,26 +198,47 @@ def units_of(answers: np.ndarray, values: np.ndarray) -> str:
 
 class HeldOut:
     """
-    The rows of all validation and test splits: text that no teacher is asked about, whatever else it stands in.
+    The rows of all validation and test splits, as hashes: what no teacher is asked about, whatever else it stands in.
 
     Args:
         sets: labelled sets.
+
+    Attributes:
+        rows: `(rows,)`, the `row_hash` of each, ascending.
+        sentences: `(sentences,)`, that of each of their sentences as a row of its own, ascending.
     """
 
     def __init__(self, sets: Sequence[Any]):
-        self.rows: set[tuple[str, ...]] = set()
-        self.sentences: set[str] = set()
+        rows, sentences = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for labelled_set in sets:
-            for split, rows in labelled_set.splits.items():
+            for split, held in labelled_set.splits.items():
                 if split != "train":
-                    for batch in batches(rows, ["sentences"]):
-                        found = batch["sentences"].to_pylist()
-                        self.rows.update(map(row_key, found))
-                        self.sentences.update(text_key(sentence) for row in found for sentence in row)
+                    rows.append(row_hashes(held))
+                    sentences += [distinct(np.sort(hashes.ravel())) for hashes in _sentence_hashes(held)]
+        self.rows, self.sentences = (distinct(np.sort(np.concatenate(found))) for found in (rows, sentences))
 
-    def __contains__(self, row: Sequence[str]) -> bool:
-        """A row that stands there whole, a pair in either order; a single sentence also as a part of a pair."""
-        return row_key(row) in self.rows or (len(row) == 1 and text_key(row[0]) in self.sentences)
+    def find(self, rows: Dataset) -> np.ndarray:
+        """
+        `(rows,)`: which rows stand there.
+
+        That is a row that stands there whole, a pair in either order; a single sentence also as a part of another row;
+        and a contrastive row with a negative that does. A pair of which only one sentence stands there is another row.
+        """
+        found = among(row_hashes(rows), self.rows)
+        if width_of(rows) == 1:
+            return found | among(row_hashes(rows), self.sentences)
+        if width_of(rows) in (0, 2):
+            return found
+        negatives = [among(hashes[:, 2:].ravel(), self.sentences) for hashes in _sentence_hashes(rows)]
+        return found | np.concatenate([np.empty(0, bool), *negatives]).reshape(len(rows), -1).any(axis=1)
+
+
+def _sentence_hashes(rows: Dataset) -> Iterator[np.ndarray]:
+    """The `row_hash` of every sentence as a row of its own, `(rows, sentences of a row)`, some rows at a time."""
+    for batch in batches(rows, ["sentences"]):
+        found = batch["sentences"].to_pylist()
+        hashes = np.fromiter((row_hash([text]) for row in found for text in row), np.int64)
+        yield hashes.reshape(len(found), -1)
 
 
 def width_of(rows: Dataset) -> int:
@@ -262,7 +284,7 @@ def answer_rows(
     teachers: dict[str, list[Teacher]],
     tasks: dict[str, Any],
     train_sets: Sequence[Dataset],
-    held_out: HeldOut,
+    kept_back: Sequence[np.ndarray],
     device: torch.device,
     precision: str = "no",
     show_progress: bool = True,
@@ -277,7 +299,7 @@ def answer_rows(
         teachers: by task.
         tasks: task settings by name, as in `MultiTaskConfig.tasks`.
         train_sets: training rows in canonical columns; a set without any label column holds unlabelled text.
-        held_out: what is measured on.
+        kept_back: of each set, `(rows,)`, whether a row stands in a validation or test split; see `HeldOut.find`.
         device: where teachers answer.
         precision: how matrix products are computed, such as `Accelerator.mixed_precision`.
         show_progress: whether the main process shows bars.
@@ -285,10 +307,6 @@ def answer_rows(
     Returns:
         The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
     """
-    kept_back = [
-        np.array([row in held_out for window in _windows(rows, np.arange(len(rows))) for row in window], bool)
-        for rows in train_sets
-    ]
     targets = {}
     columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
     for task, of_task in teachers.items():
@@ -373,10 +391,11 @@ def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]
     for task, (own, places) in columns.items():
         if not len(own):
             continue
-        column: list[list[int] | None] = [None] * len(rows)
-        for number, found in zip(own.tolist(), places.tolist(), strict=True):
-            column[number] = found
-        rows = rows.add_column(TEACHER_PREFIX + task, column, feature=List(Value("int64")))
+        is_asked = np.zeros(len(rows), bool)
+        is_asked[own] = True
+        starts = np.concatenate([[0], np.cumsum(is_asked * places.shape[1])])
+        column = pa.LargeListArray.from_arrays(starts, places.ravel(), mask=pa.array(~is_asked))
+        rows = rows.add_column(TEACHER_PREFIX + task, column, feature=LargeList(Value("int64")))
     return rows
 
 

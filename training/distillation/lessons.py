@@ -9,6 +9,7 @@ losses of a task by the label's share of the step.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 
@@ -24,7 +25,7 @@ class Lessons:
 
     Args:
         settings: the recipe's block.
-        teachers: by task; see `open_teachers`. For `teachers: single` they may follow before training starts.
+        teachers: by task; see `open_teacher`. For `teachers: single` they may follow before training starts.
         unlabeled: further text, in the column `sentences`.
 
     Attributes:
@@ -74,6 +75,11 @@ class Lessons:
             f"{settings.similarity_loss} for cosines{unlabeled}"
         )
 
+    def kept_back(self, train_sets: Sequence[Dataset], sets: Sequence[Any]) -> list[np.ndarray]:
+        """Of each training set `(rows,)`: which rows no teacher is asked about, as they stand in another split."""
+        held_out = HeldOut(sets)
+        return [held_out.find(rows) for rows in train_sets]
+
     def answer(
         self,
         tasks: dict[str, Any],
@@ -102,7 +108,14 @@ class Lessons:
             )
         teachers = {task: self.teachers[task] for task in tasks if task in self.teachers}
         answered, self.targets = answer_rows(
-            self.settings, teachers, tasks, train_sets, HeldOut(sets), device, precision, show_progress
+            self.settings,
+            teachers,
+            tasks,
+            train_sets,
+            self.kept_back(train_sets, sets),
+            device,
+            precision,
+            show_progress,
         )
         self.teachers = {}
         return answered

@@ -22,6 +22,7 @@ from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
 from ..comparison.single_runs import (
+    OF_ONE_RUN,
     SINGLE_FOLDER,
     find_finished,
     read_single,
@@ -123,7 +124,12 @@ def joint_run_of(singles: dict[str, Path], output_dir: Path) -> Path | None:
     """
     The joint run without teachers that single runs were made for by `--compare_single`, where they are all of one run.
 
-    They have the settings of the run in `output_dir`, and so has it: start, data, mixture, strategy and arguments.
+    They have the settings of both runs: start, data, mixture and strategy. Balancing is none of theirs, and a run that
+    went on from a checkpoint may have other arguments since, so these are compared.
+
+    Args:
+        singles: by task, the folder of its single run.
+        output_dir: that of the distilled run, which is saved.
     """
     folders = {single.resolve().parent.parent for single in singles.values()}
     if len(folders) != 1 or output_dir.resolve() in folders:
@@ -131,7 +137,12 @@ def joint_run_of(singles: dict[str, Path], output_dir: Path) -> Path | None:
     (folder,) = folders
     if not singles.keys() <= finished_tasks(folder).keys():
         return None
-    return None if "distillation" in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) else folder
+    joint, own = (json.loads((run / RESULTS_FILE).read_text(encoding="utf-8")) for run in (folder, output_dir))
+    same = [
+        (found["balancing"], {key: found["training"][key] for key in found["training"] if key not in OF_ONE_RUN})
+        for found in (joint, own)
+    ]
+    return folder if "distillation" not in joint and same[0] == same[1] else None
 
 
 def make_lessons(

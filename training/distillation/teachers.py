@@ -22,12 +22,13 @@ import numpy as np
 import torch
 import xxhash
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from ...backbone_multitask import UNLIMITED, find_backbone, longest_input
-from ...configuration_multitask import MultiTaskConfig
+from ...configuration_multitask import MultiTaskConfig, ProjectionConfig
 from ...data.text.sameness import text_key
 from ...data.text.tokens import tokenizer_state
 from ...encoding_multitask import length_sorted_batches
@@ -201,6 +202,8 @@ def _open_ours(where: str, found: TeacherName, path: str, task: str, settings: T
         raise ValueError(f"{where}: {found.model} cannot be opened as a model. {_reason(error)}") from error
     hashed = _digest(["ours", features_key(model), own and model.config.tasks[own].to_dict()])
     if model.projection is not None:
+        if model.config.projection.activation != ProjectionConfig.activation:  # the default changes no older key
+            hashed.update(model.config.projection.activation.encode())
         add_weights(hashed, model.projection.state_dict())
     if own is None:
         size, order = model.config.embedding_dim, None
@@ -327,6 +330,8 @@ def _open_sentence_transformer(where: str, found: TeacherName, path: str) -> Tea
     )
     if isinstance(model.tokenizer, PreTrainedTokenizerBase):
         hashed.update(tokenizer_state(model.tokenizer))
+    elif isinstance(model.tokenizer, Tokenizer):  # of a StaticEmbedding
+        hashed.update(model.tokenizer.to_str().encode())
     add_weights(hashed, model.state_dict())
 
     def ask(sentences: Sequence[str], bar: tqdm) -> np.ndarray:

@@ -1,11 +1,17 @@
 """Further text without labels, which only teachers answer: the recipe's `distillation.unlabeled`."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
 
+from ...data.cache.arrays import BATCH_ROWS
+from ...data.files.parts import Part
+from ...data.rows.canonical import RowsWriter, canonical_features
 from ...data.sources.loading import load_parts
 from ...data.sources.task_source import TaskSource
 from ...data.text.problems import brief
@@ -32,7 +38,7 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut)
     Raises:
         ValueError: something is wrong with the data set, a cell is no text, or no row is left.
     """
-    columns = [settings["columns"][key] for key in sorted(settings["columns"])]  # sentence1 before sentence2
+    columns = dict(sorted(settings["columns"].items()))  # sentence1 before sentence2
     # Any problem type reads sentences and pairs alike; there are no labels that it would have to fit.
     source = TaskSource(UNLABELED, "regression", settings["dataset"], settings["columns"], where=settings.get("where"))
     if source.is_streamed:
@@ -41,31 +47,39 @@ def load_unlabeled(settings: dict[str, Any], data_root: Path, held_out: HeldOut)
         parts = load_parts([source], data_root)
         if "train" not in parts:
             raise ValueError(f"{WHERE}.dataset has no train split, but {', '.join(parts)}. Name it under splits.")
-        cells = [
-            [cell for part in parts["train"] for cell in part.column(UNLABELED, key, name)]
-            for key, name in zip(sorted(settings["columns"]), columns, strict=True)
-        ]
+        found, total = _with_text(parts["train"], columns)
     except ValueError as error:
         said = str(error).replace(f"tasks.{UNLABELED}", WHERE).replace(f"Task {UNLABELED!r}", WHERE)
         raise ValueError(said) from error
-    rows, no_text, measured = [], 0, 0
-    for number, row in enumerate(zip(*cells, strict=True), 1):
-        if any(map(is_empty, row)):
-            no_text += 1
-        elif not all(isinstance(cell, str) for cell in row):
-            raise ValueError(f"{WHERE}, row {number}: found {brief(row)} where text should be. Correct {columns}.")
-        elif row in held_out:
-            measured += 1
-        else:
-            rows.append(list(row))
-    total = len(rows) + no_text + measured
-    for count, reason in ((no_text, "have no text"), (measured, "stand in a validation or test split")):
+    is_measured = held_out.find(found)
+    rows = found.select(np.flatnonzero(~is_measured)) if is_measured.any() else found
+    reasons = {"have no text": total - len(found), "stand in a validation or test split": int(is_measured.sum())}
+    for reason, count in reasons.items():
         if count:
             logger.info(f"unlabelled text: {count} of {total} rows {reason} and are left out")
-    if not rows:
+    if not len(rows):
         raise ValueError(f"{WHERE}: none of the {total} rows is left. Give other text, or leave the block out.")
     logger.info(f"unlabelled text: {len(rows)} rows, which teachers alone answer")
-    return Dataset.from_dict({"sentences": rows}, Features({"sentences": List(Value("string"))}))
+    return rows
+
+
+def _with_text(parts: Sequence[Part], columns: dict[str, str]) -> tuple[Dataset, int]:
+    """The rows that have text, and how many there are."""
+    writer, number = RowsWriter(None, canonical_features({})), 0
+    for part in parts:
+        cells = [part.column(UNLABELED, key, name) for key, name in columns.items()]
+        for start in range(0, len(part.rows), BATCH_ROWS):
+            rows = []
+            for row in zip(*(column[start : start + BATCH_ROWS] for column in cells), strict=True):
+                number += 1
+                if any(map(is_empty, row)):
+                    continue
+                if not all(isinstance(cell, str) for cell in row):
+                    found, names = brief(row), ", ".join(columns.values())
+                    raise ValueError(f"{WHERE}, row {number}: found {found} where text should be. Correct {names}.")
+                rows.append(row)
+            writer.write({"sentences": pa.array(rows, writer.schema.field("sentences").type)})
+    return writer.close(), number
 
 
 __all__ = ["load_unlabeled"]

@@ -15,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from datasets import Dataset
@@ -113,6 +114,16 @@ def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:
     }
 
 
+def _describe_kept_text(trainer: Trainer) -> str | None:
+    """A hash of which training rows no teacher is asked about, because they stand in a validation or test split."""
+    if trainer.lessons is None:
+        return None
+    digest = hashlib.sha256()
+    for rows in trainer.lessons.kept_back(trainer.train_dataset.sets, trainer.sets):
+        digest.update(np.packbits(rows))
+    return digest.hexdigest()
+
+
 def describe_adapter(backbone: torch.nn.Module) -> dict[str, Any] | None:
     """Settings of a backbone's adapter, and a hash of what lies under it, which no checkpoint holds."""
     if not has_adapter(backbone):
@@ -157,6 +168,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
             **{key: strategy.get(key) for key in ("unfreeze", "learning_rates", "layer_decay")},
         },
         "distillation": _describe_lessons(trainer),
+        "text_kept_from_teachers.content": _describe_kept_text(trainer),
         "mixture": asdict(trainer.mixture),
         "buffer_size": {
             " and ".join(own.tasks): own.texts.buffer_size for own in trainer.drawn if own.texts is not None
