@@ -183,6 +183,20 @@ def test_single_runs_follow_from_the_adapters_settings(tmp_path, tiny_backbone):
     assert found[1] == found[3] != found[2]
 
 
+def test_single_teachers_with_adapters_teach_and_are_found_again(tmp_path, tiny_backbone):
+    pytest.importorskip("peft")
+    blocks = {"peft": {"r": 2, "lora_alpha": 16}, "distillation": {"teachers": "single"}}
+    job = make_job(tmp_path, tiny_backbone, ("mood",), **blocks)
+    flags = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "9"]
+    flags += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    train(job, *flags)
+    expected = load_file(tmp_path / "result" / "model.safetensors")
+    printed = train(job, *flags, "--resume_from_checkpoint", str(tmp_path / "result" / "checkpoint-2"))
+    assert "mood alone: finished before" in printed
+    for name, tensor in load_file(tmp_path / "result" / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_neighbour_that_cannot_be_read_is_no_finished_single_run(tmp_path):
     folder = tmp_path / "single" / "mood"
     folder.mkdir(parents=True)
@@ -289,7 +303,11 @@ def test_run_with_single_teachers_goes_on_with_changed_arguments_and_the_teacher
     assert not teacher.exists()
     (tmp_path / "beside" / "single").mkdir(parents=True)
     (tmp_path / "kept").rename(tmp_path / "beside" / "single" / "mood")
-    assert "finished before, in" in train(job, *resume)
+    test = tmp_path / "texts_test.csv"
+    test.write_text(test.read_text().replace("today", "tomorrow"))
+    printed = train(job, *resume)
+    assert "finished before, in" in printed and "was measured on other rows" in printed
+    assert "single" not in results_of(own)["distillation"]["tasks"]["mood"]
 
 
 def test_check_opens_teachers_and_asks_nothing(compared, tmp_path, tiny_backbone, monkeypatch):

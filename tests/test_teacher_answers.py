@@ -250,6 +250,16 @@ def test_each_distinct_text_is_asked_once_and_a_later_run_asks_nothing(cache_fol
     assert len(list(cache_folder.iterdir())) == 2
 
 
+@pytest.mark.parametrize("show_progress", [True, False])
+def test_progress_is_shown_while_a_teacher_answers(show_progress, capsys):
+    sets, scholar = two_sets(), Scholar("wise one", 3, order=[0, 1, 2])
+    rows = [entry.splits["train"] for entry in sets]
+    kept_back = list(map(HeldOut(sets).find, rows))
+    settings = Distillation({"sentiment": ()})
+    answer_rows(settings, {"sentiment": [scholar.teacher]}, TASKS, rows, kept_back, CPU, show_progress=show_progress)
+    assert ("Asking wise one: 100%" in capsys.readouterr().err) == show_progress
+
+
 def test_precision_has_a_folder_of_its_own():
     teacher = Scholar("s", 3).teacher
     folders = {answers_module.answer_folder(teacher, precision) for precision in ("no", "bf16")}

@@ -22,7 +22,7 @@ from ...configuration_multitask import public_name
 from ...data.metrics.bootstrap import RESAMPLES, paired_interval
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
-from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE
+from ..comparison.single_runs import PREDICTIONS_FILE, RESULT_FILE, rows_hash, single_set
 from ..evaluation.groups import common_split, joined
 from ..evaluation.scores import TaskAnswers, answer_task, metric_options, metric_scores
 from ..report.differences import all_compared, draw_differences, percent, with_difference
@@ -55,18 +55,15 @@ def _difference(
     return {"score": other[0], "difference": own[0] - other[0], "interval": interval}
 
 
-def _single_answers(folder: Path, split: str, metric: str, answers: TaskAnswers) -> tuple[float, np.ndarray]:
-    """
-    Score and predictions of a single run.
-
-    Raises:
-        ValueError: it was measured on other rows.
-    """
-    arrays = load_file(folder / PREDICTIONS_FILE)
-    if answers.references is not None and not np.array_equal(answers.references, arrays["references"]):
-        raise ValueError(f"{folder} was measured on other rows. Remove it, and run again.")
-    score = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["scores"][split][metric]
-    return math.nan if score is None else score, arrays["predictions"]
+def _single_answers(trainer: Any, task: str, folder: Path, split: str) -> tuple[float, np.ndarray] | None:
+    """Score and predictions of a single run; `None` where it was measured on other rows."""
+    found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    own_rows = single_set(trainer, task)[0].splits[split]
+    if found["settings"]["rows_hash"].get(split) != rows_hash(own_rows):
+        logger.info(f"{folder} was measured on other rows, so that the distilled model is not compared with it.")
+        return None
+    score = found["scores"][split][trainer.tasks[task].primary_metric]
+    return math.nan if score is None else score, load_file(folder / PREDICTIONS_FILE)["predictions"]
 
 
 def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[str, tuple[float, np.ndarray]]:
@@ -142,8 +139,8 @@ def compare_distilled(
         own = math.nan if score is None else score, found.predictions
         entry = {"metric": metric, "split": split, "rows": len(found.rows), "distilled": own[0]}
         others = {"joint": joint_answers[task]} if task in joint_answers else {}
-        if task in singles:
-            others["single"] = _single_answers(singles[task], split, metric, found)
+        if task in singles and (single := _single_answers(trainer, task, singles[task], split)) is not None:
+            others["single"] = single
         for kind in OTHERS:
             if kind in others:
                 entry[kind] = _difference(trainer.tasks[task], own, others[kind], found.references, trainer.args.seed)
