@@ -77,6 +77,7 @@ def test_two_processes_train_single_teachers_and_both_learn_from_them(two_proces
     folder, results, printed = two_processes
     expected = {task: str(folder / "student" / "single" / task) for task in ("sentiment", "rating")}
     assert [found["single"] for found in results] == [expected, expected]
+    assert [found["recalled"] for found in results] == [expected, expected]
     for task, saved in expected.items():
         assert list(MultiTaskModel.from_pretrained(saved).config.tasks) == ["sentiment", "rating"], task
     assert "unused" not in printed.lower()

@@ -380,8 +380,10 @@ def test_unlabelled_text_of_which_nothing_is_left_is_refused(compared, tmp_path,
     assert "distillation.unlabeled" in said and "'txt'" in said and "tasks.unlabeled" not in said
 
 
-def test_unlabelled_text_of_a_kind_that_no_teacher_reads_is_refused(compared, tmp_path, tiny_backbone):
-    (tmp_path / "more.csv").write_text("one,other\nthe bird sat in the park,the bank sat in a park\n")
+def test_unlabelled_pairs_are_read_where_a_task_with_a_teacher_reads_pairs_and_else_refused(compared, tmp_path, tiny_backbone):
+    pairs = ["the bird sat in the park,the bank sat in a park", "a cat sat in the park,the bank sat in a park"]
+    pairs.append("the cat sat in a park,A cat sat in the park")  # a test pair, the other way round
+    (tmp_path / "more.csv").write_text("\n".join(["one,other", *pairs]) + "\n")
     more = {"dataset": {"path": "csv", "data_files": "more.csv"}}
     more["columns"] = {"sentence1": "one", "sentence2": "other"}
     block = {"teachers": {"mood": str(compared / "result")}, "unlabeled": more}
@@ -389,7 +391,9 @@ def test_unlabelled_text_of_a_kind_that_no_teacher_reads_is_refused(compared, tm
     said = refusal(job)
     assert "unlabeled.columns gives pairs, but the tasks with teachers (mood) read single sentences" in said
     block["teachers"]["similarity"] = str(compared / "result")
-    assert "1 rows of unlabelled text" in train(change(job, distillation=block), "--check")
+    printed = train(change(job, distillation=block, mixture={"passes": {"unlabeled": 2}}))
+    assert "unlabelled text: 1 of 3 rows stand in a validation or test split and are left out" in printed
+    assert "2 rows of unlabelled text" in printed and "unlabelled text 4 rows" in printed
 
 
 def test_joint_run_that_is_none_is_refused(compared, tmp_path, tiny_backbone):

@@ -27,7 +27,7 @@ from helpers.trainer import (
 )
 from multitask_sentence.training.distillation.lessons import Lessons
 from multitask_sentence.training.distillation.settings import Distillation, TeacherName
-from multitask_sentence.training.distillation.starting import take_single_teachers
+from multitask_sentence.training.distillation.starting import recall_single_teachers, take_single_teachers
 from multitask_sentence.training.distillation.teachers import open_teacher
 
 SHARES = {"sentiment": 0.6, "tags": 0.4, "rating": 0.5}
@@ -98,15 +98,18 @@ def train_and_resume(backbone: Path, teacher: str, folder: Path) -> list[dict]:
     return weights
 
 
-def train_single_teachers(backbone: Path, folder: Path, **arguments: Any) -> dict[str, str]:
-    """The folders of two tasks' own models, after the student has learnt from them."""
+def train_single_teachers(backbone: Path, folder: Path, **arguments: Any) -> list[dict[str, str]]:
+    """The folders of two tasks' own models, after the student has learnt from them, and as a resumed run finds them."""
     sets = [make_set(["sentiment", "rating"], {"sentiment": 0.7}, train=10, validation=7)]
     initial = partial(make_model, backbone, ("sentiment", "rating"))
     options = {"lessons": Lessons(Distillation("single"))}
     trainer = make_trainer(initial(), sets, folder, options, **{"per_device_train_batch_size": 2, **arguments})
-    folders = take_single_teachers(trainer, initial)
+    taken = take_single_teachers(trainer, initial)
     trainer.train()
-    return {task: str(found) for task, found in folders.items()}
+    later = make_trainer(initial(), sets, folder, {"lessons": Lessons(Distillation("single"))}, **arguments)
+    later.lessons.expect(trainer.lessons.describe()["teachers"])
+    recalled = recall_single_teachers(later, folder / "checkpoint-1")
+    return [{task: str(found) for task, found in folders.items()} for folders in (taken, recalled)]
 
 
 def main(backbone: Path, teacher: str, folder: Path) -> None:
@@ -120,7 +123,7 @@ def main(backbone: Path, teacher: str, folder: Path) -> None:
         ("trained", "resumed"), train_and_resume(backbone, teacher, folder / "resume"), strict=True
     ):
         save_file(weights, folder / f"{name}.{process}.safetensors")
-    results["single"] = train_single_teachers(backbone, folder / "student")
+    results["single"], results["recalled"] = train_single_teachers(backbone, folder / "student")
     (folder / f"results.{process}.json").write_text(json.dumps(results))
 
 
