@@ -380,7 +380,7 @@ def test_unlabelled_text_of_which_nothing_is_left_is_refused(compared, tmp_path,
     assert "distillation.unlabeled" in said and "'txt'" in said and "tasks.unlabeled" not in said
 
 
-def test_unlabelled_pairs_are_read_where_a_task_with_a_teacher_reads_pairs_and_else_refused(compared, tmp_path, tiny_backbone):
+def test_unlabelled_pairs_are_read_where_a_taught_task_reads_pairs_and_else_refused(compared, tmp_path, tiny_backbone):
     pairs = ["the bird sat in the park,the bank sat in a park", "a cat sat in the park,the bank sat in a park"]
     pairs.append("the cat sat in a park,A cat sat in the park")  # a test pair, the other way round
     (tmp_path / "more.csv").write_text("\n".join(["one,other", *pairs]) + "\n")

@@ -99,7 +99,7 @@ def train_and_resume(backbone: Path, teacher: str, folder: Path) -> list[dict]:
 
 
 def train_single_teachers(backbone: Path, folder: Path, **arguments: Any) -> list[dict[str, str]]:
-    """The folders of two tasks' own models, after the student has learnt from them, and as a resumed run finds them."""
+    """The folders of two tasks' own models, after the student has learnt from them, and as a later run finds them."""
     sets = [make_set(["sentiment", "rating"], {"sentiment": 0.7}, train=10, validation=7)]
     initial = partial(make_model, backbone, ("sentiment", "rating"))
     options = {"lessons": Lessons(Distillation("single"))}
