@@ -432,7 +432,10 @@ def test_dwa_goes_on_from_a_checkpoint_at_the_end_of_an_epoch(steps, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "accumulation", "value"),
-    [("sum", 1, math.nan), ("sum", 2, math.inf), ("famo", 1, math.nan), ("pcgrad", 1, math.inf)],
+    [
+        *(("sum", 1, math.nan), ("sum", 2, math.inf), ("famo", 1, math.nan)),
+        *(("pcgrad", 1, math.inf), ("upgrad", 1, math.inf), ("aligned_mtl", 1, math.inf)),
+    ],
 )
 def test_loss_that_is_no_number_stops_training_before_the_step_and_names_the_task(
     method, accumulation, value, backbone, tmp_path, monkeypatch

@@ -152,6 +152,17 @@ def test_of_equal_scores_the_one_with_the_lowest_loss_is_best_also_when_resumed(
     assert_same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
 
 
+def test_step_that_was_evaluated_and_not_saved_is_never_the_best_checkpoint(train, tmp_path, monkeypatch):
+    for task in TASKS:
+        monkeypatch.setitem(SCORES, task, [0.2, 0.3, 0.9, 0.4])
+    trainer = train(**dict.fromkeys(("eval_strategy", "save_strategy"), "steps"), eval_steps=2, save_steps=4)
+    assert (trainer.state.best_global_step, trainer.state.best_metric) == (8, 0.4)
+    assert trainer.best_of_tasks.chosen_step == 8
+    assert_same(dict(trainer.model.state_dict()), weights_of(tmp_path / "run" / "checkpoint-8"))
+    for task in TASKS:  # whose best model is kept by itself
+        assert (trainer.best_of_tasks.summary[task]["step"], trainer.best_of_tasks.summary[task]["score"]) == (6, 0.9)
+
+
 def test_best_of_history_takes_the_lowest_loss_of_equals():
     task = TaskConfig(problem_type="single_label_classification", labels=["x", "y"])
     tasks = {"a": task, "b": task}
@@ -288,6 +299,13 @@ def test_patience_goes_on_counting_when_training_is_resumed(train, tmp_path):
         SCORES["rating"].pop()
 
 
+def test_evaluation_before_a_resumed_run_goes_on_uses_up_no_patience(train, tmp_path):
+    options = {"early_stopping_patience": 1}
+    assert train(**options).state.global_step == 8, "premise: the mean falls only in the last epoch"
+    resumed = train(tmp_path / "run" / "checkpoint-4", folder=tmp_path / "resumed", eval_on_start=True, **options)
+    assert resumed.state.global_step == 8
+
+
 def test_resuming_a_run_that_early_stopping_has_ended_trains_no_further(train, tmp_path):
     options = {"early_stopping_patience": 1, "early_stopping_task": "sentiment"}
     stopped = train(**options)
@@ -310,6 +328,25 @@ def test_of_a_loss_the_lowest_is_the_best(train):
     arguments = helpers.make_arguments(Path("unused"), metric_for_best_model="eval_rating_mse")
     assert arguments.greater_is_better is False
     assert helpers.make_arguments(Path("unused")).greater_is_better is True
+
+
+def test_plateau_lowers_the_rate_where_the_score_falls_and_not_where_it_grows(train):
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau"}
+    trainer = train(**options, lr_scheduler_kwargs={"patience": 0, "factor": 0.5})  # the mean falls once
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {1e-3 * 0.5}
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedule_that_follows_the_metric_knows_which_way_is_better(schedule):
+    def mode(**options):
+        options = {"lr_scheduler_type": schedule, "eval_strategy": "epoch", **options}
+        return helpers.make_arguments(Path("unused"), **options).lr_scheduler_kwargs
+
+    assert mode() == {"mode": "max"}
+    assert mode(metric_for_best_model="eval_loss", lr_scheduler_kwargs={"factor": 0.5}) == {
+        "mode": "min", "factor": 0.5
+    }  # fmt: skip
+    assert mode(lr_scheduler_kwargs='{"mode": "min"}') == {"mode": "min"}, "what is said stands"
 
 
 def test_metric_that_no_evaluation_gives_is_refused(backbone, tmp_path):

@@ -407,6 +407,37 @@ def test_nothing_left_to_train_is_said_and_a_step_beyond_the_end_refused(make, w
         make(tmp_path / "shorter", num_train_epochs=1).train(resume_from_checkpoint=str(whole / "checkpoint-6"))
 
 
+def test_run_that_ends_inside_an_epoch_is_finished_at_its_last_checkpoint(make, tmp_path: Path):
+    options = {"max_steps": 4, "lr_scheduler_type": "constant"}
+    make(tmp_path / "run", **options).train()
+    last = tmp_path / "run" / "checkpoint-4"
+    trainer = make(tmp_path / "again", **options)
+    trainer.train(resume_from_checkpoint=str(last))
+    assert trainer.state.global_step == 4
+    assert_same(dict(trainer.model.state_dict()), load_file(last / "model.safetensors"))
+    assert not list((tmp_path / "again").glob("checkpoint-*"))
+
+
+class KilledAtStep4(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+
+def test_later_checkpoints_are_removed_where_a_run_goes_on_before_them(make, copied: Path, caplog):
+    caplog.set_level(logging.WARNING)
+    trainer = make(copied, options={"callbacks": [KilledAtStep4()]}, learning_rate=1e-4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=str(copied / "checkpoint-3"))
+    assert last_checkpoint(copied) == copied / "checkpoint-3"
+    assert f"{copied / 'checkpoint-6'} is removed: the run goes on from {copied / 'checkpoint-3'}" in caplog.text
+
+
+def test_later_checkpoints_stay_where_a_run_goes_on_elsewhere(make, copied: Path, tmp_path: Path):
+    make(tmp_path / "again").train(resume_from_checkpoint=str(copied / "checkpoint-3"))
+    assert last_checkpoint(copied) == copied / "checkpoint-6"
+
+
 # ---- all parts, and whole ----
 
 PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json")

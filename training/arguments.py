@@ -78,6 +78,8 @@ WITHOUT_EFFECT = {
     "hub_strategy": _ONE_PUSH,
     "hub_always_push": _ONE_PUSH,
 }
+# Schedules that make up their rates as they go, from the metric; there is no peak to change.
+FOLLOWS_METRIC = ("reduce_lr_on_plateau", "greedy")
 # Of `accelerator_config`, what batches here leave to accelerate's defaults.
 _LEFT_TO_BATCHES = {"split_batches": False, "dispatch_batches": None, "use_seedable_sampler": True}
 
@@ -175,6 +177,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
             errors = [name for name, metric in METRICS.items() if metric.is_error]
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *errors))
         super().__post_init__()
+        if self.lr_scheduler_type in FOLLOWS_METRIC:
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
         for name, default in _LEFT_TO_BATCHES.items():
             value = getattr(self.accelerator_config, name)
             if value != default:

@@ -22,7 +22,6 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import logging
 
 from ..data.collation import COUNTED, MultiTaskCollator, count_rows
 from ..data.loading.in_memory import Columns, TaskDatasets, as_labelled_sets
@@ -33,7 +32,7 @@ from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
 from .arguments import MultiTaskTrainingArguments, check_evaluations, check_process
 from .balancing.balancers import Balancer, GradientBalancer
-from .balancing.making import check_shared_parts, make_balancer
+from .balancing.making import check_finite, check_shared_parts, make_balancer
 from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
 from .compiled_layers import compile_layers
@@ -56,8 +55,6 @@ from .resuming.checkpoints import Checkpoints
 from .resuming.files import last_checkpoint
 from .strategy.plan import Plan, make_plan, plan_of_tasks
 from .strategy.stages import Stages, enter_stage, parameter_groups, stage_starts
-
-logger = logging.get_logger(__name__)
 
 
 class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
@@ -267,11 +264,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             _ = self.identity  # as it is before anything has changed
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
-            for line in self.check_resume(resume_from_checkpoint):
-                if self.is_world_process_zero():
-                    logger.warning(line)
-            if self._end_if_stopped_early(resume_from_checkpoint):
-                self._remove_older_checkpoints(Path(self.args.output_dir))
+            if not self._prepare_to_resume(resume_from_checkpoint):
                 return TrainOutput(self.state.global_step, 0.0, {})
         try:
             trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -378,6 +371,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             self.optimizer.train()
         with self.compute_loss_context_manager():
             losses, _ = self.task_losses(model, self._prepare_inputs(inputs), num_items_in_batch)
+        check_finite(losses.tolist(), self.trained_tasks, self.state.global_step + 1)  # before methods solve for it
         own = {parameter for parameter in self.model.heads.parameters() if parameter.requires_grad}
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         shared = [parameter for parameter in trainable if parameter not in own]

@@ -71,8 +71,8 @@ def has_stopped_improving(
     if args.early_stopping_patience is None:
         return False
     key, greater_is_better = watched_score(args, tasks)
-    scores = [entry[key] for entry in history if key in entry]
-    count = evaluations_without_improvement(scores, args.early_stopping_threshold, greater_is_better)
+    scores = {entry["step"]: entry[key] for entry in history if key in entry}  # eval_on_start repeats one on resuming
+    count = evaluations_without_improvement(list(scores.values()), args.early_stopping_threshold, greater_is_better)
     return count >= args.early_stopping_patience
 
 

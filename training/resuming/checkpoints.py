@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerState, trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from ...adapter_multitask import has_adapter, read_weights
 from ...configuration_multitask import MultiTaskConfig
@@ -26,15 +26,16 @@ from ...data.rows.row_hashes import write_row_hashes
 from ...data.rows.streamed import BrokenStream
 from ...manifest_multitask import listed
 from ...staging_multitask import UNFINISHED, as_disk_error
+from ..arguments import FOLLOWS_METRIC
 from ..balancing.making import load_balancer, save_balancer
 from ..evaluation.early_stopping import has_stopped_improving
+from ..mixture.drawing import steps_of_training
 from ..run.output_folder import put_folder
-from .files import check_files, last_checkpoint, read_record, write_record
+from .files import check_files, last_checkpoint, read_record, remove_later, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
 
-# Schedules that make up their rates as they go, so that there is no peak to change.
-_WITHOUT_PEAK = ("reduce_lr_on_plateau", "greedy")
+logger = logging.get_logger(__name__)
 
 
 def _read_state(checkpoint: Path) -> tuple[Path | None, TrainerState]:
@@ -54,7 +55,13 @@ class Checkpoints:
     # ---- choosing ----
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Of equal scores, the one with the lower loss is better. Both stand in the log, and so survive resuming."""
+        """
+        Of equal scores, the one with the lower loss is better. Both stand in the log, and so survive resuming.
+
+        A run that is to end with its best checkpoint looks only at what it saves.
+        """
+        if self.args.load_best_model_at_end and self.args.save_strategy != "best" and not self.control.should_save:
+            return False
         if super()._determine_best_metric(metrics, trial):
             return True
         state, name = self.state, self.args.metric_for_best_model
@@ -91,9 +98,12 @@ class Checkpoints:
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, UNFINISHED) if self._is_saving_checkpoint else folder
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_saving_checkpoint:  # else it follows when the checkpoint stands in its place
-            super()._push_from_checkpoint(checkpoint_folder)
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """An optimizer that averages its steps shows the average before anything is measured, saved or the last."""
+        control = self.control
+        if control.should_evaluate or control.should_save or control.should_training_stop:
+            self.optimizer.eval()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place, and move it there once it is whole; then older ones may go."""
@@ -122,8 +132,6 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.args.local_process_index == 0 and unfinished.exists():
             put_folder(unfinished, checkpoint)  # a machine that does not see the folder of the first one
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(checkpoint))
         if not self.args.should_save:
             return
         shutil.rmtree(unfinished.parent, ignore_errors=True)
@@ -148,6 +156,7 @@ class Checkpoints:
                 and self.args.save_strategy != "no"
                 and self.args.world_size == 1
             ):
+                self.optimizer.eval()
                 self._save_checkpoint(self.model, None)
                 is_kept = True
             last = checkpoint if is_kept else last_checkpoint(Path(self.args.output_dir))
@@ -198,7 +207,7 @@ class Checkpoints:
                 self.lessons.expect((record["run"].get("distillation") or {}).get("teachers", {}))
             changes = check_same_run(checkpoint, record["run"], self.identity)
             rates = [changes[name] for name in LEARNING_RATES if name in changes]
-            if rates and (kind := self.args.lr_scheduler_type.value) in _WITHOUT_PEAK:
+            if rates and (kind := self.args.lr_scheduler_type.value) in FOLLOWS_METRIC:
                 raise ValueError(
                     f"resume_from_checkpoint: {rates[0]} But the schedule {kind} makes up its rates as it goes, so "
                     "that none can be applied. Go on with the learning rates of then."
@@ -265,10 +274,24 @@ class Checkpoints:
         if has_adapter(self.model.backbone):
             read_weights(self.model.backbone, self.state.best_model_checkpoint)
 
-    def _end_if_stopped_early(self, checkpoint: str) -> bool:
-        """Where early stopping ended the run at this checkpoint, take its result; transformers would train on."""
+    def _prepare_to_resume(self, checkpoint: str) -> bool:
+        """Check a checkpoint, say what has changed, and see to what is left of a later course; whether to train on."""
+        for line in self.check_resume(checkpoint):
+            if self.is_world_process_zero():
+                logger.warning(line)
+        if self.args.should_save and Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve():
+            remove_later(Path(checkpoint))
+        self.accelerator.wait_for_everyone()
+        if not self._end_if_finished(checkpoint):
+            return True
+        self._remove_older_checkpoints(Path(self.args.output_dir))
+        return False
+
+    def _end_if_finished(self, checkpoint: str) -> bool:
+        """Where the run ended at this checkpoint, take its result; transformers would train on."""
         best, state = _read_state(Path(checkpoint))
-        if not has_stopped_improving(self.args, state.log_history, self.scored):
+        is_at_end = state.global_step >= steps_of_training(self.sampler, self.args)
+        if not is_at_end and not has_stopped_improving(self.args, state.log_history, self.scored):
             return False
         self.state = state
         state.is_local_process_zero = self.is_local_process_zero()

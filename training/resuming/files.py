@@ -3,12 +3,14 @@
     write_record      run.json, the last file of a checkpoint: what the run is, and a hash of every other file
     read_record       what it says; `None` for a checkpoint from before there was one
     last_checkpoint   the last checkpoint of an output folder that was written to its end
+    remove_later      removes what another course of the run has left after a checkpoint
     check_files       refuses a checkpoint that lacks a file or holds a damaged one, and names a whole one
 
 Nothing is loaded here, and nothing unpickled: a file of torch is a zip archive with checksums of its own.
 """
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,15 @@ def last_checkpoint(folder: Path) -> Path | None:
     for later in checkpoints[checkpoints.index(finished[-1]) + 1 :]:
         logger.warning(f"{later} was not written to its end: the run was stopped before. {finished[-1]} is the last.")
     return finished[-1]
+
+
+def remove_later(checkpoint: Path) -> None:
+    """Remove the later checkpoints beside this one: a run that goes on from here does not come to them again."""
+    step = checkpoint.name.removeprefix("checkpoint-")
+    for later, folder in _checkpoints(checkpoint.parent).items():
+        if step.isdecimal() and later > int(step):
+            logger.warning(f"{folder} is removed: the run goes on from {checkpoint} and makes its later steps anew.")
+            shutil.rmtree(folder)
 
 
 def _damage(file: Path) -> str | None:

@@ -8,7 +8,6 @@ check_length    refuses to go on beyond the end
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
@@ -28,7 +27,7 @@ from ...data.text.tokens import tokenizer_state
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import MultiTaskTrainingArguments
-from ..mixture.drawing import steps_of_epoch
+from ..mixture.drawing import steps_of_training
 
 LEARNING_RATES = (
     *("training.learning_rate", "training.head_learning_rate", "strategy.learning_rates", "strategy.layer_decay"),
@@ -262,8 +261,7 @@ def check_length(checkpoint: Path, step: int, trainer: Trainer) -> list[str]:
     Raises:
         ValueError: the checkpoint lies beyond the end.
     """
-    args, per_epoch = trainer.args, steps_of_epoch(trainer.sampler, trainer.args)
-    end = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    end = steps_of_training(trainer.sampler, trainer.args)
     if step > end:
         raise ValueError(
             f"resume_from_checkpoint: {checkpoint} is of step {step}, but the run now ends at step {end}. Train for "
