@@ -20,7 +20,7 @@ import torch.nn as nn
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
-from ..heads_multitask import task_logits
+from ..heads_multitask import calibrated, task_logits
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
 from ..staging_multitask import as_disk_error, files_of
@@ -145,7 +145,7 @@ def _copy_linear(source: nn.Linear, target: nn.Linear) -> None:
 
 @torch.no_grad()
 def make_classifier(model: MultiTaskModel, task: str) -> nn.Module:
-    """The sequence classifier of transformers that gives a head's logits."""
+    """The sequence classifier of transformers that gives a head's logits, calibrated where the task is."""
     labels = model.config.tasks[task].labels
     config = copy.deepcopy(model.config.backbone_config)
     config._attn_implementation = None  # not the one that reads batches without padding
@@ -164,6 +164,9 @@ def make_classifier(model: MultiTaskModel, task: str) -> nn.Module:
     plain.base_model.load_state_dict(model.backbone.state_dict(), strict=False)
     _copy_linear(layers[0][0], plain.get_submodule(dense))
     _copy_linear(layers[1][0], plain.get_submodule(last))
+    if temperatures := model.config.tasks[task].temperatures:  # one, or one for each label
+        plain.get_submodule(last).weight.div_(torch.tensor(temperatures)[:, None])
+        plain.get_submodule(last).bias.div_(torch.tensor(temperatures))
     return plain
 
 
@@ -176,7 +179,7 @@ def _write_classifier(model: MultiTaskModel, task: str, folder: Path) -> float:
     inputs = model.tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
     found = opened(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     embeddings = torch.as_tensor(model.encode(SENTENCES, normalize=False))
-    expected = task_logits(model, embeddings, [task])[task]
+    expected = calibrated(model.config.tasks[task], task_logits(model, embeddings, [task])[task])
     difference = float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
     if not difference <= TOLERANCE:
         raise ValueError(f"The plain classifier of {task!r} differs by {difference:.1e}. Nothing was written.")

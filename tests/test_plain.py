@@ -50,7 +50,10 @@ def test_head_of_the_architectures_own_shape_becomes_its_classifier(
     architecture: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     head = dense_head(DENSE[architecture])
-    tasks = {"mood": {**MOOD, "head": head}, "tags": {**TAGS, "head": head}}
+    tasks = {
+        "mood": {**MOOD, "head": head, "temperatures": [1.6]},
+        "tags": {**TAGS, "head": head, "temperatures": [0.5, 3.0]},
+    }
     model = build(architecture, tiny_tokenizer, tasks, pooling="cls")
     found = export_plain(model, tmp_path / "plain")
     assert set(found) == {"embedding", "mood", "tags"} and max(map(float, found.values())) <= 1e-5
