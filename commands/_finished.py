@@ -92,12 +92,12 @@ def read_data(
     return recipe_data(folder, tasks, data[0], options.data_root, with_train or "train" in (options.splits or ()))
 
 
-def open_model(source: str, dtype: str, revision: str | None = None) -> Any:
+def open_model(source: str, dtype: str) -> Any:
     """A finished model on this machine's accelerator, where there is one."""
     import torch
     from accelerate import PartialState
 
     from ..modeling_multitask import MultiTaskModel
 
-    model = MultiTaskModel.from_pretrained(source, dtype=getattr(torch, dtype), revision=revision or "main")
+    model = MultiTaskModel.from_pretrained(source, dtype=getattr(torch, dtype))
     return model.to(PartialState().device).eval()

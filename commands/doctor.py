@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..training.run.pinned import add_pin_options, check_pinned
+from ..training.run.pinned import add_pin_options, download_pinned
 from . import _doors
 from ._doors import DOORS
 
@@ -147,15 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, help="What relative data paths start from (the recipe's folder).")
     options = parser.parse_args(argv)
     source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
-    if not os.path.isdir(source):
-        try:
-            check_pinned(source, options.revision, options.require_pinned)
-            if options.revision:
-                from huggingface_hub import snapshot_download
-
-                source = snapshot_download(source, revision=options.revision)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+    try:
+        source = download_pinned(source, options.revision, options.require_pinned)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     if options.int8:
         from ..export.gate import examine_int8
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
-from ..training.run.pinned import add_pin_options, check_pinned
+from ..training.run.pinned import add_pin_options, download_pinned
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data
 
 
@@ -31,10 +31,11 @@ def run(options: argparse.Namespace) -> str:
 
     check_output(options)
     show_facts()
-    config = MultiTaskConfig.from_pretrained(options.source, revision=options.revision or "main")
-    data = read_data(options, options.source, config.tasks, options.data)
+    source = download_pinned(options.source, options.revision, options.require_pinned)
+    config = MultiTaskConfig.from_pretrained(source)
+    data = read_data(options, source, config.tasks, options.data)
     splits = choose_splits(data.loaded.sets, options.splits)
-    model = open_model(options.source, options.dtype, options.revision)
+    model = open_model(source, options.dtype)
     measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
     intervals = score_intervals(measured)
     described = describe(measured, intervals)
@@ -60,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
-        check_pinned(options.source, options.revision, options.require_pinned)
         print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
         sys.exit(visible(f"error: {error}"))

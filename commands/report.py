@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.text.spelling import visible
-from ..training.run.pinned import add_pin_options, check_pinned
+from ..training.run.pinned import add_pin_options, download_pinned
 from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
 
 REPORT_FILE = "report.html"
@@ -62,27 +62,28 @@ def run(options: argparse.Namespace) -> str:
     if not output.parent.is_dir():
         raise ValueError(f"--output: there is no folder {output.parent}. Make it, or give a folder with --output.")
     show_facts()
-    config = MultiTaskConfig.from_pretrained(options.folder, revision=options.revision or "main")
+    source = download_pinned(options.folder, options.revision, options.require_pinned)
+    config = MultiTaskConfig.from_pretrained(source)
     model = None
     if options.data is None:
-        folder, tasks = Path(options.folder), wanted_tasks(options, config.tasks)
+        folder, tasks = Path(source), wanted_tasks(options, config.tasks)
         found = stored_run(folder, tasks)
         needed = bool(options.recipe or options.slices)
         data = data_of_run(folder, tasks, options.recipe, options.data_root, needed)
     else:
-        data = read_data(options, options.folder, config.tasks, options.data, with_train=True)
+        data = read_data(options, source, config.tasks, options.data, with_train=True)
         splits = choose_splits(data.loaded.sets, options.splits)
-        model = open_model(options.folder, options.dtype, options.revision)
+        model = open_model(source, options.dtype)
         measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
-        found = measured_run(options.folder, ", ".join(map(str, options.data)), measured)
+        found = measured_run(source, Path(options.folder).name, ", ".join(map(str, options.data)), measured)
     slices = read_slices(data, options.slices, found.rows) if options.slices else {}
     duplicates = data if isinstance(data, str) else "They were not looked for (--most_rows 0)."
     if options.most_rows and not isinstance(data, str):
-        model = model or open_model(options.folder, options.dtype, options.revision)
+        model = model or open_model(source, options.dtype)
         duplicates = find_duplicates(model, data.loaded.sets, found.tasks, options.most_rows)
     next_rows = None
     if options.unlabeled:
-        model = model or open_model(options.folder, options.dtype, options.revision)
+        model = model or open_model(source, options.dtype)
         next_rows = _next_rows(options, found, model, table)
     write_whole(output, visible(render_page(found, slices, duplicates, next_rows)))
     written = f"{output} and {table}" if options.unlabeled else output
@@ -119,7 +120,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.data and options.recipe:
         parser.error("--recipe says where the run's own rows come from, --data names other rows: give one of them.")
     try:
-        check_pinned(options.folder, options.revision, options.require_pinned)
         print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
     except (ValueError, TypeError, OSError) as error:
         sys.exit(visible(f"error: {error}"))

@@ -74,12 +74,13 @@ def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
     return Run(folder.resolve().name, origin, found, rows, results, stored_groups(str(folder), found), trained)
 
 
-def measured_run(source: str, data: str, measured: Measured) -> Run:
+def measured_run(source: str, name: str, data: str, measured: Measured) -> Run:
     """
     A model that was measured now.
 
     Args:
         source: its folder or Hub id.
+        name: what the page is called.
         data: what the rows are called.
         measured: what `measure_model` gave.
     """
@@ -91,7 +92,7 @@ def measured_run(source: str, data: str, measured: Measured) -> Run:
     origin = (
         f"Rows of {data}, as the finished model answers them. It was trained on {known:,} of {len(hashes):,} rows."
     )
-    return Run(Path(source).name, origin, measured.tasks, rows, describe(measured, {}), measured.groups, trained)
+    return Run(name, origin, measured.tasks, rows, describe(measured, {}), measured.groups, trained)
 
 
 def data_of_run(

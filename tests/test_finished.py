@@ -1,6 +1,7 @@
 """Finished models scored without training, and compared: the figures of the run, other rows, intervals, refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 
+from helpers.hub_server import HubServer
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.compare import main as compare
 from multitask_sentence.commands.evaluate import main as evaluate
+from multitask_sentence.commands.report import main as report
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.metrics.bootstrap import score_interval
+from multitask_sentence.data.rows.row_hashes import RowHashes, write_row_hashes
 from multitask_sentence.train import run
+from multitask_sentence.training.report.publish import push_folder
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,26 @@ def test_rows_that_the_model_was_trained_on_are_counted(trained: Path, tmp_path:
     shutil.copy(trained / "texts_train.csv", tmp_path / "new.csv")
     evaluate([str(trained / "result"), str(tmp_path / "new.csv"), "--label", "mood=mood"])
     assert "test rows were training rows of" in words_of(capsys)
+
+
+def test_a_revision_gives_rows_and_weights_of_one_commit(
+    trained: Path, tmp_path: Path, nearby: HubServer, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(trained / "result", tmp_path / "result")
+    push_folder(folder, "team/mine")
+    commit = nearby.repositories["team/mine"].branches["main"][-1].oid
+    write_row_hashes(folder, RowHashes("another run", {}))
+    push_folder(folder, "team/mine")
+    data = [str(shutil.copy(trained / "texts_train.csv", tmp_path / "new.csv")), "--label", "mood=mood"]
+    pinned = ["--revision", commit, "--require_pinned"]
+    evaluate(["team/mine", *data, *pinned])
+    assert "test rows were training rows of" in words_of(capsys)
+    page = tmp_path / "page.html"
+    report(["team/mine", "--data", *data, *pinned, "--output", str(page), "--most_rows", "0"])
+    trained_on = re.search(r"It was trained on (\d+) of (\d+) rows", page.read_text(encoding="utf-8"))
+    assert trained_on and trained_on[1] == trained_on[2] != "0"
+    assert "<title>mine" in page.read_text(encoding="utf-8")
 
 
 def test_score_interval_holds_the_score_and_is_that_of_drawn_rows() -> None:

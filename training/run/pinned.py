@@ -63,6 +63,31 @@ def check_pinned(source: str, revision: str | None, require_pinned: bool, remedy
     )
 
 
+def download_pinned(
+    source: str, revision: str | None, require_pinned: bool, remedy: str = "--revision {commit}"
+) -> str:
+    """
+    What `--revision` and `--require_pinned` open: a folder, or the download of one commit, so that weights, rows and
+    results are of the same.
+
+    Args:
+        source: a folder or a Hub id, which is given back where no revision is asked for.
+        revision: a commit or a branch.
+        require_pinned: whether anything else than a commit is an error.
+        remedy: as of `check_pinned`.
+
+    Raises:
+        ValueError: it is, and the revision is none.
+        OSError: the Hub cannot be reached, or has no such revision.
+    """
+    check_pinned(source, revision, require_pinned, remedy)
+    if revision is None or os.path.isdir(source):
+        return source
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(source, revision=revision)
+
+
 def pinned_folder(source: str, require_pinned: bool) -> str:
     """
     What a command opens where it takes several models: a folder, or `user/name@COMMIT`, which is downloaded.
@@ -80,12 +105,7 @@ def pinned_folder(source: str, require_pinned: bool) -> str:
     name, _, revision = source.partition("@")
     if revision and not COMMIT.fullmatch(revision):
         raise ValueError(f"{source}: after the @ should be the 40 digits of a commit. Found {revision!r}.")
-    check_pinned(name, revision or None, require_pinned, "{source}@{commit}")
-    if not revision:
-        return name
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(name, revision=revision)
+    return download_pinned(name, revision or None, require_pinned, "{source}@{commit}")
 
 
-__all__ = ["add_pin_options", "check_pinned", "find_commit", "pinned_folder"]
+__all__ = ["add_pin_options", "check_pinned", "download_pinned", "find_commit", "pinned_folder"]
