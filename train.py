@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import Any
 
 from accelerate import PartialState
-from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from multitask_sentence.data.augmentation.rows import augment_sets, describe_augmentations
@@ -33,7 +32,6 @@ from multitask_sentence.data.report import describe, format_report
 from multitask_sentence.data.rows.held_out import announce_held_out, announce_trained_on, drop_held_out
 from multitask_sentence.data.rows.row_hashes import collect_row_hashes
 from multitask_sentence.data.rows.sets import LoadedTasks
-from multitask_sentence.data.text.spelling import visible
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
@@ -67,6 +65,7 @@ from multitask_sentence.training.resuming.files import last_checkpoint
 from multitask_sentence.training.run.console import say, show_facts
 from multitask_sentence.training.run.log_lines import shorten_log_lines
 from multitask_sentence.training.run.machine import look_at_processes
+from multitask_sentence.training.run.mistakes import told_in_one_line
 from multitask_sentence.training.run.output_folder import (
     RESULTS_FILE,
     claim_output_dir,
@@ -375,11 +374,8 @@ def train_recipe(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: a person's mistake ends with one message and exit status 1, without a stack trace."""
-    try:
+    with told_in_one_line():
         run(argv)
-    except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
-        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        sys.exit(visible(f"error: {cause}"))
 
 
 class _Callable(ModuleType):

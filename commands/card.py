@@ -8,12 +8,12 @@ stays; the new card then goes beside it, as README.generated.md.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
 from ..training.card.model_card import write_model_card
+from ..training.run.mistakes import told_in_one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,10 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", help="The model's licence, by the Hub's name, such as apache-2.0.")
     parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
     options = parser.parse_args(argv)
-    try:
+    with told_in_one_line():
         print(visible(str(write_model_card(**vars(options)))))  # noqa: T201 - what this command is for
-    except ValueError as error:
-        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ the rows.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
+from ..training.run.mistakes import told_in_one_line
 from ..training.run.pinned import add_pin_options, download_pinned
 from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data
 
@@ -60,10 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_pin_options(parser)
     options = parser.parse_args(argv)
     check_options(parser, options)
-    try:
+    with told_in_one_line():
         print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

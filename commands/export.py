@@ -14,12 +14,12 @@ With --space, a new folder gets a Gradio app with the model beside it: push it a
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.graphs import GRAPHS
+from ..training.run.mistakes import told_in_one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(text, flush=True)  # noqa: T201 - what this command is for
 
     started = time.time()
-    try:
+    with told_in_one_line():
         if options.space:
             from ..export.space import write_space
 
@@ -68,8 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = open_model(options.folder)
             rows = load_rows(model, options.folder, options.recipe, options.data_root, CALIBRATION_SENTENCES)
         export_folder(options.folder, options.engines, rows, options.accept_loss, say)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
     say(f"Took {time.time() - started:.0f} s. Open it with runtime_multitask.MultiTaskRuntime.from_pretrained.")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..data.text.spelling import visible
+from ..training.run.mistakes import MISTAKES, explain
 from ..training.run.pinned import add_pin_options, check_pinned
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -84,10 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         records = run_job(job)
     except KeyboardInterrupt:
         sys.exit(f"stopped. {go_on}")
-    except (ValueError, RuntimeError) as error:
-        sys.exit(visible(f"error: {error}"))
-    except OSError as error:
-        sys.exit(f"error: {error}" + (f". {go_on}" if error.errno in DISK_ERRORS else ""))
+    except (*MISTAKES, RuntimeError) as error:
+        sys.exit(explain(error) + (f". {go_on}" if getattr(error, "errno", None) in DISK_ERRORS else ""))
     aside = f" Rows set aside: {job.set_aside_file}." if any(record.set_aside for record in records) else ""
     print(visible(f"\n{_summary(records)}\n\nWritten to {options.output}.{aside}"))  # noqa: T201 - what it is for
 

@@ -13,12 +13,12 @@ holds texts of the data: it is never pushed to the Hub.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.text.spelling import visible
+from ..training.run.mistakes import told_in_one_line
 from ..training.run.pinned import add_pin_options, download_pinned
 from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
 
@@ -119,10 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--most_rows is {options.most_rows}, but should be 0 or more.")
     if options.data and options.recipe:
         parser.error("--recipe says where the run's own rows come from, --data names other rows: give one of them.")
-    try:
+    with told_in_one_line():
         print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(visible(f"error: {error}"))
 
 
 if __name__ == "__main__":

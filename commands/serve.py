@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ..serving.limits import Limits
+from ..training.run.mistakes import told_in_one_line
 from ..training.run.pinned import add_pin_options, check_pinned
 
 TOKEN_VARIABLE = "MULTITASK_SENTENCE_TOKEN"
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..serving.engine import RuntimeEngine, TorchEngine
 
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
-    try:
+    with told_in_one_line():
         check_pinned(options.source, options.revision, options.require_pinned)
         if options.engine == "torch":
             # The threads of OpenMP that loading starts would stay, and those that compute sleep after every operation
@@ -70,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         else:
             engine = RuntimeEngine(options.source, options.engine, options.revision, options.dtype)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
     app = make_app(engine, limits, options.token)
     # While requests are read, the thread that computes waits for Python's lock; by default up to 5 ms, or longer.
     sys.setswitchinterval(0.0005)

@@ -74,6 +74,24 @@ def test_a_door_that_leaves_a_task_out_does_not_count_as_open(monkeypatch) -> No
     assert shut == {'pipeline("multitask")': "does not answer mood"}
 
 
+def test_values_in_their_own_units_are_compared_relatively() -> None:
+    reference = {"rating": np.array([2000.0, -1.5])}
+    one_ulp = {"rating": np.array([2000.0001220703125, -1.5])}
+    assert doctor.largest_difference(one_ulp, reference) == pytest.approx(6.1e-8, rel=0.01)
+    assert doctor.largest_difference({"rating": np.array([2000.0, -1.50002])}, reference) > doctor.TOLERANCE
+
+
+def test_a_door_whose_package_is_missing_is_not_tried_and_not_shut(monkeypatch, capsys) -> None:
+    everything = {"embedding": np.ones((2, 3)), "mood": np.ones((2, 2))}
+    monkeypatch.setattr(doctor, "open_door", lambda door, source: (everything, ""))
+    monkeypatch.setitem(doctor.PACKAGES, "SentenceTransformer", "no_such_package")
+    with pytest.raises(SystemExit) as exited:
+        doctor.main(["anything"])
+    assert exited.value.code == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("SentenceTransformer"))
+    assert row.split()[1] == "-" and "not tried: no-such-package is not installed here" in row
+
+
 def test_nan_is_a_difference() -> None:
     same = {"embedding": np.ones(3), "mood": np.array([np.nan])}
     assert not doctor.largest_difference(same, same) <= 1.0

@@ -282,6 +282,10 @@ def test_command_writes_the_card_and_says_where(finished: Path, capsys: pytest.C
     assert header_of(finished / "README.md")["license"] == "mit"
     with pytest.raises(SystemExit, match=r"error: .* holds no results\.json, so it is no finished run"):
         card.main([str(tmp_path)])
+    (finished / "README.md").unlink()
+    (finished / "README.md").mkdir()
+    with pytest.raises(SystemExit, match=r"error: .*README\.md"):
+        card.main([str(finished)])
 
 
 def test_card_gives_away_no_path_and_no_token(finished: Path, tmp_path: Path):
