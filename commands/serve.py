@@ -50,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--dtype int8 needs --engine onnx or openvino, and a folder that was exported with --int8")
     if options.engine != "torch" and options.device:
         parser.error("--device belongs to --engine torch: exports compute on the CPU")
+    if not 0 <= options.port <= 65_535:
+        parser.error(f"--port is {options.port}, but should be from 0, which takes a free one, to 65535")
+    if options.token is not None and not options.token.strip():
+        parser.error(
+            f"the token is empty. Give one as {TOKEN_VARIABLE}, or unset the variable and leave --token out, so that "
+            "everybody is answered"
+        )
     try:
         import uvicorn
 
@@ -60,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..runtime.graphs import in_a_thread_of_its_own
     from ..serving.engine import RuntimeEngine, TorchEngine
 
-    limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     with told_in_one_line():
+        limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
         check_pinned(options.source, options.revision, options.require_pinned)
         if options.engine == "torch":
             # The threads of OpenMP that loading starts would stay, and those that compute sleep after every operation

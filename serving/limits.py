@@ -1,12 +1,12 @@
 """How much the server takes in, and how long it waits for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class Limits:
     """
-    What one request, and all that wait, may hold and take.
+    What one request, and all that wait, may hold and take; a ValueError where nothing could be taken.
 
     Attributes:
         max_body_bytes: of a request's body.
@@ -27,6 +27,12 @@ class Limits:
     max_waiting_bytes: int = 100_000_000
     max_batch_rows: int = 512
     max_shutdown_seconds: int = 120
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            found, least = getattr(self, limit.name), int(limit.name != "max_shutdown_seconds")
+            if found < least:
+                raise ValueError(f"--{limit.name} is {found}, but should be at least {least}.")
 
 
 __all__ = ["Limits"]

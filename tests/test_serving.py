@@ -306,9 +306,13 @@ def test_export_answers_as_the_model_does(folder: Path, tmp_path: Path) -> None:
         (("--engine", "onnx"), "it was not exported"),
         (("--device", "cud"), "device is 'cud', but should be one that torch computes with here, such as cpu"),
         (("--device", "cuda:99"), "device is 'cuda:99', but should be one that torch computes with here"),
+        (("--token", " "), "the token is empty"),
+        (("--port", "70000"), "--port is 70000, but should be from 0"),
+        (("--max_rows", "0"), "--max_rows is 0, but should be at least 1."),
+        (("--max_body_seconds", "-1"), "--max_body_seconds is -1, but should be at least 1."),
     ],
 )
-def test_engine_that_cannot_be_is_one_line(folder: Path, capsys, arguments: tuple[str, ...], message: str) -> None:
+def test_settings_that_cannot_be_are_one_line(folder: Path, capsys, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit) as exited:
         main([str(folder), *arguments])
     assert message in str(exited.value) + capsys.readouterr().err
