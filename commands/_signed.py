@@ -30,7 +30,7 @@ def hashing_config(folder: Path) -> Any:
     own = (SIGNATURE_FILE, MANIFEST_FILE, *MAY_CHANGE)
     left_out = [name for name in files_of(folder) if name in own or stays_behind(name)]
     left_out += [name for name in os.listdir(folder) if name.startswith(".")]  # .cache of `hf download`
-    return hashing.Config().set_ignored_paths(paths=[folder / name for name in left_out], ignore_git_paths=True)
+    return hashing.Config().set_ignored_paths(paths=left_out)
 
 
 __all__ = ["SIGNATURE_FILE", "hashing_config"]

@@ -1,5 +1,7 @@
 """Signing a folder and verifying it, with keys that are made here."""
 
+import base64
+import json
 import shutil
 from pathlib import Path
 
@@ -55,3 +57,34 @@ def test_signature_covers_all_that_is_pushed_and_finds_every_change(
             verify.main([str(changed), "--public_key", public])
     with pytest.raises(SystemExit, match="is not verified"):
         verify.main([str(pushed), "--public_key", private])
+
+
+@pytest.fixture
+def folder(tiny_model: MultiTaskModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A saved model with what a run leaves beside it, by a relative path as it is typed."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model.save_pretrained("mine")
+    for name in ("README.md", "best/mood/model.safetensors", "runs/2026_this-host/events.out.1.this-host", "a.bin"):
+        path = Path("mine", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("stays behind")
+    return Path("mine")
+
+
+def signed_names(folder: Path) -> str:
+    """All that a signature says, signed and ignored files alike."""
+    return base64.b64decode(json.loads((folder / "model.sig").read_text())["dsseEnvelope"]["payload"]).decode()
+
+
+def test_relative_folder_is_signed_and_verified_and_may_lose_what_stays_behind(
+    folder: Path, keys: tuple[str, str]
+) -> None:
+    private, public = keys
+    sign.main([str(folder), "--private_key", private])
+    verify.main([str(folder), "--public_key", public])
+    (folder / "README.md").write_text("# A card that somebody wrote")
+    shutil.rmtree(folder / "best")
+    verify.main([str(folder), "--public_key", public])
+    (folder / "added_multitask.py").touch()
+    with pytest.raises(SystemExit, match="Extra files found"):
+        verify.main([str(folder), "--public_key", public])
