@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .staging_multitask import files_of, in_place, staged, write_whole
+from .staging_multitask import files_of, in_place, staged, stale_weights, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ def update_manifest(
     files = {**listed, **describe_files(folder, names)}
     files = {name: entry for name, entry in files.items() if os.path.isfile(os.path.join(folder, name))}
     if place is not None:
-        kept = {name: entry for name, entry in (read_manifest(place) or {}).items() if name not in files}
+        gone = {*files, *stale_weights(place, files)}
+        kept = {name: entry for name, entry in (read_manifest(place) or {}).items() if name not in gone}
         files |= {name: entry for name, entry in kept.items() if os.path.isfile(os.path.join(place, name))}
     write_whole(path, format_manifest(files))
 

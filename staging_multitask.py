@@ -12,12 +12,13 @@ left there of a process that was killed is removed by the next save.
 import contextlib
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 UNFINISHED = ".unfinished"
-COMPLETE = ".complete"  # in it: all files are on the disk, and are being moved
+COMPLETE = ".complete"  # in it: all files are on the disk, and are being moved; names the weights that have to go
 FIRST_READ = "config.json"  # what opens a folder; moved last, so that nothing opens one that is not complete
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 # What safetensors and tokenizers say of a disk without room, and torch of one that it cannot write to, none of them
@@ -84,6 +85,13 @@ def files_of(folder: str | os.PathLike) -> list[str]:
     return sorted(found)
 
 
+def stale_weights(folder: str | os.PathLike, names: Collection[str]) -> list[str]:
+    """The weights in a folder that new files replace under another name: in shards or not, or in another number."""
+    if not any(map(_WEIGHTS.fullmatch, names)):
+        return []
+    return sorted(name for name in os.listdir(folder) if _WEIGHTS.fullmatch(name) and name not in names)
+
+
 @contextlib.contextmanager
 def as_disk_error(folder: str | os.PathLike) -> Iterator[None]:
     """
@@ -124,20 +132,21 @@ def staged(folder: str | os.PathLike) -> Iterator[str]:
         with as_disk_error(folder):
             yield unfinished
         sync_folder(unfinished)
-        with open(os.path.join(unfinished, COMPLETE), "wb") as file:
+        names = files_of(unfinished)
+        stale = stale_weights(folder, names)
+        with open(os.path.join(unfinished, COMPLETE), "w") as file:
+            file.write("\n".join(stale))
+            file.flush()
             os.fsync(file.fileno())
         sync(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    names = files_of(unfinished)
+    for name in stale:  # before config.json, beside which they would be opened
+        os.remove(os.path.join(folder, name))
     for name in sorted(names, key=lambda name: name == FIRST_READ):
         os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
         os.replace(os.path.join(unfinished, name), os.path.join(folder, name))
-    if any(map(_WEIGHTS.fullmatch, names)):
-        for name in filter(_WEIGHTS.fullmatch, os.listdir(folder)):
-            if name not in names:  # of shards, or in shards, where they are saved otherwise now
-                os.remove(os.path.join(folder, name))
     sync(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -151,10 +160,13 @@ def check_moved(folder: str | os.PathLike) -> None:
     """
     unfinished = os.path.join(folder, UNFINISHED)
     if os.path.isfile(os.path.join(unfinished, COMPLETE)) and files_of(unfinished):
+        with open(os.path.join(unfinished, COMPLETE)) as file:
+            stale = [os.path.join(folder, name) for name in file.read().split("\n") if name]
+        source, place = shlex.quote(f"{unfinished}/."), shlex.quote(f"{folder}/")
+        gone = shlex.join([unfinished, *filter(os.path.isfile, stale)])
         raise OSError(
             f"{folder}: saving was interrupted, so that files of the model before may stand beside those of the new "
-            f"one. Save it again, or move what was saved to its place: cp -r {unfinished}/. {folder}/ && rm -r "
-            f"{unfinished}"
+            f"one. Save it again, or move what was saved to its place: cp -r {source} {place} && rm -r {gone}"
         )
 
 
@@ -166,6 +178,7 @@ __all__ = [
     "in_place",
     "is_same_folder",
     "staged",
+    "stale_weights",
     "sync",
     "sync_folder",
     "write_whole",

@@ -128,6 +128,14 @@ def test_saving_again_renews_what_it_writes_and_keeps_the_rest(folder: Path, tin
     assert find_changes(folder) == {}
 
 
+def test_folder_saved_again_with_other_sharding_opens(tiny_backbone: str, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS)
+    for options in ({}, {"max_shard_size": "20KB"}, {}):
+        model.save_pretrained(tmp_path, **options)
+        assert (tmp_path / "model.safetensors.index.json").is_file() == bool(options), "premise"
+        MultiTaskModel.from_pretrained(tmp_path, verify=True)
+
+
 def test_adapter_folder_is_listed_too(tiny_backbone: str, tmp_path: Path) -> None:
     model = MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS)
     model.add_adapter(LoraConfig(r=2, target_modules=["query"]))

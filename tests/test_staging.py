@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: nobody sees half of one, and an older one stays until then."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -94,6 +95,38 @@ def test_model_whose_files_were_moved_by_half_is_refused_until_the_others_follow
     assert os.system(str(caught.value).rsplit("place: ", 1)[1]) == 0, "the remedy can be copied"
     assert MultiTaskModel.from_pretrained(folder).config.tasks == tiny_model.config.tasks
     assert not (folder / UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("stopped", ["remove", "replace"])
+@pytest.mark.parametrize(("before", "after"), [({}, {"max_shard_size": "20KB"}), ({"max_shard_size": "20KB"}, {})])
+def test_older_weights_of_another_sharding_are_never_opened_with_the_newer_settings(
+    tiny_model: MultiTaskModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, str],
+    after: dict[str, str],
+    stopped: str,
+):
+    folder = tmp_path / "saved here"
+    tiny_model.save_pretrained(folder, **before)
+    calls = {"remove": os.remove, "replace": os.replace}
+
+    def stop(*paths: str) -> None:
+        if os.path.basename(paths[-1]).startswith(("model.safetensors", "model-00002-of-")):
+            raise Killed
+        calls[stopped](*paths)
+
+    tiny_model.heads["mood"].layers[-1].bias.data += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(staging_multitask.os, stopped, stop)
+        with contextlib.suppress(Killed):
+            tiny_model.save_pretrained(folder, **after)
+    try:
+        opened = MultiTaskModel.from_pretrained(folder)
+    except OSError as error:
+        assert os.system(str(error).rsplit("place: ", 1)[1]) == 0, "the remedy can be copied"
+        opened = MultiTaskModel.from_pretrained(folder, verify=True)
+    assert torch.equal(opened.heads["mood"].layers[-1].bias, tiny_model.heads["mood"].layers[-1].bias)
 
 
 def test_model_that_was_killed_before_all_was_written_leaves_the_older_one(
