@@ -1,5 +1,6 @@
 """A Space: written whole, started as Spaces start it, and used in a browser where there is one."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig
+from peft import __version__ as peft_version
 
 from helpers.every_task import TASKS
 from multitask_sentence import MultiTaskModel
@@ -19,6 +22,11 @@ from multitask_sentence.export.space import write_space
 gradio_client = pytest.importorskip("gradio_client")  # not on the least versions
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+# What a run leaves beside its model: whole models of single tasks, texts, logs that name the machine, pickles.
+PRIVATE = (
+    *("single/mood/model.safetensors", "best/mood/model.safetensors", "predictions/mood.parquet", "report.html"),
+    *("runs/Nov26/events.out.tfevents.1.host", "optimizer.pkl", "training_args.bin", "README.generated.md", ".env"),
+)
 SENTENCE = "the cat sat on the mat"
 
 
@@ -29,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path
     MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS).save_pretrained(folder)
     (folder / "checkpoint-3").mkdir()
     (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"large")
-    (folder / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "plain/embedding/config.json", *PRIVATE):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"of the run")
     return folder
 
 
@@ -42,7 +52,8 @@ def space(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_space_has_the_header_the_requirements_and_the_model_alone(space: Path) -> None:
     assert sorted(path.name for path in space.iterdir()) == ["README.md", "app.py", "model", "requirements.txt"]
-    assert not any((space / "model" / name).exists() for name in ("checkpoint-3", "onnx"))
+    left_out = ("checkpoint-3", "onnx", "plain", *PRIVATE)
+    assert not [name for name in left_out if (space / "model" / name).exists()]
     header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert (header["sdk"], header["app_file"], header["title"]) == ("gradio", "app.py", 'News "and" # more')
     for line in (space / "requirements.txt").read_text().splitlines():
@@ -55,6 +66,21 @@ def test_what_is_there_is_not_written_over(space: Path, folder: Path, tmp_path: 
     with pytest.raises(ValueError, match="holds no multi-task model"):
         write_space(tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_space_of_an_adapter_names_peft_and_is_refused_on_a_folder(tiny_backbone: str, tmp_path: Path) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS)
+    model.add_adapter(LoraConfig(r=3, target_modules=["query", "value"]))
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"holds an adapter that was trained on the folder .*Push a whole model"):
+        write_space(tmp_path / "saved", tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+    config = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))
+    config["base_name_or_path"] = "user/base"
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_space(tmp_path / "saved", tmp_path / "space")
+    assert f"peft=={peft_version}\n" in (tmp_path / "space" / "requirements.txt").read_text(encoding="utf-8")
+    assert (tmp_path / "space/model/adapter/adapter_config.json").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def _explain(error: BaseException, repo_id: str) -> str:
     return message if isinstance(error, ValueError) else f"{type(error).__name__}: {message.rstrip('.')}."
 
 
-def _check_base(folder: Path) -> None:
+def check_base(folder: Path) -> None:
     """Raise a ValueError where the folder holds an adapter whose base is another folder."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     base = config.get("base_name_or_path")
@@ -183,7 +183,7 @@ def push_folder(
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no finished model to push: there is no config.json in it.")
-    _check_base(folder)
+    check_base(folder)
     check_moved(folder)
     if damaged := [f"{name} {change}" for name, change in find_changes(folder).items() if name.endswith(STRICT)]:
         raise ValueError(
