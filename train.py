@@ -180,11 +180,11 @@ def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
 
 def settle(trainer: MultiTaskTrainer, recipe: Recipe) -> dict[str, str]:
     """Choose what follows from validation data once the weights are final; by task, why it was not calibrated."""
-    left_out = trainer.calibrate(calibration=recipe.calibration)
     forgotten = trainer.drop_old_scopes()
     if recipe.out_of_scope or (recipe.out_of_scope is None and forgotten):
         fitted = trainer.fit_out_of_scope()
         forgotten = [name for name in forgotten if name not in fitted]
+    left_out = trainer.calibrate(calibration=recipe.calibration)  # a promised risk is that of rows in scope
     trainer.settle_best(calibration=recipe.calibration)
     for name in forgotten:
         say(f"{name}: what is out of its scope is no longer known, because the embedding has moved")

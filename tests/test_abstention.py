@@ -206,6 +206,19 @@ def test_settled_confidence_is_that_of_calibrated_probabilities() -> None:
     assert settled.to_dict() == {"risk": 0.05, "confidence": pytest.approx(sum(sigmoids) / 2, abs=1e-6)}
 
 
+def test_risk_is_that_of_rows_in_scope() -> None:
+    labels = {"problem_type": "single_label_classification", "labels": ["a", "b"]}
+    task = MultiTaskConfig(tasks={"topic": {**labels, "abstain": {"risk": 0.05, "out_of_scope": 90}}}).tasks["topic"]
+    # A quarter is sure and wrong, and out of scope; the others are less sure and right.
+    logits = torch.tensor([[6.0, 0.0]] * 100 + [[3.0, 0.0]] * 300)
+    labels = torch.tensor([1] * 100 + [0] * 300)
+    is_near = np.arange(400) >= 100
+    assert settle_abstain(task, logits, labels).confidence is None, "premise"
+    chosen = settle_abstain(task, logits, labels, is_near).confidence
+    assert chosen == pytest.approx(float(torch.tensor(3.0).sigmoid()) / 2, abs=1e-6)
+    assert settle_abstain(task, logits, labels, np.zeros(400, dtype=bool)).confidence is None
+
+
 def answers_of(confidences: np.ndarray, is_wrong: np.ndarray) -> TaskAnswers:
     rows = torch.arange(len(confidences))[:, None]
     return TaskAnswers(rows, is_wrong.astype(int), np.zeros(len(is_wrong), dtype=int), 0.0, confidences=confidences)

@@ -173,7 +173,8 @@ class EvaluationLoop:
         """
         Choose the trained multi-label tasks' thresholds as `choose_thresholds` does, then fit temperatures for all
         trained classification tasks, then choose the confidence of those that promise a risk. All of it is set in the
-        configuration (see `settle_task` and `settle_abstain`).
+        configuration (see `settle_task` and `settle_abstain`). A risk beside `out_of_scope` needs `fit_out_of_scope`
+        before.
 
         Args:
             split: the name of a split that the trainer has.
@@ -238,8 +239,8 @@ class EvaluationLoop:
     def settle_best(self, split: str = "validation", calibration: str = "temperature") -> list[Path]:
         """
         Settle the models in `best/` as the finished one is: thresholds, temperatures, confidences for a risk, and what
-        is out of scope where the finished model knows it. The main process does that, after `calibrate` and
-        `fit_out_of_scope`.
+        is out of scope where the finished model knows it. The main process does that, after `fit_out_of_scope` and
+        `calibrate`.
 
         Returns the folders.
         """
@@ -256,12 +257,12 @@ class EvaluationLoop:
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 embed = partial(self._embed_alone, model)
                 embeddings = embed(evaluation.sentences)
-                settle_tasks(model, names, evaluation, embeddings, calibration)
                 for name in [name for name, task in model.config.tasks.items() if task.out_of_scope]:
                     model._set_scope(name, None)
                 if scoped:
                     train = self._scope_rows()
                     fit_scopes(model, train, embed(train.sentences), evaluation, embeddings)
+                settle_tasks(model, names, evaluation, embeddings, calibration)
             found = {name: json.loads((folder / name / STEP_FILE).read_text(encoding="utf-8")) for name in best}
             keep_models(model, folder, found, self.row_hashes)
         return [folder / name for best in steps.values() for name in best]

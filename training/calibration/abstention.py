@@ -61,6 +61,8 @@ def choose_confidence(confidences: np.ndarray, is_wrong: np.ndarray, risk: float
         is_wrong: `(rows,)`, whether the answer is wrong.
         risk: the largest share of errors among answers, above 0 and below 1.
     """
+    if not len(confidences):
+        return Chosen(confidence=None, coverage=0.0, risk=None, lowest_risk=1.0)
     order = np.argsort(-confidences, kind="stable")
     ordered, errors = confidences[order].astype(np.float64), np.cumsum(is_wrong[order])
     sizes = np.unique(np.maximum(np.ceil(COVERAGES * len(ordered) - 1e-9).astype(int), 1))
@@ -82,24 +84,38 @@ def choose_confidence(confidences: np.ndarray, is_wrong: np.ndarray, risk: float
     )
 
 
-def risk_coverage(confidences: np.ndarray, is_wrong: np.ndarray) -> dict[str, list[float]]:
+def risk_coverage(confidences: np.ndarray, is_wrong: np.ndarray, rows: int | None = None) -> dict[str, list[float]]:
     """
     The risk-coverage curve (El-Yaniv and Wiener 2010) at up to 50 points.
 
-    Returns `coverage`, shares of the rows, the most confident first, and `risk`, the share of errors among them.
+    Args:
+        confidences: of the rows that may be answered.
+        is_wrong: whether the answer is wrong.
+        rows: how many rows there are in all, by default these.
+
+    Returns `coverage`, shares of all rows, the most confident first, and `risk`, the share of errors among them.
     """
+    if not len(confidences):
+        return {"coverage": [], "risk": []}
     order = np.argsort(-confidences, kind="stable")
     errors = np.cumsum(is_wrong[order])
     sizes = np.unique(np.ceil(np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS * len(order) - 1e-9).astype(int))
     return {
-        "coverage": (sizes / len(order)).round(DIGITS).tolist(),
+        "coverage": (sizes / (rows or len(order))).round(DIGITS).tolist(),
         "risk": (errors[sizes - 1] / sizes).round(DIGITS).tolist(),
     }
 
 
-def describe_answered(confidences: np.ndarray, is_wrong: np.ndarray, confidence: float | None) -> dict[str, Any]:
-    """How many of the rows are answered from a confidence on, how many of the answers are wrong, and their share."""
+def describe_answered(
+    confidences: np.ndarray, is_wrong: np.ndarray, confidence: float | None, is_near: np.ndarray | None = None
+) -> dict[str, Any]:
+    """
+    How many of the rows are answered from a confidence on, how many of the answers are wrong, and their share. Rows
+    out of scope, which `is_near` tells where there are any, are not answered.
+    """
     answered = confidences >= confidence if confidence is not None else np.zeros(len(confidences), dtype=bool)
+    if is_near is not None:
+        answered &= is_near
     rows, errors = int(answered.sum()), int(is_wrong[answered].sum())
     return {
         "rows": len(confidences),

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import AbstainConfig
 from ...tasks_multitask import TaskConfig
-from ..evaluation.scores import Evaluation, choose_thresholds, decisions, task_confidences, task_logits
+from ..evaluation.scores import Evaluation, choose_thresholds, decisions, near_enough, task_confidences, task_logits
 from .abstention import choose_confidence
 from .temperatures import LEAST_OF_BOTH, LEAST_ROWS, fit_temperature, fit_temperatures, moved_thresholds
 
@@ -64,14 +65,18 @@ def settle_task(
     return {**changes, "temperatures": temperatures}, None
 
 
-def settle_abstain(task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor) -> AbstainConfig:
+def settle_abstain(
+    task: TaskConfig, logits: torch.Tensor, labels: torch.Tensor, is_near: np.ndarray | None = None
+) -> AbstainConfig:
     """
     When a task abstains, from its settled settings: with the confidence that keeps the risk which it promises, or with
-    none where no confidence does. Arguments are those of `settle_task`.
+    none where no confidence does. Arguments are those of `settle_task`, and what `near_enough` gives: the promise is
+    about rows in scope, as no other gets a label.
     """
     wrong = decisions(task, logits) != labels.numpy()
     is_wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
-    chosen = choose_confidence(task_confidences(task, logits).numpy(), is_wrong, task.abstain.risk)
+    near = slice(None) if is_near is None else is_near
+    chosen = choose_confidence(task_confidences(task, logits).numpy()[near], is_wrong[near], task.abstain.risk)
     return replace(task.abstain, confidence=chosen.confidence)
 
 
@@ -79,7 +84,7 @@ def settle_tasks(
     model: MultiTaskModel, names: Sequence[str], evaluation: Evaluation, embeddings: torch.Tensor, calibration: str
 ) -> dict[str, str]:
     """
-    Settle tasks of a model, and put what is chosen into its configuration.
+    Settle tasks of a model whose scopes are fitted, and put what is chosen into its configuration.
 
     Args:
         model: the model that gave the embeddings.
@@ -97,7 +102,8 @@ def settle_tasks(
         changes, notes[name] = settle_task(model.config.tasks[name], *found, calibration)
         changed = model.config.change_task(name, **changes)
         if changed.abstain is not None and changed.abstain.risk is not None:
-            model.config.change_task(name, abstain=settle_abstain(changed, *found))
+            is_near = near_enough(model, name, embeddings, evaluation.rows[name])
+            model.config.change_task(name, abstain=settle_abstain(changed, *found, is_near))
     return {name: note for name, note in notes.items() if note is not None}
 
 

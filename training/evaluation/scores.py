@@ -87,6 +87,7 @@ class TaskAnswers:
         probabilities: `(rows, k)`, of these classes.
         forecasts: of a classification task, `(2, bins, 4)`: what `count_forecasts` gives before and after calibration.
         confidences: of a classification task, `(rows,)`: how sure it is of each row.
+        is_near: what `near_enough` gives of the rows.
     """
 
     rows: torch.Tensor
@@ -97,6 +98,7 @@ class TaskAnswers:
     probabilities: np.ndarray | None = None
     forecasts: np.ndarray | None = None
     confidences: np.ndarray | None = None
+    is_near: np.ndarray | None = None
 
     @property
     def is_wrong(self) -> np.ndarray:
@@ -142,6 +144,16 @@ def task_confidences(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
     """How sure a classification task is of each row `(rows,)`, from its logits `(rows, num_labels)`."""
     chosen = torch.from_numpy(decisions(task, logits)).bool() if task.kind.is_multi_label else None
     return confidences(task, probabilities_of(task, calibrated(task, logits)), chosen)
+
+
+@torch.no_grad()
+def near_enough(model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor) -> np.ndarray | None:
+    """Of a task that abstains out of its scope, `(rows,)`: whether a row is in it. `None` for any other task."""
+    abstain = model.config.tasks[task].abstain
+    if abstain is None or abstain.out_of_scope is None or (scope := model.heads[task].scope) is None:
+        return None
+    parts = (scope(embeddings[places].to(model.device, model.dtype)) for places in rows[:, 0].split(8192))
+    return (torch.cat(list(parts)) <= abstain.out_of_scope).cpu().numpy()
 
 
 def _most_probable(task: TaskConfig, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +237,7 @@ def answer_task(
     answers = TaskAnswers(rows, predictions, references, loss / len(rows), classes, probabilities)
     if forecasts:
         answers.forecasts, answers.confidences = np.sum(forecasts, axis=0), np.concatenate(sure)
+        answers.is_near = near_enough(model, task, embeddings, rows)
     return answers
 
 

@@ -9,6 +9,7 @@ format_abstention     the table that a run prints
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from ...tasks_multitask import TaskConfig
@@ -16,6 +17,12 @@ from ..calibration.abstention import CERTAINTY, choose_confidence, describe_answ
 from ..evaluation.scores import TaskAnswers
 
 DIGITS = 6
+
+
+def _in_scope(answers: TaskAnswers) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rows that may get a label, those in scope: how sure the task is and whether it is wrong."""
+    near = slice(None) if answers.is_near is None else answers.is_near
+    return answers.confidences[near], answers.is_wrong[near]
 
 
 def describe_abstention(
@@ -30,7 +37,7 @@ def describe_abstention(
 
     Returns by task `risk` (`None` where a confidence was given), `confidence` (`None` where none keeps the risk),
     `certainty` and `lowest_risk`, that could have been promised on validation data; `splits`, with `rows`, `answered`,
-    `wrong`, `coverage` and `risk` of each; and `curve`, risk by coverage on the last split.
+    `wrong`, `coverage` and `risk` of each; and `curve`, risk by coverage on the last split, of its rows in scope.
     """
     described = {}
     for task, settings in tasks.items():
@@ -44,14 +51,15 @@ def describe_abstention(
             "certainty": CERTAINTY,
             "lowest_risk": None,
             "splits": {
-                split: describe_answered(each.confidences, each.is_wrong, confidence) for split, each in found.items()
+                split: describe_answered(each.confidences, each.is_wrong, confidence, each.is_near)
+                for split, each in found.items()
             },
         }
         if risk is not None and (validation := found.get("validation")) is not None:
-            lowest = choose_confidence(validation.confidences, validation.is_wrong, risk).lowest_risk
+            lowest = choose_confidence(*_in_scope(validation), risk).lowest_risk
             described[task]["lowest_risk"] = round(lowest, DIGITS)
         *_, last = found.values()
-        described[task]["curve"] = risk_coverage(last.confidences, last.is_wrong)
+        described[task]["curve"] = risk_coverage(*_in_scope(last), len(last.rows))
     return described
 
 
