@@ -114,6 +114,32 @@ def _follow(cell: Any, parts: list[str]) -> Any:
     return None
 
 
+def _feature_below(feature: Any, parts: list[str]) -> Any:
+    """The type of what stands below a dotted name, where `_follow` finds the cells; None if nothing does."""
+    if not parts:
+        return feature
+    inner = feature.feature if isinstance(feature, List | LargeList) else None
+    if inner is not None and parts[0].isdigit():
+        return _feature_below(inner, parts[1:])
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if isinstance(feature, dict) and name in feature:
+            return _feature_below(feature[name], parts[length:])
+        is_entry = inner is not None and "=" in name and length < len(parts)
+        if is_entry and (found := _feature_below(inner, parts[length:])) is not None:
+            return found
+    return None
+
+
+def class_names(cell: Any, names: list[str]) -> Any:
+    """ClassLabel ids as names, in lists, too; -1 is how the Hub writes a hidden label. Other numbers stay."""
+    if isinstance(cell, list):
+        return [class_names(item, names) for item in cell]
+    if cell == -1:
+        return None
+    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
+
+
 def _dotted_names(name: str, cell: Any) -> Iterator[str]:
     """The dotted names that lead to the values of a nested cell."""
     if isinstance(cell, dict):
@@ -218,6 +244,16 @@ class Part:
             ],
         )
 
+    def class_names(self, name: str) -> list[str] | None:
+        """The names of a ClassLabel column, or of a list of them, which a dotted name may lead to."""
+        parts = name.split(".")
+        for root in roots_of(name, self.rows.column_names):
+            feature = _feature_below(self.rows.features[root], parts[root.count(".") + 1 :])
+            feature = getattr(feature, "feature", feature)
+            if isinstance(feature, ClassLabel):
+                return feature.names
+        return None
+
     def cells(self, column: str) -> Cells:
         """The cells of a column that is there, whichever rows count."""
         return self._cells("", "", column)
@@ -251,9 +287,8 @@ class Part:
         for column, wanted in conditions.items():
             texts = {plain_text(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
             cells: Any = self._cells(task, f"where.{column}", column)
-            if isinstance(feature := self.rows.features.get(column), ClassLabel):
-                names = feature.names
-                cells = (names[cell] if cell is not None and cell >= 0 else None for cell in cells)
+            if names := self.class_names(column):
+                cells = (class_names(cell, names) for cell in cells)
             kept = kept & np.fromiter((plain_text(cell) in texts for cell in cells), bool, len(self.rows))
         self.kept = kept
 
@@ -333,6 +368,7 @@ __all__ = [
     "Cells",
     "Part",
     "attempt",
+    "class_names",
     "encoding_hint",
     "format_hint",
     "no_pattern",

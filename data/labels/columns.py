@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel
 
-from ..files.parts import Cells, Part
+from ..files.parts import Cells, Part, class_names
 from ..sources.task_source import TaskSource
 from ..text.problems import CellError, Problems, brief, shorten
-from ..text.spelling import clean, is_empty, number, show_names, whole_number
+from ..text.spelling import clean, is_empty, number, show_names, spell, whole_number
 from .cells import open_cell
 from .names import SEPARATORS, announce_doubtful_names, announce_joined, check_joined
 from .reading import (
@@ -41,23 +40,36 @@ logger = logging.getLogger(__name__)
 Labels = dict[str, list[pa.Array]]  # by split, of each part, one label for each row, null for none
 
 
-def _feature_names(parts: dict[str, list[Part]], column: str) -> list[str] | None:
-    """The names of a ClassLabel column, or of a list of them."""
-    for part in chain.from_iterable(parts.values()):
-        feature = part.rows.features.get(column)
-        feature = getattr(feature, "feature", feature)
-        if isinstance(feature, ClassLabel):
-            return feature.names
-    return None
+def _names_of_ids(source: TaskSource, rules: ReadingRules, part: Part, own: list[str]) -> list[str]:
+    """
+    What the ids of a ClassLabel stand for: its own names, or those of the recipe, which may rename them.
 
+    Raises:
+        ValueError: the recipe's names are others, and their order may not be that of the ids.
+    """
+    given = list(map(spell, source.labels or []))
+    if not given or set(map(clean, own)) & {*given, *rules.label_map, *rules.missing_labels}:
+        return own
+    folded, written = {name.casefold(): name for name in given}, [clean(name).casefold() for name in own]
+    if folded.keys() >= set(written):
+        return [folded[name] for name in written]
+    where, remedy = f"{part.where}: the label ids of task {source.name!r} stand for", f"tasks.{source.name}.label_map"
 
-def _class_names(cell: Any, names: list[str]) -> Any:
-    """ClassLabel ids as names; -1 is how the Hub writes a hidden label."""
-    if isinstance(cell, list):
-        return [_class_names(item, names) for item in cell]
-    if cell == -1:
-        return None
-    return names[cell] if isinstance(cell, int) and cell < len(names) else cell
+    def alike(one: str, other: str) -> bool:
+        return one.startswith(other) or other.startswith(one)
+
+    in_order = len(own) == len(given) and all(
+        alike(name, list(folded)[place]) or not any(alike(name, other) for other in folded)
+        for place, name in enumerate(written)
+    )
+    if not in_order or folded.keys() & set(written):
+        raise ValueError(
+            f"{where} {show_names(own)}, and tasks.{source.name}.labels are {show_names(given)}: which is which "
+            f"cannot be told. Say it with {remedy}: {{{own[0]}: ..., ...}}, or write the names as the data has them."
+        )
+    renamed = ", ".join(f"{brief(name)} is {brief(new)}" for name, new in zip(own[:20], given, strict=False))
+    logger.info(f"{where} other names than tasks.{source.name}.labels, which are taken in their order: {renamed}")
+    return given
 
 
 def _without_fractions(part: Part, cells: Cells) -> Iterable[Any]:
@@ -73,12 +85,9 @@ def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Pr
     """What the cells of a part hold, as `Marks`."""
     column, given = source.columns["label"], source.labels or []
     cells: Any = part.column(source.name, "label", column)
-    if own := _feature_names({"": [part]}, column):
-        # The ids count in the feature's own order. Where the recipe uses other names throughout, it renames them.
-        used = {*given, *rules.label_map, *rules.missing_labels}
-        own = own if not given or set(own) & used else given
-        names = own
-        cells = (_class_names(cell, names) for cell in cells)
+    if own := part.class_names(column):
+        names = _names_of_ids(source, rules, part, own)
+        cells = (class_names(cell, names) for cell in cells)
     elif part.all_text:
         cells = _without_fractions(part, cells)
     known = frozenset(map(clean, map(str, given)))
@@ -179,7 +188,8 @@ def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Pr
     seen = {name for marks in distinct for name in (*marks.on, *marks.off)}
     _announce_unused(rules, seen)
     given = source.labels
-    if not given and (own := _feature_names(parts, source.columns["label"])):
+    features = (part.class_names(source.columns["label"]) for part in chain.from_iterable(parts.values()))
+    if not given and (own := next(filter(None, features), None)):
         given = list(dict.fromkeys(name for name in map(rules.class_of, map(clean, own)) if name is not None))
     if given:
         names = check_names(task, given, rules.kind.least_labels)
