@@ -14,7 +14,12 @@ import pytest
 
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.rows.sets import LoadedTasks
-from multitask_sentence.data.text.half_characters import HALVES, encoding_errors_for, holds_escaped_halves
+from multitask_sentence.data.text.half_characters import (
+    HALVES,
+    encoding_errors_for,
+    holds_escaped_halves,
+    without_halves,
+)
 
 HALF = "\ud83d"
 BYTES = b"\xed\xa0\xbd"
@@ -93,6 +98,39 @@ def test_half_characters_in_parquet_and_saved_data_sets(tmp_path: Path, caplog: 
         load_tasks([TaskSource("t", "single_label_classification", {"path": "saved"}, columns)], tmp_path, seed=42),
         caplog,
     )
+
+
+def spoilt(cells: list[bytes]) -> pa.Array:
+    """Bytes, whatever they are, as Arrow holds text."""
+    return pa.Array.from_buffers(pa.string(), len(cells), pa.array(cells, pa.binary()).buffers())
+
+
+@pytest.mark.parametrize("changed", ["shuffled", "selected"])
+def test_texts_keep_their_labels_where_rows_were_reordered(changed: str) -> None:
+    texts = [b"cut " + BYTES, *(b"text %d" % number for number in range(1, 20))]
+    rows = datasets.Dataset(pa.table({"sentence": spoilt(texts), "label": [f"label {n}" for n in range(20)]}))
+    rows = rows.shuffle(seed=3) if changed == "shuffled" else rows.select([0, 3, 5])
+    found = without_halves("t", "here", rows)
+    assert len(found) == len(rows) and "cut \ufffd" in found["sentence"][:]
+    for text, label in zip(found["sentence"], found["label"], strict=True):
+        assert text.replace("cut \ufffd", "text 0").split()[1] == label.split()[1]
+
+
+def test_half_characters_in_lists_and_objects_of_parquet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = spoilt(["fine \U0001f600".encode(), b"cut " + BYTES + b"!"])
+    nested = pa.StructArray.from_arrays([texts, pa.array([[1], [2, 3]])], names=["text", "numbers"])
+    listed = pa.ListArray.from_arrays(pa.array([0, 1, 2]), texts)
+    pq.write_table(pa.table({"nested": nested, "listed": listed, "label": ["x", "y"]}), tmp_path / "rows.parquet")
+    dataset = {"path": "parquet", "data_files": dict.fromkeys(("train", "validation"), "rows.parquet")}
+    for column in ("nested.text", "listed.0"):
+        columns = {"sentence": column, "label": "label"}
+        check(load_tasks([TaskSource("t", "single_label_classification", dataset, columns)], tmp_path, 42), caplog)
+
+
+def test_other_bytes_in_parquet_are_told_with_file_row_and_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": spoilt([b"fine", b"caf\xe9"]), "label": ["x", "y"]}), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet, row 2: column 'text' holds bytes that are no UTF-8: b'caf"):
+        load(tmp_path, "parquet")
 
 
 def test_half_characters_in_sqlite(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -96,11 +96,10 @@ class Stream:
             table = attempt(self.task, shown, partial(next, tables, None), self.failure)
             if table is None:
                 return
-            read += len(table)
             found = Dataset(InMemoryTable(table), info=DatasetInfo(features=rows.features))
-            yield Part(
-                self.where, without_halves(self.task, self.where, found, quiet=True), is_piece=True, **self.options
-            )
+            found = without_halves(self.task, self.where, found, quiet=True, first_row=read)
+            read += len(table)
+            yield Part(self.where, found, is_piece=True, **self.options)
 
 
 class StandIns:

@@ -20,7 +20,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-from datasets import Dataset, Value
+from datasets import Dataset
 from fsspec.utils import infer_compression
 
 logger = logging.getLogger(__name__)
@@ -126,19 +126,62 @@ def count_halves(task: str, where: str, rows: Iterable[Any]) -> None:
         )
 
 
-def without_halves(task: str, where: str, rows: Dataset, quiet: bool = False) -> Dataset:
-    """A data set whose columns of text are whole: what wrote it may not have looked. `quiet` announces nothing."""
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes wherever it has text."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(
+            kind.value_field.with_type(_with_bytes(kind.value_type))
+        )
+    return kind
+
+
+def _as_text(value: Any) -> Any:
+    """Cells, nested as Arrow gives them, with text in place of bytes."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", HALVES)
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, list) else value
+
+
+def without_halves(task: str, where: str, rows: Dataset, quiet: bool = False, first_row: int = 0) -> Dataset:
+    """
+    A data set whose texts are whole, those in lists and objects too: what wrote it may not have looked.
+
+    Args:
+        task: a name for messages.
+        where: what the data set is called in messages.
+        rows: the data set.
+        quiet: whether nothing is announced.
+        first_row: the number that its first row has in `where`.
+
+    Raises:
+        ValueError: a text holds other bytes that are no UTF-8; names its row.
+    """
     for name, feature in rows.features.items():
         column = rows.data.column(name)
-        if feature not in (Value("string"), Value("large_string")):
+        kind = _with_bytes(column.type)
+        if kind == column.type:
             continue
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            cells = [
-                None if cell is None else cell.decode("utf-8", HALVES) for cell in column.cast("binary").to_pylist()
-            ]
-            rows = rows.remove_columns(name).add_column(name, cells)
+            if rows._indices is not None:  # `data` is in the order before it
+                rows = rows.flatten_indices()
+            cells = rows.data.column(name).cast(kind).to_pylist()
+            for row, cell in enumerate(cells):
+                try:
+                    cells[row] = _as_text(cell)
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{where}, row {first_row + row + 1}: column {name!r} holds bytes that are no UTF-8: "
+                        f"{error.object[:40]!r}. Write the text of this column in UTF-8."
+                    ) from error
+            rows = rows.remove_columns(name).add_column(name, cells, feature=feature)
             if not quiet:
                 count_halves(task, where, cells)
     return rows
