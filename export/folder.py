@@ -1,11 +1,13 @@
 """Writing onnx/ and openvino/ beside the weights: whole and checked, or not at all."""
 
+import fcntl
 import importlib.metadata
 import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,6 +94,33 @@ def describe_export(model: MultiTaskModel, folder: Path) -> dict[str, Any]:
     }
 
 
+def _lock(folder: str | os.PathLike) -> int | None:
+    """The descriptor of a folder that nobody else holds, until it is closed; `None` where somebody does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also of file systems without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def staging_folder(folder: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `folder` for what is not finished. Those that killed processes have left there are removed."""
+    for left in folder.glob(f"{prefix}*"):
+        if (descriptor := _lock(left)) is not None:
+            shutil.rmtree(left)
+            os.close(descriptor)
+    with TemporaryDirectory(dir=folder, prefix=prefix) as temporary:
+        descriptor = _lock(temporary)
+        try:
+            yield Path(temporary)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
 def put_in_place(made: Path, folder: Path, aside: Path) -> None:
     """Move a finished folder to its place; what stood there goes aside, and is back where that fails."""
     if folder.exists():
@@ -102,6 +131,15 @@ def put_in_place(made: Path, folder: Path, aside: Path) -> None:
         if aside.exists():
             os.rename(aside, folder)
         raise
+
+
+def _write_handler(folder: Path, say: Callable[[str], None]) -> None:
+    """What an Inference Endpoint calls, where there is none of somebody's own."""
+    content, path = Path(__file__).with_name("handler.py").read_bytes(), folder / "handler.py"
+    if path.is_file() and path.read_bytes() != content:
+        say(f"{path} is not as export writes it, so it stays. To replace it, remove it and export again.")
+        return
+    write_whole(path, content)
 
 
 def save_scopes(model: MultiTaskModel, path: Path) -> None:
@@ -213,8 +251,7 @@ def export_folder(
     model = open_model(folder)
     model._check_tasks(accept_loss)
     refused: list[str] = []
-    with as_disk_error(folder), TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        staging = Path(temporary)
+    with as_disk_error(folder), staging_folder(folder, ".export-") as staging:
         for name in ("config.json", "tokenizer.json"):
             shutil.copyfile(folder / name, staging / name)
         traced = staging / "traced"
@@ -250,9 +287,12 @@ def export_folder(
             write_record(staging / engine, **record)
             del runtime
         for engine in engines:
+            earlier = folder / engine / INT8_FILES[engine]
+            if earlier.exists() and not (staging / engine / earlier.name).exists():
+                say(f"{earlier} is removed. To have one again: export with --int8.")
             put_in_place(staging / engine, folder / engine, staging / f"old-{engine}")
         write_whole(folder / RUNTIME_FILE, bundle())
-        write_whole(folder / "handler.py", Path(__file__).with_name("handler.py").read_bytes())
+        _write_handler(folder, say)
         if not (folder / "requirements.txt").exists():  # what an Inference Endpoint installs
             packages = ["numpy", "tokenizers", *(GRAPHS[engine].package for engine in engines)]
             write_whole(folder / "requirements.txt", "\n".join(packages) + "\n")

@@ -11,7 +11,6 @@ import copy
 import json
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
 from ..staging_multitask import as_disk_error, files_of
 from .check import SENTENCES, TOLERANCE
-from .folder import put_in_place
+from .folder import put_in_place, staging_folder
 
 # Of each architecture with such a classifier: the activation of its dense layer, and where both layers stand.
 CLASSIFIERS = {
@@ -206,8 +205,8 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
         raise ImportError("--plain needs sentence-transformers: pip install sentence-transformers.") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, float | str] = {}
-    with as_disk_error(folder), TemporaryDirectory(dir=folder.parent, prefix=".plain-") as temporary:
-        staging = Path(temporary) / "plain"
+    with as_disk_error(folder), staging_folder(folder.parent, ".plain-") as temporary:
+        staging = temporary / "plain"
         staging.mkdir()
         write_embedding(model, staging / "embedding")
         found["embedding"] = _check_embedding(model, staging / "embedding")
@@ -216,7 +215,7 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
             found[task] = _write_classifier(model, task, staging / task) if reason is None else reason
         for made in staging.iterdir():  # each may go where it likes
             update_manifest(made)
-        put_in_place(staging, folder, Path(temporary) / "old")
+        put_in_place(staging, folder, temporary / "old")
     if (folder.parent / MANIFEST_FILE).is_file():
         update_manifest(folder.parent, [f"{folder.name}/{name}" for name in files_of(folder)])
     return found

@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from helpers.backbones import CONFIGS
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.commands import export as command
+from multitask_sentence.commands.doctor import seal
 from multitask_sentence.export import check, graphs
-from multitask_sentence.export.folder import export_folder
+from multitask_sentence.export.folder import export_folder, staging_folder
 from multitask_sentence.runtime import MultiTaskRuntime
 from multitask_sentence.runtime.record import hash_file
 
@@ -198,10 +200,36 @@ def test_another_export_replaces_the_first_and_is_told(folder: Path, capsys: pyt
     command.main([str(folder)])
     printed = capsys.readouterr().out
     assert f"{folder / 'onnx'}: model.onnx, pairs.onnx; largest difference " in printed
-    assert "torch.onnx" not in printed
+    assert "torch.onnx" not in printed and "handler.py" not in printed and "int8" not in printed
     assert {path.name for path in (folder / "onnx").iterdir()} == {"export.json", "model.onnx", "pairs.onnx"}
     assert check.differences(model, MultiTaskRuntime.from_pretrained(folder))["logits.tags"] <= 1e-5
     assert not list(folder.glob(".export-*"))
+
+
+def test_handler_of_ones_own_stays_and_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "handler.py").write_text("class EndpointHandler: ...\n", encoding="utf-8")
+    (folder / "onnx" / "model_int8.onnx").write_bytes(b"measured before")
+    seal(str(folder))
+    command.main([str(folder)])
+    printed = capsys.readouterr().out
+    assert (folder / "handler.py").read_text(encoding="utf-8") == "class EndpointHandler: ...\n"
+    assert f"{folder / 'handler.py'} is not as export writes it, so it stays." in printed
+    assert f"{folder / 'onnx' / 'model_int8.onnx'} is removed. To have one again: export with --int8." in printed
+
+
+def test_what_a_killed_export_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from multitask_sentence.export.folder import staging_folder\n"
+        "with staging_folder(Path(sys.argv[1]), '.export-') as staging:\n"
+        "    (staging / 'model.onnx').write_bytes(bytes(1000)); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)])
+    (left,) = tmp_path.glob(".export-*/model.onnx")
+    with staging_folder(tmp_path, ".export-") as staging:
+        assert not left.parent.exists()
+        with staging_folder(tmp_path, ".export-"):
+            assert staging.exists(), "one that is in use stays"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_graph_that_answers_otherwise_is_not_kept(
