@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .graphs import GRAPHS
-from .record import EXPORT_IT, RECORD_FILE, hash_weights
+from .record import ADAPTER_WEIGHTS, EXPORT_IT, RECORD_FILE, hash_weights, read_json
 
 SHA256_DIGITS = 64  # of the etag of a large file; others have one of git
 
@@ -49,10 +49,11 @@ def download(source: str, engine: str | None, precision: str, **options: Any) ->
     files = [f"{engine}/{file}" for file in record["files"] if file.split(".", 1)[0] in stems]
     for file in ("config.json", "tokenizer.json", *files):
         hf_hub_download(source, file, **options)
+    is_adapter = bool(read_json(folder / "config.json").get("base_name_or_path"))
     try:
         etags = {
             name: get_hf_file_metadata(hf_hub_url(source, name, revision=folder.name), token=options.get("token")).etag
-            for name in record["weights"]
+            for name in {*record["weights"], *([ADAPTER_WEIGHTS] if is_adapter else [])}
         }
     except EntryNotFoundError:
         return folder, engine, {}  # a repository of graphs alone

@@ -1,8 +1,8 @@
 """The record of an export: what its graphs were made from, and whether that is what stands beside them.
 
-hash_weights     the sha256 of each file of weights
 graph_settings   what of a config.json is built into the graphs
 read_json        a file of JSON that was exported
+hash_weights     the sha256 of each file of weights
 check_sizes      refuses files that are not complete
 check_content    refuses files that are not what was exported
 check_record     refuses graphs that belong to other weights or settings
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD_FILE = "export.json"
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"  # of the whole folder, where it has one
 RECORD_VERSION = 1  # grows when a record means something that older code would read wrongly
 EXPORT_IT = "Export it: multitask-sentence export FOLDER."
@@ -24,11 +25,6 @@ def hash_file(path: str | os.PathLike) -> str:
     """The sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_weights(folder: Path) -> dict[str, str]:
-    """The sha256 of each file of weights beside a configuration, by its name."""
-    return {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def graph_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +52,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: it holds no mapping. Download it again, or export again.")
     return found
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of weights of the model in a folder, by its path; of an adapter its own, too."""
+    is_adapter = bool(read_json(folder / "config.json").get("base_name_or_path"))
+    paths = [*folder.glob("*.safetensors"), *(folder.glob(ADAPTER_WEIGHTS) if is_adapter else ())]
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(paths)}
 
 
 def check_sizes(where: Path, record: dict[str, Any]) -> None:

@@ -134,6 +134,27 @@ def test_graphs_of_other_weights_are_refused(folder: Path) -> None:
         MultiTaskRuntime.from_pretrained(folder)
 
 
+def test_graphs_of_another_adapter_are_refused(tiny_backbone: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks={"similarity": {"problem_type": "similarity"}})
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+    model.save_pretrained(tmp_path)
+    export_folder(tmp_path)
+    MultiTaskRuntime.from_pretrained(tmp_path)
+    own = hash_file(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        next(value for name, value in model.named_parameters() if "lora_B" in name).mul_(2)
+    model.save_pretrained(tmp_path)
+    assert hash_file(tmp_path / "model.safetensors") == own, "premise: all weights are those of the adapter"
+    with pytest.raises(ValueError, match=r"other weights than adapter/adapter_model\.safetensors beside it"):
+        MultiTaskRuntime.from_pretrained(tmp_path)
+    model.merge_adapter()
+    model.save_pretrained(tmp_path / "merged")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "merged" / "adapter")  # of a model that was saved there before
+    export_folder(tmp_path / "merged")
+    assert list(json.loads((tmp_path / "merged/onnx/export.json").read_text())["weights"]) == ["model.safetensors"]
+
+
 def test_weights_of_another_name_are_other_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     with pytest.raises(ValueError, match="exported from other weights than model-00001-of-00001"):
