@@ -7,6 +7,7 @@ MultiTaskPreTrainedModel      from_pretrained, save_pretrained and push_to_hub o
 import contextlib
 import glob
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,14 +17,16 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .adapter_multitask import BackboneAdapter
+from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter
 from .configuration_multitask import MultiTaskConfig
-from .manifest_multitask import MANIFEST_FILE, check_opened, listed, sha256_of, update_manifest
+from .manifest_multitask import MANIFEST_FILE, WEIGHTS, check_opened, listed, sha256_of, update_manifest
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
-from .staging_multitask import check_moved, is_same_folder
+from .staging_multitask import check_moved, files_of, is_same_folder
 from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
+
+logger = logging.getLogger(__name__)
 
 # Named, not imported: the file imports this one.
 MODEL_CLASSES = {
@@ -226,15 +229,35 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2)
 
-    def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> bool:
-        """Copy a file that stands beside the weights, where the model was opened; whether there is one."""
+    def _find_in_source(self, filename: str) -> str | None:
+        """A file that stands beside the weights, where the model was opened."""
         if not self.config.name_or_path or is_gone(self.config.name_or_path):
-            return False
+            return None
         options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
-        source = cached_file(self.config.name_or_path, filename, **options)
+        return cached_file(self.config.name_or_path, filename, **options)
+
+    def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> None:
+        """Copy a file that stands beside the weights, where the model was opened, if there is one."""
+        source = self._find_in_source(filename)
         if source is not None:
             shutil.copyfile(source, os.path.join(folder, filename))
-        return source is not None
+
+    def _copy_papers(self, folder: str | os.PathLike, saved: dict[str, str]) -> None:
+        """Copy the card of where the model was opened, and what belongs to it, if they are of the saved weights."""
+        card = self._find_in_source("README.md")
+        if card is None:
+            return
+        found = {name: self._find_in_source(name) for name in saved}
+        if any(path is None or sha256_of(path) != saved[name] for name, path in found.items()):
+            logger.warning(
+                f"{self.config.name_or_path}: README.md and results belong to other weights than those that are "
+                "pushed, so they stay behind. Measure the model anew: multitask-sentence evaluate FOLDER RECIPE"
+            )
+            return
+        with open(card, encoding="utf-8") as file:
+            pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
+        for filename in ("README.md", "results.json", "recipe.yaml", *pictures):
+            self._copy_from_source(filename, folder)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
         # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
@@ -243,16 +266,18 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         card = os.path.join(working_dir, "README.md")
         with open(card, encoding="utf-8") as file:
             is_made_up = "This model card has been automatically generated" in file.read()
-        if is_made_up and self._copy_from_source("README.md", working_dir):
-            with open(card, encoding="utf-8") as file:
-                pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
-            for filename in ("results.json", "recipe.yaml", *pictures):
-                self._copy_from_source(filename, working_dir)
-        self._copy_exports(working_dir)
+        saved = {
+            name: sha256_of(os.path.join(working_dir, name))
+            for name in files_of(working_dir)
+            if name.endswith(WEIGHTS) and os.path.dirname(name) in ("", ADAPTER_FOLDER)
+        }
+        if is_made_up:
+            self._copy_papers(working_dir, saved)
+        self._copy_exports(working_dir, saved)
         update_manifest(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def _copy_exports(self, folder: str | os.PathLike) -> None:
+    def _copy_exports(self, folder: str | os.PathLike, saved: dict[str, str]) -> None:
         """Copy the exported graphs of where the model was opened, if they are of the weights that were saved now."""
         source = self.config.name_or_path
         if not source or not os.path.isdir(source):
@@ -261,13 +286,20 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             record = os.path.join(source, engine, "export.json")
             if not os.path.isfile(record):
                 continue
-            with open(record, encoding="utf-8") as file:
-                weights = json.load(file)["weights"]
-            paths = {name: os.path.join(folder, name) for name in weights}
-            if all(os.path.isfile(path) and sha256_of(path) == weights[name] for name, path in paths.items()):
-                shutil.copytree(os.path.join(source, engine), os.path.join(folder, engine), dirs_exist_ok=True)
-                for name in ("runtime_multitask.py", "handler.py", "requirements.txt"):
-                    self._copy_from_source(name, folder)
+            try:
+                with open(record, encoding="utf-8") as file:
+                    weights = json.load(file)["weights"]
+            except (ValueError, TypeError, KeyError):
+                weights = None
+            if weights != saved:
+                logger.warning(
+                    f"{source}/{engine} was exported from other weights than those that are pushed, or its "
+                    "export.json is damaged, so it stays behind. Export again: multitask-sentence export FOLDER"
+                )
+                continue
+            shutil.copytree(os.path.join(source, engine), os.path.join(folder, engine), dirs_exist_ok=True)
+            for name in ("runtime_multitask.py", "handler.py", "requirements.txt"):
+                self._copy_from_source(name, folder)
 
 
 __all__ = ["MultiTaskPreTrainedModel"]

@@ -283,6 +283,7 @@ def nearby(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub_serv
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address of its first Hub
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         yield server
 

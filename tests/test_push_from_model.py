@@ -1,0 +1,57 @@
+"""What `model.push_to_hub` takes along from where the model was opened: only what is of its weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.hub_server import HubServer
+from multitask_sentence import MultiTaskModel
+
+PAPERS = {"README.md": "The card of the run. ![Scores](scores.png)", "results.json": "{}", "recipe.yaml": "tasks: {}"}
+
+
+@pytest.fixture
+def folder(tiny_model: MultiTaskModel, tmp_path: Path) -> Path:
+    """What a run leaves."""
+    folder = tmp_path / "mine"
+    tiny_model.save_pretrained(folder)
+    for name, text in {**PAPERS, "scores.png": "a picture"}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def pushed(hub: HubServer, repo_id: str) -> dict[str, bytes]:
+    return {name: file.content for name, file in hub.repositories[repo_id].branches["main"][-1].files.items()}
+
+
+@pytest.mark.parametrize("is_on_the_hub", [False, True])
+def test_card_and_results_go_along_until_the_weights_change(
+    folder: Path, nearby: HubServer, caplog: pytest.LogCaptureFixture, is_on_the_hub: bool
+) -> None:
+    source = str(folder)
+    if is_on_the_hub:
+        MultiTaskModel.from_pretrained(folder).push_to_hub("team/source")
+        source = "team/source"
+    model = MultiTaskModel.from_pretrained(source)
+    model.push_to_hub("team/same")
+    assert {"scores.png", *PAPERS} <= set(found := pushed(nearby, "team/same"))
+    assert found["README.md"].decode() == PAPERS["README.md"]
+    assert "stay behind" not in caplog.text
+    model.heads["mood"].layers[-1].bias.data += 1
+    model.push_to_hub("team/other")
+    found = pushed(nearby, "team/other")
+    assert not {"scores.png", "results.json", "recipe.yaml"} & set(found)
+    assert "The card of the run" not in found["README.md"].decode()
+    assert f"{source}: README.md and results belong to other weights than those that are pushed" in caplog.text
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "{", json.dumps({"weights": None})])
+def test_damaged_record_of_an_export_does_not_end_a_push(
+    folder: Path, nearby: HubServer, caplog: pytest.LogCaptureFixture, record: str
+) -> None:
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "export.json").write_text(record)
+    MultiTaskModel.from_pretrained(folder).push_to_hub("team/mine")
+    assert "onnx/export.json" not in pushed(nearby, "team/mine")
+    assert "onnx was exported from other weights than those that are pushed, or its export.json is da" in caplog.text
