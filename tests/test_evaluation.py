@@ -11,6 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
 from helpers import trainer as helpers
+from multitask_sentence.training.evaluation import scores as scores_module
 from multitask_sentence.training.evaluation.scores import (
     Evaluation,
     TaskAnswers,
@@ -162,6 +163,23 @@ def test_contrastive_scores_rank_the_positive_among_all_positives_and_negatives(
         },
         rel=1e-4,
     )
+
+
+def test_loss_over_pairs_reads_the_sentences_of_its_batch_and_no_others(model, monkeypatch):
+    torch.manual_seed(0)
+    embeddings, rows = torch.randn(50, model.config.embedding_dim), torch.randint(50, (12, 3))
+    read, task_loss = [], scores_module.task_loss
+
+    def reading(settings, logits, labels, embeddings, rows):
+        read.append(len(embeddings))
+        return task_loss(settings, logits, labels, embeddings, rows)
+
+    monkeypatch.setattr(scores_module, "task_loss", reading)
+    found = scores_module.answer_task(model, "search", embeddings, rows, torch.ones(12), batch_size=4)
+    batches = rows.split(4)
+    assert read == [len(batch.unique()) for batch in batches]
+    options = model.config.tasks["search"].loss_options
+    assert found.loss == sum(multiple_negatives_ranking(embeddings, batch, **options).item() for batch in batches) / 12
 
 
 def test_right_answers_are_no_wrong_ones_for_each_other():

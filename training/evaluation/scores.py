@@ -221,7 +221,8 @@ def answer_task(
         labels.split(batch_size),
         strict=True,
     ):
-        loss += task_loss(settings, logits, batch_labels, embeddings, batch_rows).item()
+        distinct, places = batch_rows.unique(return_inverse=True)  # losses over pairs look at all that they are given
+        loss += task_loss(settings, logits, batch_labels, embeddings[distinct], places).item()
         found.append(decisions(settings, logits))
         if with_probabilities and settings.kind.has_labels:
             probable.append(_most_probable(settings, logits))
