@@ -265,7 +265,7 @@ def test_run_scores_the_group_everywhere_and_compares_it(compared: tuple[Path, s
     assert results["groups"] == {"pets": PETS}
     scores = results["scores"]["test"]
     assert list(scores) == ["dogs", "cats", "pets"] and list(scores["pets"]) == ["f1", "accuracy"]
-    assert results["best_eval_score"] == max(entry.get("eval_pets_f1", 0) for entry in results["history"])
+    assert results["best_metric"] == max(entry.get("eval_pets_f1", 0) for entry in results["history"])
     assert re.search(r"^group pets +dogs, cats: f1 \(against, favor\), accuracy$", printed, flags=re.MULTILINE)
     assert re.search(rf"^pets \(group\) +f1 +[\d.]+ +{scores['pets']['f1']:.4f}$", printed, flags=re.MULTILINE)
 

@@ -47,7 +47,7 @@ def make_results(tasks: dict[str, dict[str, Any]], backbone: str, folder: Path) 
     return {
         "scores": scores,
         "best_step": 15,
-        "best_eval_score": 0.5,
+        "best_metric": 0.5,
         "steps": 20,
         "epochs": 2.0,
         "seconds": 12.3,
@@ -274,6 +274,15 @@ def test_card_says_how_batches_were_drawn(finished: Path):
     ):
         write_results(finished, results | {"mixture": mixture})
         assert expected in write_model_card(finished).read_text(encoding="utf-8")
+
+
+def test_card_says_which_checkpoint_was_kept_and_why(finished: Path):
+    sentence = "The checkpoint of step 15 was kept, for the best eval_score 0.5000."
+    assert sentence in write_model_card(finished).read_text(encoding="utf-8")
+    results = read_results(finished)
+    results["best_eval_score"] = results.pop("best_metric")  # as of an earlier version
+    write_results(finished, results)
+    assert sentence in write_model_card(finished).read_text(encoding="utf-8")
 
 
 def test_command_writes_the_card_and_says_where(finished: Path, capsys: pytest.CaptureFixture, tmp_path: Path):

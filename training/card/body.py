@@ -219,6 +219,7 @@ def _training_facts(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "duration": f"{seconds:.0f} seconds" if seconds < 300 else f"{seconds / 60:.0f} minutes",
         "kept_step": kept_step(results),
+        "best_metric": results.get("best_metric", results.get("best_eval_score")),  # as it was called before
         "mixture": {"batches": None, **dict.fromkeys(dict(MIXTURE_SETTINGS)), **mixture},
         "mixture_settings": MIXTURE_SETTINGS,
         "sampling": sampling or "proportional",

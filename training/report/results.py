@@ -173,7 +173,7 @@ def save_result(
         "confusion": count_confusions(trainer.tasks, answers),
         "best_of_tasks": trainer.best_of_tasks.summary,
         "best_step": trainer.state.best_global_step,
-        "best_eval_score": trainer.state.best_metric,
+        "best_metric": trainer.state.best_metric,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
