@@ -83,7 +83,7 @@ def test_check_of_an_earlier_run_leaves_it_as_it_is(job: Path, capsys: pytest.Ca
     ("change", "message"),
     [
         ({"max_length": 65}, "max_length is 65, but the backbone"),  # known once the model is there
-        ({"mixture": {"rows_per_batch": {"mood": 33}}}, "but a batch holds 32"),  # known once the trainer is there
+        ({"mixture": {"passes": {"mood": 0.1}}}, "each needs at least 1"),  # known once the trainer is there
         ({"tasks": {"mood": {**RECIPE["tasks"]["mood"], "labels": ["good", "fine"]}}}, "label 'bad' is not a label"),
     ],
     ids=["model", "trainer", "data"],

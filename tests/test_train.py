@@ -372,8 +372,9 @@ def test_bad_data_ends_with_one_message_and_leaves_nothing_behind(
 
 def test_rows_per_batch_beyond_the_batch_is_refused(job: Path, monkeypatch: pytest.MonkeyPatch):
     change(job, "mixture", "rows_per_batch", "search", value=9)
+    (job.parent / "texts_sat.csv").unlink()  # it is known before data is looked at
     message = error_of(monkeypatch, job)
-    assert "rows_per_batch asks for 9 rows of one set in a batch, but a batch holds 8. Raise per_device" in message
+    assert "mixture.rows_per_batch.search is 9, but a batch holds 8 rows. Raise per_device_train_batch_size" in message
 
 
 def test_max_length_beyond_the_backbone_is_refused(job: Path, monkeypatch: pytest.MonkeyPatch):
@@ -403,8 +404,8 @@ def test_earlier_run_survives_overwrite_until_the_data_is_in_order(job: Path, mo
 
 def test_earlier_run_survives_overwrite_where_data_and_settings_do_not_fit(job: Path, monkeypatch: pytest.MonkeyPatch):
     make_checkpoint(job.parent / "result" / "checkpoint-3")
-    change(job, "mixture", "rows_per_batch", "search", value=9)
-    assert "a batch holds 8" in error_of(monkeypatch, job, "--overwrite")
+    change(job, "mixture", "passes", "search", value=0.001)
+    assert "each needs at least 1" in error_of(monkeypatch, job, "--overwrite")
     assert (job.parent / "result" / "checkpoint-3").is_dir()
 
 
@@ -476,8 +477,8 @@ def test_results_hold_scores_of_every_task_and_how_they_came_about(finished: Sim
     assert {f"loss_{task}" for task in TASKS} < set(history[0])
     evaluations = [entry for entry in history if "eval_score" in entry]
     assert len(evaluations) == 3  # each epoch, and the finished model
-    assert max(entry["eval_score"] for entry in evaluations[:2]) == results["best_eval_score"]
-    assert evaluations[2]["eval_score"] >= results["best_eval_score"]  # the best model, with chosen thresholds
+    assert max(entry["eval_score"] for entry in evaluations[:2]) == results["best_metric"]
+    assert evaluations[2]["eval_score"] >= results["best_metric"]  # the best model, with chosen thresholds
     for task, best in results["best_of_tasks"].items():
         at = {entry["step"]: entry[f"eval_{task}_{best['metric']}"] for entry in evaluations[:2]}
         assert best["score"] == at[best["step"]] == max(at.values())

@@ -1,6 +1,7 @@
 """All that can be refused about a run before any data is loaded."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +119,21 @@ def check_streams(recipe: Recipe) -> None:
         )
 
 
+def check_rows_per_batch(recipe: Recipe, trained: Sequence[str], batch_size: int) -> None:
+    """
+    Refuse more rows of a task than a batch holds.
+
+    Raises:
+        ValueError: names the task.
+    """
+    for task, rows in recipe.mixture.rows_per_batch.items():
+        if task in trained and rows > batch_size:
+            raise ValueError(
+                f"{recipe.path}: mixture.rows_per_batch.{task} is {rows}, but a batch holds {batch_size} rows. Raise "
+                "per_device_train_batch_size or lower rows_per_batch."
+            )
+
+
 def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: MultiTaskTrainingArguments) -> Checked:
     """
     Refuse all that can be refused before any data is loaded; nothing is written.
@@ -138,6 +154,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     tasks = {name: start.tasks.get(name, task) for name, task in recipe.tasks.items()}
     check_best_metric(arguments, tasks, recipe.groups)
     trained = [task for task in recipe.settings if start.plan.trains(task)]
+    check_rows_per_batch(recipe, trained, arguments.per_device_train_batch_size)
     balancer = make_balancer(recipe.balancing if trained else BalancingConfig(), len(trained), arguments)
     check_shared_parts(balancer.method, start.plan)
     if checkpoint and not trained:
