@@ -229,6 +229,13 @@ def test_tracker_whose_package_is_missing_is_refused_in_one_line(tracker: str, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("optimizer", ["galore_adamw", "apollo_adamw"])
+def test_optimizer_whose_state_no_checkpoint_can_hold_is_refused(optimizer: str):
+    message = rf"training\.optim is '{optimizer}_layerwise', but should be {optimizer}, or another whose state"
+    with pytest.raises(ValueError, match=message):
+        make(optim=f"{optimizer}_layerwise")
+
+
 def test_unknown_tracker_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"report_to names 'wandbb', but knows azure_ml, .*Did you mean 'wandb'\?"):
         check_packages(make(report_to=["wandbb"]))

@@ -122,6 +122,10 @@ def check_values(args: TrainingArguments) -> None:
             _check_mapping(name, value)
         else:
             _check_kind(name, value, hints[name], argument.metadata.get("choices"))
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if optimizer.endswith("_layerwise"):
+        whole = optimizer.removesuffix("_layerwise")
+        _refuse("optim", optimizer, f"{whole}, or another whose state a checkpoint can hold")
     if not isinstance(args.debug, str | list | None):
         _refuse("debug", args.debug, "text, such as underflow_overflow")
     for name, (other, remedy) in NEEDS.items():
