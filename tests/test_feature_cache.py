@@ -1,6 +1,7 @@
 """The feature cache: the same losses without backbone passes, never a wrong vector, and nothing held in memory."""
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -190,6 +191,20 @@ def test_bfloat16_training_runs_on_cached_vectors(backbone, tmp_path):
         assert {key: found[key] for key in found if "loss" in key} == pytest.approx(
             {key: expected[key] for key in expected if "loss" in key}, rel=0.05, abs=0.05
         )
+
+
+def test_tokens_are_counted_where_the_backbone_is_frozen(backbone, tmp_path):
+    sets = all_sets(train=8, validation=4)
+    trainer = train(frozen_model(backbone), sets, tmp_path, include_num_input_tokens_seen="non_padding")
+    assert trainer.state.num_input_tokens_seen > 0
+    assert trainer.features.describe(trainer.model, []) == "off, because tokens are counted"
+
+
+def test_run_says_that_cached_vectors_need_no_loader_processes(backbone, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    trainer = helpers.make_trainer(frozen_model(backbone), all_sets(train=8), tmp_path, dataloader_num_workers=2)
+    assert trainer.get_train_dataloader().num_workers == 0
+    assert "dataloader_num_workers is 2, but batches of cached vectors need no loader processes" in caplog.text
 
 
 def test_train_sets_the_mode_that_fits_what_is_frozen_at_each_call(backbone):

@@ -225,7 +225,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         if self.lessons is None and (cache := self.features.open(self.model)) is not None:
             sets = self.train_dataset.sets
             places = self.features.places(cache, self.model, lambda: sentence_windows(sets))
-            rows, collate, options = FeatureDataset(sets, self.trained_tasks, cache, places), as_it_is, {}
+            rows, collate = FeatureDataset(sets, self.trained_tasks, cache, places), as_it_is
+            options = self.features.without_workers()
         options["pin_memory"] = self.args.dataloader_pin_memory
         return self.accelerator.prepare(DataLoader(rows, batch_sampler=self.sampler, collate_fn=collate, **options))
 
@@ -367,8 +368,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             with self.compiled_layers():
                 return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
-            self.optimizer.train()
+        self.optimizer.train()  # of accelerate, which passes it on to those that have such a mode
         with self.compute_loss_context_manager():
             losses, _ = self.task_losses(model, self._prepare_inputs(inputs), num_items_in_batch)
         check_finite(losses.tolist(), self.trained_tasks, self.state.global_step + 1)  # before methods solve for it

@@ -1,6 +1,8 @@
 """The feature cache of one run: whether there is one, and what a trainer does with it."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,6 +12,8 @@ from transformers import TrainingArguments
 from ...modeling_multitask import MultiTaskModel
 from .batches import describe_features
 from .cache import FeatureCache, cache_sentences, can_cache_features, open_features
+
+logger = logging.getLogger(__name__)
 
 
 class RunFeatures:
@@ -39,9 +43,25 @@ class RunFeatures:
         """How matrix products are computed, which vectors depend on."""
         return f"{self.accelerator.mixed_precision}{' tf32' if self.args.tf32 else ''}"
 
+    @property
+    def _needs_text(self) -> str | None:
+        """Why batches of vectors alone would not do."""
+        if self.is_streamed:
+            return "training rows are streamed"
+        return "tokens are counted" if self.args.include_num_input_tokens_seen != "no" else None
+
+    def without_workers(self) -> dict[str, Any]:
+        """The options of a DataLoader of cached vectors: none, and a word where others were asked for."""
+        if workers := self.args.dataloader_num_workers:
+            logger.info(
+                f"dataloader_num_workers is {workers}, but batches of cached vectors need no loader processes: "
+                "there is nothing to tokenize"
+            )
+        return {}
+
     def open(self, model: MultiTaskModel) -> FeatureCache | None:
         """The cache that belongs to the model as it is now; nothing where it is off or vectors change."""
-        if self.is_streamed or not (self.args.feature_cache and self.can_cache(model)):
+        if self._needs_text or not (self.args.feature_cache and self.can_cache(model)):
             return None
         self._opened = open_features(model, self.precision, self._opened)
         return self._opened
@@ -57,6 +77,6 @@ class RunFeatures:
         """What the cache holds of some rows, as one line; nothing where the backbone is trained."""
         if not self.can_cache(model):
             return None
-        if self.is_streamed and self.args.feature_cache:
-            return "off, because training rows are streamed"
+        if self._needs_text and self.args.feature_cache:
+            return f"off, because {self._needs_text}"
         return "off" if (cache := self.open(model)) is None else describe_features(cache, rows)
