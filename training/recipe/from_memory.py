@@ -34,6 +34,15 @@ def _is_in_memory(dataset: Any) -> bool:
     )
 
 
+def _place_of(value: Any, content: Any, place: str = "") -> str | None:
+    """Where a value stands in a recipe, as `tasks.mood.labels`; `None` where it is no value of it."""
+    if content is value:
+        return place
+    items = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
+    found = (_place_of(value, item, f"{place}.{key}" if place else str(key)) for key, item in items)
+    return next(filter(None, found), None)
+
+
 def write_recipe(recipe: Mapping[str, Any], folder: Path) -> Path:
     """
     Write a recipe as a YAML file, and its data beside it as parquet.
@@ -46,7 +55,7 @@ def write_recipe(recipe: Mapping[str, Any], folder: Path) -> Path:
     Returns the recipe's path.
 
     Raises:
-        TypeError: the recipe is no mapping, or a split no table.
+        TypeError: the recipe is no mapping, a split no table, or a value nothing that YAML has.
     """
     if not isinstance(recipe, Mapping):
         raise TypeError(f"A recipe should be a dictionary. Found {type(recipe).__name__}.")
@@ -72,7 +81,15 @@ def write_recipe(recipe: Mapping[str, Any], folder: Path) -> Path:
             }
             tasks[name] = {**task, "dataset": {"path": "parquet", "data_files": files}}
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    try:
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except yaml.representer.RepresenterError as error:
+        value = error.args[1]
+        raise TypeError(
+            f"{_place_of(value, content) or 'a key'} is {str(value)!r}, a {type(value).__name__}, which no recipe's "
+            "file holds. Take text, numbers, true or false, lists and dictionaries: str(path), number.item(), "
+            "array.tolist()."
+        ) from error
     return path
 
 
