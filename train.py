@@ -247,10 +247,11 @@ def run_seeds(
 ) -> None:
     """The same run with several seeds; those that are finished are kept, and the others go on where they stopped."""
     check_seeds(options.seeds, args, options.compare_single, PartialState().num_processes)
+    output_dir, results = Path(args.output_dir), {}
     if options.check:
+        args.output_dir = str(seed_folder(output_dir, args.seed))
         run_once(options, recipe, args)
         return
-    output_dir, results = Path(args.output_dir), {}
     for seed in range(args.seed, args.seed + options.seeds):
         folder = seed_folder(output_dir, seed)
         if not options.overwrite and is_finished(folder, recipe.text, stored_arguments(args)):
@@ -341,8 +342,9 @@ def run_in_folder(
     if is_main:
         where = f"AutoModel.from_pretrained({str(output_dir)!r}, trust_remote_code=True)"
         say(f"\nSaved to {output_dir}. Open it with {where}.")
-        if pushes:
-            publish(args, repo_id)
+    trainer.accelerator.wait_for_everyone()  # the others may read what is written
+    if is_main and pushes:
+        publish(args, repo_id)
     trainer.accelerator.end_training()
     return trainer
 

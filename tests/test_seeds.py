@@ -48,6 +48,9 @@ def test_seeds_train_the_recipe_several_times_on_the_same_rows(job: Path, capsys
         for seed in (7, 8)
     ]
     assert texts[0] == texts[1], "other rows would be another difference"
+    run([str(job), "--seeds", "3", "--check"])  # of a folder that holds seeds already
+    printed = capsys.readouterr().out
+    assert re.search(r"^output_dir +\S+/result/seed_42$", printed, flags=re.MULTILINE) and "Checked:" in printed
 
 
 def test_finished_seeds_are_kept_and_the_others_are_trained(job: Path, capsys: pytest.CaptureFixture) -> None:

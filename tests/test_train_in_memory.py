@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from accelerate import Accelerator
 from datasets import Dataset
 
 from helpers.small_job import make_recipe, write_rows
 from multitask_sentence import train
 from multitask_sentence.train import run
+from multitask_sentence.training.recipe.from_memory import write_recipe
 
 
 @pytest.fixture
@@ -54,6 +57,41 @@ def test_dictionary_with_tables_gives_the_run_of_the_file(job: Path, tmp_path: P
     assert trainer.model.predict("the cat ran")["mood"]["labels"] in ("positive", "negative")
     saved = yaml.safe_load((tmp_path / "memory/recipe.yaml").read_text(encoding="utf-8"))
     assert saved["tasks"]["tags"]["dataset"]["data_files"]["train"] == "mood_train.parquet", "no machine path"
+
+
+def test_processes_part_only_when_the_results_are_written(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that write nothing read results.json as soon as they are let go."""
+    calls = []
+
+    def watch(name: str) -> None:
+        plain = getattr(Accelerator, name)
+
+        def watched(self) -> None:
+            calls.append((name, (tmp_path / "result/results.json").is_file()))
+            plain(self)
+
+        monkeypatch.setattr(Accelerator, name, watched)
+
+    watch("wait_for_everyone")
+    watch("end_training")
+    run([str(job)])
+    assert calls[-2:] == [("wait_for_everyone", True), ("end_training", True)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {"output_dir": Path("runs/x")}}, r"training\.output_dir is 'runs/x', a PosixPath, which no r"),
+        ({"tasks": {"mood": {"labels": [np.str_("a")]}}}, r"tasks\.mood\.labels\.0 is 'a', a str_, which no recipe's"),
+        ({"tasks": {np.str_("mood"): {}}}, r"a key is 'mood', a str_, which no recipe's file holds\. Take"),
+    ],
+    ids=["path", "numpy", "key"],
+)
+def test_value_that_no_file_holds_is_refused_by_its_place(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=message):
+        write_recipe(change, tmp_path)
 
 
 def test_what_is_no_table_is_refused(job: Path, tmp_path: Path) -> None:
