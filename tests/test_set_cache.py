@@ -80,6 +80,23 @@ def test_a_file_with_another_time_or_length_is_read_again(tmp_path: Path) -> Non
     assert all(row[0].startswith("A CAT!") for row in load(tmp_path).sets[0].splits["train"]["sentences"])
 
 
+@pytest.mark.parametrize("path", ["csv", "jsonl", "parquet", "a local folder"])
+def test_a_file_of_another_length_with_the_same_time_is_read_again(tmp_path: Path, path: str) -> None:
+    (tmp_path / "set").mkdir()
+    file = tmp_path / "set" / f"rows.{'jsonl' if path == 'a local folder' else path}"
+    dataset = {"path": "set"} if path == "a local folder" else {"path": path, "data_files": f"set/{file.name}"}
+
+    def load_texts(word: str) -> list[str]:
+        rows = datasets.Dataset.from_dict({"text": [f"{word} {n}" for n in range(20)], "mood": ["bad", "good"] * 10})
+        {".csv": rows.to_csv, ".jsonl": rows.to_json, ".parquet": rows.to_parquet}[file.suffix](file)
+        os.utime(file, ns=(0, 10**18))
+        splits = load(tmp_path, source(dataset=dataset)).sets[0].splits
+        return sorted(cells[0] for rows in splits.values() for cells in rows["sentences"])
+
+    assert "a text 0" in load_texts("a text")
+    assert "another text 0" in load_texts("another text")
+
+
 def test_other_settings_and_seeds_have_rows_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", ROWS)
     first = rows_of(load(tmp_path, source()))

@@ -25,7 +25,7 @@ from .csv_quotes import (
     check_swallowed,
     spaced_quotes,
 )
-from .parts import Part, attempt, no_pattern
+from .parts import Part, attempt, one_file
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _open_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, 
     load = partial(
         load_dataset,
         "csv",
-        data_files={"train": [no_pattern(file)]},
+        **one_file(file),
         features=Features(dict.fromkeys(names, Value("string"))),
         **parsing,
     )

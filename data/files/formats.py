@@ -21,7 +21,7 @@ from ..text.half_characters import count_halves, encoding_errors_for, read_bytes
 from ..text.problems import brief
 from .csv_files import CSV_OPTIONS, CSV_TYPES, read_csv, stream_csv
 from .json_files import read_json, stream_json
-from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, one_file
 from .streams import ParquetRows, Stream
 from .tables import read_excel, read_sql, read_sqlite
 
@@ -48,7 +48,7 @@ class Format:
 
 def _packaged(builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load one file with the builder of `datasets` for its format."""
-    load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, **options)
+    load = partial(load_dataset, builder, **one_file(file), **options)
     hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
     rows = attempt(task, {"path": file} | options, load, hint)["train"]
     return Part(file, without_halves(task, file, rows))
@@ -56,7 +56,7 @@ def _packaged(builder: str, task: str, file: str, options: dict[str, Any], colum
 
 def _stream_packaged(builder: str, task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Stream:
     """The rows of one file, read onward by the builder of `datasets` for its format."""
-    load = partial(load_dataset, builder, data_files={"train": [no_pattern(file)]}, streaming=True, **options)
+    load = partial(load_dataset, builder, **one_file(file), streaming=True, **options)
     hint = None if "://" in file else lambda cause: format_hint(task, read_bytes(file)[:100])
     if builder == "parquet" and "://" not in file and not options:
         return Stream(task, file, attempt(task, {"path": file}, partial(ParquetRows, file), hint), failure=hint)

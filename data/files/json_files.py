@@ -18,7 +18,7 @@ from ..text.half_characters import (
     read_bytes,
 )
 from ..text.problems import brief
-from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, no_pattern
+from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, one_file
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, 
         count_halves(task, file, found)
         rows = attempt(task, shown, partial(Dataset.from_list, found, on_mixed_types="use_json"), hint)
     else:
-        load = partial(load_dataset, "json", data_files={"train": [no_pattern(file)]}, **options)
+        load = partial(load_dataset, "json", **one_file(file), **options)
         rows = attempt(task, shown, load, hint)["train"]
     if len(rows) == 1 and (turned := _turned(rows[0], columns)) is not None:
         rows = turned
@@ -67,7 +67,7 @@ def stream_json(task: str, file: str, options: dict[str, Any], columns: dict[str
             f"{file} holds halves of characters (lone surrogates), which a stream does not mend. {remedy}, or write "
             "the file anew without them."
         )
-    load = partial(load_dataset, "json", data_files={"train": [no_pattern(file)]}, streaming=True, **options)
+    load = partial(load_dataset, "json", **one_file(file), streaming=True, **options)
     return Stream(task, file, attempt(task, shown, load, hint)["train"], failure=hint)
 
 

@@ -16,7 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import DatasetDict, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
+from datasets.fingerprint import Hasher
 from datasets.packaged_modules.csv.csv import CsvConfig
 from datasets.packaged_modules.text.text import TextConfig
 
@@ -104,6 +106,10 @@ def _load_repository(source: TaskSource, scores: bool, data_root: Path, wanted_s
         loaded = attempt(task, shown, partial(load_from_disk, str(local)))
         loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     else:
+        if os.path.isdir(local):
+            # `datasets` knows what it has read of a folder by paths and times. Here sizes count, too.
+            kept = Path(datasets.config.HF_DATASETS_CACHE) / "multitask_folders"
+            arguments.setdefault("cache_dir", str(kept / Hasher.hash(data_identity(source, data_root))))
         builder = attempt(task, shown, partial(load_dataset_builder, **arguments))
         if isinstance(builder.config, TextConfig):
             raise ValueError(f"tasks.{task}.dataset: {path} holds text files, and {UNREAD['text']}")
