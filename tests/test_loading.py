@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.data.sources import loading as sources_module
+from multitask_sentence.data.sources.data_files import find_files
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 FOUR_ROWS = "text,label\ngood,positive\nbad,negative\nfine,positive\nawful,negative\n"
@@ -106,6 +107,21 @@ def test_files_of_one_split_may_disagree_on_types_and_errors_name_the_file(tmp_p
     write_rows(tmp_path / "part2.jsonl", [{"text": "c", "label": "1"}, {"text": None, "label": "1"}])
     with pytest.raises(ValueError, match=r"part2\.jsonl, row 2: column 'text' .* holds None"):
         load_tasks([source(dataset=dataset)], tmp_path, 42)
+
+
+def test_a_pattern_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl/a.csv").write_text("text,label\na,x\nb,y\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = find_files("t", "train", ["~/crawl/*.csv"], tmp_path / "elsewhere", folders=False)
+    assert found == [str(tmp_path / "crawl/a.csv")]
+
+
+@pytest.mark.parametrize("named", [["*.csv", "a.csv"], ["a.csv", "./a.csv"], ["https://x/a.csv", "https://x/a.csv"]])
+def test_a_file_that_is_named_twice_is_refused(tmp_path: Path, named: list[str]) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    with pytest.raises(ValueError, match=r"tasks\.t\.dataset\.data_files, train: .*a\.csv is named twice"):
+        find_files("t", "train", named, tmp_path, folders=False)
 
 
 def test_folder_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> None:

@@ -97,6 +97,31 @@ def test_a_file_of_another_length_with_the_same_time_is_read_again(tmp_path: Pat
     assert "another text 0" in load_texts("another text")
 
 
+def test_files_in_linked_folders_are_read_and_read_again_where_they_change(tmp_path: Path) -> None:
+    for name in ("good", "bad", "more"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / f"elsewhere/{name}/{number}.txt").write_text(f"{name} text {number}")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/good").symlink_to(tmp_path / "elsewhere/good")
+    (tmp_path / "set/bad").symlink_to(tmp_path / "elsewhere/bad")
+    (tmp_path / "elsewhere/bad/more").symlink_to(tmp_path / "elsewhere/more")
+    (tmp_path / "elsewhere/more/above").symlink_to(tmp_path / "elsewhere/bad")  # a circle
+    columns = {"sentence": "text", "label": "label"}
+    folder = source(dataset={"path": "folder", "data_files": "set"}, columns=columns)
+
+    def texts() -> set[str]:
+        splits = load(tmp_path, folder).sets[0].splits
+        found = [cells[0] for rows in splits.values() for cells in rows["sentences"]]
+        assert len(found) == len(set(found)), "each file once"
+        return set(found)
+
+    assert len(texts()) == 18
+    (tmp_path / "elsewhere/good/new.txt").write_text("a new text")
+    (tmp_path / "elsewhere/more/new.txt").write_text("another new text")
+    assert {"a new text", "another new text"} <= texts()
+
+
 def test_other_settings_and_seeds_have_rows_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", ROWS)
     first = rows_of(load(tmp_path, source()))

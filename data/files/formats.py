@@ -4,6 +4,7 @@ A reader is a function `(task, file, options, columns)` that returns a Part. `ta
 `options` holds what the recipe's `dataset` says beside files and splits, and `columns` are the task's own, for hints.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -94,14 +95,25 @@ def _read_fasttext(task: str, file: str, options: dict[str, Any], columns: dict[
     return Part(file, Dataset.from_dict({"text": texts, "label": labels}, features))
 
 
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
+    """All files in a folder and those in it, sorted. Links to folders are followed, but not in a circle (`above`)."""
+    own, files = os.path.realpath(folder), []
+    for path in sorted(folder.iterdir()) if own not in above else ():
+        if path.is_dir():
+            files += files_below(path, (*above, own))
+        elif path.is_file():
+            files.append(path)
+    return files
+
+
 def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
     """Load a folder with a folder of text files for each class as columns `text`, `label` and `file`."""
     found = [
         (path, folder.name)
         for folder in sorted(Path(file).iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        for path in files_below(folder)
+        if not path.name.startswith(".")
     ]
     if not found:
         raise ValueError(
@@ -184,4 +196,4 @@ def check_options(task: str, path: str, options: dict[str, Any]) -> None:
         )
 
 
-__all__ = ["FORMATS", "SPLIT_NAMES", "SPLIT_OPTIONS", "UNREAD", "Format", "check_options"]
+__all__ = ["FORMATS", "SPLIT_NAMES", "SPLIT_OPTIONS", "UNREAD", "Format", "check_options", "files_below"]

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from datasets import load_dataset_builder
 
 from ...checks_multitask import suggest
-from ..files.formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS
+from ..files.formats import FORMATS, SPLIT_NAMES, SPLIT_OPTIONS, files_below
 from ..files.parts import attempt
 from ..text.problems import brief
 from .task_source import TaskSource
@@ -21,7 +22,8 @@ def find_files(task: str, split: str, spec: Any, data_root: Path, folders: bool)
     for name in spec if isinstance(spec, list) else [spec]:
         if not isinstance(name, str):
             raise ValueError(f"tasks.{task}.dataset.data_files, {split}: found {brief(name)} where a path should be.")
-        path = data_root / Path(name).expanduser()
+        name = os.path.expanduser(name)
+        path = data_root / name
         if "://" in name and not folders:
             files.append(name)
         elif os.path.isdir(path) if folders else os.path.isfile(path):
@@ -35,6 +37,12 @@ def find_files(task: str, split: str, spec: Any, data_root: Path, folders: bool)
                     f"Task {task!r}: there is no {'folder' if folders else 'file'} {path} ({split} split). Correct "
                     f"tasks.{task}.dataset.data_files; relative paths are looked up in --data_root, now {data_root}."
                 )
+    known = Counter(file if "://" in file else os.path.realpath(file) for file in files)
+    if double := next((file for file, count in known.items() if count > 1), None):
+        raise ValueError(
+            f"tasks.{task}.dataset.data_files, {split}: {double} is named twice, and its rows would count twice. Name "
+            "it once; a pattern names all files that fit it."
+        )
     return files
 
 
@@ -147,7 +155,7 @@ def data_identity(source: TaskSource, data_root: Path) -> list[Any] | None:
         return None
     if any("://" in name for name in names):
         return None
-    files = [str(file) for name in names for file in sorted(Path(name).rglob("*"))] if is_folder else names
+    files = [str(file) for name in names for file in files_below(Path(name))] if is_folder else names
     found = [(file, os.stat(file)) for file in files if os.path.isfile(file)]
     return [[file, status.st_size, status.st_mtime_ns] for file, status in found]
 
