@@ -1,5 +1,6 @@
 """Rows in canonical columns: written in batches, kept on disk, and opened from there by the next run."""
 
+import errno
 import os
 import shutil
 import threading
@@ -8,8 +9,10 @@ from typing import Any
 
 import datasets
 import pytest
+from datasets.arrow_writer import ArrowWriter
 
 from multitask_sentence.data.cache.arrays import BATCH_ROWS, cached_text
+from multitask_sentence.data.cache.sets import cached_splits
 from multitask_sentence.data.cache.shards import file_hash
 from multitask_sentence.data.files.parts import Cells
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
@@ -213,6 +216,51 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
         ended.set()
         thread.join()
     load(tmp_path)
+
+
+def build_small(folder: Path) -> dict[str, Any]:
+    with ArrowWriter(path=str(folder / "train.arrow")) as writer:
+        writer.write({"text": "a film"})
+        writer.finalize()
+    return {"labels": ["bad"]}
+
+
+@pytest.mark.parametrize("moment", ["replace", "read_text"])
+def test_a_set_that_another_process_finishes_first_is_opened_and_stays(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    others, own = [], getattr(Path, moment)
+
+    def after_another(path: Path, *args: Any, **options: Any) -> Any:
+        """The other process finishes just before this one moves its folder, or just after it has looked for one."""
+        if others or (path.name not in ("facts.json", "key") and not path.name.startswith("key-")):
+            return own(path, *args, **options)
+        others.append("begun")
+        try:
+            return own(path, *args, **options) if moment == "read_text" else None
+        finally:
+            cached_splits("key", lambda folder: build_small(folder) | {"by": "another"})
+            if moment == "replace":
+                own(path, *args, **options)
+
+    monkeypatch.setattr(Path, moment, after_another)
+    splits, facts = cached_splits("key", build_small)
+    assert (splits["train"]["text"][:], facts) == (["a film"], {"labels": ["bad"], "by": "another"})
+    assert [path.name for path in (private_cache / "multitask_rows").iterdir()] == ["key"]
+
+
+def test_a_kept_set_stays_where_it_cannot_be_opened_for_the_moment(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_splits("key", build_small)
+
+    def refuse(path: Path, **options: Any) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Too many open files"):
+        patched.setattr(Path, "read_text", refuse)
+        cached_splits("key", build_small)
+    assert cached_splits("key", lambda folder: pytest.fail("it is there"))[1] == {"labels": ["bad"]}
 
 
 def test_rows_beyond_a_batch_keep_their_order_and_their_number_in_messages(tmp_path: Path) -> None:

@@ -92,8 +92,7 @@ def cached_splits(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[di
         hashes = {path.name: file_hash(path) for path in unfinished.glob("*.arrow")}
         kept = json.dumps({"hashes": hashes, "facts": facts})
         (unfinished / FACTS_FILE).write_text(json.dumps({"hash": _text_hash(kept), "kept": kept}), encoding="utf-8")
-        if not folder.exists():  # else another process was faster
-            unfinished.replace(folder)
+        _move(unfinished, folder)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -108,6 +107,19 @@ def cached_splits(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[di
     return found
 
 
+def _move(unfinished: Path, folder: Path) -> None:
+    """Put a finished folder into its place, where another process may have been faster, or a damaged one stands."""
+    try:
+        unfinished.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if _open(folder) is None:
+            damaged = folder.replace(unfinished.with_suffix(".damaged"))
+            unfinished.replace(folder)
+            shutil.rmtree(damaged, ignore_errors=True)
+
+
 def open_split(path: Path) -> Dataset:
     """An Arrow file, memory-mapped; its fingerprint is the folder's key with the file's name."""
     rows = Dataset.from_file(str(path))
@@ -116,7 +128,7 @@ def open_split(path: Path) -> Dataset:
 
 
 def _open(folder: Path) -> tuple[dict[str, Dataset], dict[str, Any]] | None:
-    """What is kept in a folder; `None` where there is none, and where it is damaged, which is then removed."""
+    """What is kept in a folder; `None` where there is none, and where it is damaged."""
     try:
         content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         if _text_hash(content["kept"]) != content["hash"]:
@@ -128,8 +140,7 @@ def _open(folder: Path) -> tuple[dict[str, Dataset], dict[str, Any]] | None:
                 raise ValueError(f"{path} is not what was written.")
             splits[path.stem] = open_split(path)
         return splits, kept["facts"]
-    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
-        shutil.rmtree(folder, ignore_errors=True)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, pa.ArrowException):
         return None
 
 
