@@ -56,7 +56,7 @@ def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str
     """What a door gave in a clean process, or `None` and the last line of what it said instead."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.npz"
-        command = [sys.executable, os.path.abspath(_doors.__file__), source, door, str(file)]
+        command = [sys.executable, "-B", os.path.abspath(_doors.__file__), source, door, str(file)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

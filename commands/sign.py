@@ -10,12 +10,16 @@ without a key, with an account and a network: model_signing sign sigstore.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.text.spelling import visible
-from ._signed import SIGNATURE_FILE, hashing_config
+from ._signed import SIGNATURE_FILE, about_compiled, hashing_config
+
+PASSWORD_VARIABLE = "MULTITASK_SENTENCE_KEY_PASSWORD"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,13 +29,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, help="The folder of a model.")
     parser.add_argument("--private_key", type=Path, required=True, help="Of an elliptic curve, a PEM file.")
-    parser.add_argument("--password", help="Of the key, where it has one.")
+    parser.add_argument(
+        "--password",
+        default=os.environ.get(PASSWORD_VARIABLE) or None,
+        help=f"Of the key, where it has one; better given as the environment variable {PASSWORD_VARIABLE}.",
+    )
     options = parser.parse_args(argv)
     try:
         hashing = hashing_config(options.folder)
+        if compiled := about_compiled(options.folder):
+            raise ValueError(compiled)
         from model_signing import signing
 
-        config = signing.Config().use_elliptic_key_signer(private_key=options.private_key, password=options.password)
+        # model-signing declares a str, and hands it on to what takes bytes.
+        password: Any = options.password and options.password.encode()
+        config = signing.Config().use_elliptic_key_signer(private_key=options.private_key, password=password)
         config.set_hashing_config(hashing).sign(options.folder, options.folder / SIGNATURE_FILE)
     except (ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(visible(f"error: {options.folder} was not signed: {error}"))

@@ -3,8 +3,9 @@
     multitask-sentence verify runs/quickstart --public_key public.pem
     multitask-sentence verify downloaded --public_key public.pem      # hf download user/name --local-dir downloaded
 
-Files that were added are refused, too. The manifest, which `doctor --verify` compares, finds damage; a signature finds
-what somebody changed on purpose.
+Files that were added are refused, too, but for those that a push leaves behind: checkpoints, predictions, logs,
+pickles and hidden files, which nothing reads that opens the folder. The manifest, which `doctor --verify` compares,
+finds damage; a signature finds what somebody changed on purpose.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.text.spelling import visible
-from ._signed import SIGNATURE_FILE, hashing_config
+from ._signed import SIGNATURE_FILE, about_compiled, hashing_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = verifying.Config().use_elliptic_key_verifier(public_key=options.public_key)
         config.set_hashing_config(hashing).verify(options.folder, signature)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.exit(visible(f"error: {options.folder} is not verified: {error}"))
+        compiled = about_compiled(options.folder)
+        sys.exit(visible(f"error: {options.folder} is not verified: {error} {compiled}".rstrip()))
     print(f"{options.folder}: every file is what was signed.")  # noqa: T201 - what this command is for
 
 

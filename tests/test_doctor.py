@@ -50,6 +50,15 @@ def test_shut_door_says_why(folder: Path) -> None:
     assert "config.json' is not a valid JSON file" in message
 
 
+def test_door_leaves_no_compiled_code_in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    (folder / "runtime_multitask.py").write_text("raise ValueError('it ran')")
+    assert doctor.open_door("MultiTaskRuntime (onnx)", str(folder)) == (None, "ValueError: it ran")
+    (folder / "runtime_multitask.py").write_text("MultiTaskRuntime = None")
+    assert "'NoneType' object" in doctor.open_door("MultiTaskRuntime (onnx)", str(folder))[1]
+    assert not (folder / "__pycache__").exists()
+
+
 def test_a_door_with_other_numbers_does_not_count_as_open(monkeypatch) -> None:
     answers = {door: ({"embedding": np.ones((2, 3))}, "") for door in DOORS}
     answers["SentenceTransformer"] = ({"embedding": np.ones((2, 3)) + 2e-5}, "")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import py_compile
 import shutil
 from pathlib import Path
 
@@ -88,3 +89,40 @@ def test_relative_folder_is_signed_and_verified_and_may_lose_what_stays_behind(
     (folder / "added_multitask.py").touch()
     with pytest.raises(SystemExit, match="Extra files found"):
         verify.main([str(folder), "--public_key", public])
+
+
+def test_signature_names_no_file_of_a_folder_that_stays_behind(folder: Path, keys: tuple[str, str]) -> None:
+    sign.main([str(folder), "--private_key", keys[0]])
+    assert "a.bin" in signed_names(folder), "premise: what is left out is named"
+    assert "this-host" not in signed_names(folder)
+
+
+def test_compiled_code_that_no_signature_covers_is_refused(folder: Path, keys: tuple[str, str]) -> None:
+    private, public = keys
+    py_compile.compile(str(folder / "modeling_multitask.py"))
+    remedy = rf"__pycache__/modeling_multitask.*\.pyc is compiled code, .* rm -r {folder}/__pycache__"
+    with pytest.raises(SystemExit, match=remedy):
+        sign.main([str(folder), "--private_key", private])
+    assert not (folder / "model.sig").exists()
+    shutil.rmtree(folder / "__pycache__")
+    sign.main([str(folder), "--private_key", private])
+    verify.main([str(folder), "--public_key", public])
+    py_compile.compile(str(folder / "modeling_multitask.py"))
+    with pytest.raises(SystemExit, match=remedy):
+        verify.main([str(folder), "--public_key", public])
+
+
+def test_password_of_the_key_comes_from_the_environment(
+    folder: Path, keys: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(Path(keys[0]).read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"open it")
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    Path("locked.pem").write_bytes(key.private_bytes(pem, kind, locked))
+    with pytest.raises(SystemExit, match="was not signed"):
+        sign.main([str(folder), "--private_key", "locked.pem"])
+    monkeypatch.setenv("MULTITASK_SENTENCE_KEY_PASSWORD", "open it")
+    sign.main([str(folder), "--private_key", "locked.pem"])
+    verify.main([str(folder), "--public_key", keys[1]])
