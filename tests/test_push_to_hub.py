@@ -6,6 +6,7 @@ The Hub is `helpers/hub_server.py`.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from helpers import hub_server
@@ -24,7 +26,7 @@ from multitask_sentence.commands import compare
 from multitask_sentence.train import run
 from multitask_sentence.training.recipe.before_data import check_hub_names
 from multitask_sentence.training.recipe.recipe import load_recipe
-from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
+from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder, stays_behind
 from multitask_sentence.training.run.pinned import check_pinned, pinned_folder
 
 HubServer = hub_server.HubServer
@@ -549,6 +551,20 @@ def test_command_of_a_failed_push_repeats_it(nearby: Any, folder: Path, tmp_path
     assert pushed_files(nearby, "team/mine", "trial") == expected
     assert nearby.repositories["team/mine"].private
     assert titles(nearby, "team/mine") == []
+
+
+def test_command_of_a_failed_push_takes_the_weights_of_openvino_along(nearby: Any, own: Path) -> None:
+    for name in ("checkpoint-5/training_args.bin", "training_args.bin", "openvino/openvino_model.bin", "runs/a.csv"):
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_bytes(b"numbers")
+    nearby.forbidden = {"commit"}
+    with pytest.raises(OSError, match="hf upload") as caught:
+        push_folder(own, "team/mine")
+    patterns = re.findall('--exclude "(.*?)"', str(caught.value))
+    uploaded = set(filter_repo_objects(contents(own), ignore_patterns=patterns))
+    assert uploaded == {name for name in contents(own) if not stays_behind(name)}
+    assert "openvino/openvino_model.bin" in uploaded, "premise"
+    assert "*.csv" not in patterns, "one pattern a file"
 
 
 def test_push_again_after_the_connection_was_lost_succeeds(nearby: Any, folder: Path) -> None:

@@ -63,6 +63,16 @@ def stays_behind(path: str) -> list[str]:
     return [pattern for pattern in EXCLUDED if fnmatchcase(path, pattern)]
 
 
+def _excludes(paths: list[str]) -> list[str]:
+    """What `hf upload` has to exclude: a pattern of each file that stays, or its path where each holds others back."""
+    going, found = [path for path in paths if not stays_behind(path)], set()
+    for path in paths:
+        if patterns := stays_behind(path):
+            harmless = (pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in going))
+            found.add(next(harmless, path))
+    return [*(pattern for pattern in EXCLUDED if pattern in found), *sorted(found.difference(EXCLUDED))]
+
+
 def is_generated(text: str) -> bool:
     """Whether a card is, to the letter, what `write_model_card` has written."""
     found = _MARKED.search(text)
@@ -193,7 +203,7 @@ def push_folder(
         )
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     keeps_card = False
-    excluded = sorted({pattern for path in paths for pattern in stays_behind(path)}, key=EXCLUDED.index)
+    excluded = _excludes(paths)
     paths = [path for path in paths if not stays_behind(path) and path != MANIFEST_FILE]
     try:
         check_can_push(repo_id, token)
