@@ -19,6 +19,7 @@ import torch.nn as nn
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
+from ..adapter_multitask import has_adapter
 from ..heads_multitask import calibrated, task_logits
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
@@ -190,7 +191,7 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
     Write `folder/embedding` and a folder for each head that has an equal; whole and checked, or nothing.
 
     Args:
-        model: in float32.
+        model: in float32. An adapter is folded into the backbone of a copy.
         folder: replaced where it is there.
 
     Returns by name the largest difference to the model, or why there is no such folder.
@@ -203,6 +204,9 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         raise ImportError("--plain needs sentence-transformers: pip install sentence-transformers.") from error
+    if has_adapter(model.backbone):
+        model = copy.deepcopy(model)  # the caller's keeps its adapter
+        model.merge_adapter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, float | str] = {}
     with as_disk_error(folder), staging_folder(folder.parent, ".plain-") as temporary:

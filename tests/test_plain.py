@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
@@ -131,6 +132,18 @@ def test_head_without_an_equal_is_left_out_with_the_reason(
 ) -> None:
     model = build(architecture, tiny_tokenizer, {"task": task}, **settings)
     assert re.search(reason, why_no_classifier(model, "task") or "it has one")
+
+
+def test_adapter_is_folded_into_the_folders_and_the_model_keeps_it(tiny_backbone: str, tmp_path: Path) -> None:
+    tasks = {"mood": {**MOOD, "head": dense_head("tanh")}}
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks, pooling="cls", max_length=20).eval()
+    model.add_adapter(LoraConfig(r=3, target_modules=["query", "value"], init_lora_weights=False))
+    embeddings = model.encode(SENTENCES)
+    found = export_plain(model, tmp_path / "plain")
+    assert max(map(float, found.values())) <= 1e-5
+    opened = SentenceTransformer(str(tmp_path / "plain" / "embedding"), trust_remote_code=False, device="cpu")
+    np.testing.assert_allclose(opened.encode(SENTENCES), embeddings, rtol=0, atol=1e-5)
+    assert model.active_adapters() and (model.encode(SENTENCES) == embeddings).all()
 
 
 def test_projection_without_an_equal_is_refused_and_nothing_is_written(
