@@ -15,8 +15,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quickstart,test]"
 	touch $@
 
+# A finished run stays, with what was exported beside it.
 quickstart: $(VENV)/installed
-	$(BIN)/python train.py recipes/quickstart.yaml --output_dir runs/quickstart --overwrite
+	if test -f runs/quickstart/results.json; then \
+		echo "runs/quickstart holds a run, which stays. To train again, remove the folder."; \
+	else \
+		$(BIN)/python train.py recipes/quickstart.yaml --output_dir runs/quickstart --overwrite; \
+	fi
 	cd $$(mktemp -d) && $(BIN)/python $(CURDIR)/recipes/open_model.py $(CURDIR)/runs/quickstart
 
 # The repository is the package, whatever its folder is called: the type checker finds it by its name through a link.

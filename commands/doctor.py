@@ -62,7 +62,7 @@ def open_door(door: str, source: str) -> tuple[dict[str, np.ndarray] | None, str
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             return None, lines[-1]
         with np.load(file) as found:
-            return dict(found), ""
+            return {name.removeprefix("of "): values for name, values in found.items()}, ""
 
 
 def largest_difference(found: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:

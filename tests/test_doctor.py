@@ -24,6 +24,13 @@ def test_doors_give_the_same_numbers_here_and_in_a_clean_process(folder: Path) -
     assert doctor.largest_difference(found, reference) <= 1e-6
 
 
+def test_a_task_may_be_called_like_an_argument_of_numpy(tiny_backbone: str, tmp_path: Path) -> None:
+    tasks = {name: {"problem_type": "regression"} for name in ("file", "allow_pickle")}
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks).save_pretrained(tmp_path)
+    found, message = doctor.open_door("AutoModel", str(tmp_path))
+    assert message == "" and set(found) == {"embedding", "file", "allow_pickle"}
+
+
 def test_doctor_tries_empty_and_odd_text_and_text_beyond_the_positions(
     folder: Path, tiny_model: MultiTaskModel
 ) -> None:

@@ -6,6 +6,8 @@ The formats of their data sets are ones that are read.
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import fields
@@ -200,6 +202,26 @@ def test_make_targets_exist() -> None:
     targets = [words[1] for text in (README, *PAGES.values()) for words in commands_of(text) if words[0] == "make"]
     assert {"quickstart", "test"} <= set(targets)
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_make_quickstart_keeps_a_finished_run_and_opens_it(tmp_path: Path) -> None:
+    run, python = tmp_path / "runs" / "quickstart", tmp_path / ".venv" / "bin" / "python"
+    for folder in (run, python.parent):
+        folder.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python.write_text("#!/bin/sh\necho python $1\n", encoding="utf-8")  # says what would run
+    python.chmod(0o755)
+    (tmp_path / ".venv" / "installed").touch()
+
+    def ran() -> list[str]:
+        command = ["make", "--silent", "quickstart"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [Path(line.split()[1]).name for line in done.stdout.splitlines() if line.startswith("python ")]
+
+    assert ran() == ["train.py", "open_model.py"]
+    (run / "results.json").touch()
+    assert ran() == ["open_model.py"]
 
 
 def test_files_and_pages_that_are_named_exist() -> None:
