@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import datasets
@@ -305,6 +308,25 @@ def test_changed_file_is_counted_anew(tmp_path: Path):
     load(tmp_path)
     write(tmp_path, ROWS[:30])
     assert len(load(tmp_path).sets[0].splits["train"]) == 30
+
+
+def test_files_of_a_server_that_tells_no_etag_are_counted_by_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    write(tmp_path, ROWS)
+    write(tmp_path, HELD_OUT, "validation.csv")
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/train.csv"
+            streamed = source(dataset={"data_files": {"train": address, "validation": "validation.csv"}})
+            assert [row["sentences"] for row in train_rows(load(tmp_path, streamed))] == [[text] for text, _ in ROWS]
+            write(tmp_path, ROWS[:30])
+            assert len(load(tmp_path, streamed).sets[0].splits["train"]) == 30
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_held_out_rows_are_dropped_from_a_stream(tmp_path: Path):

@@ -10,6 +10,7 @@ should know is logged; what they must mend is an error that names task, file and
 
 import json
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -89,7 +90,9 @@ def _load_set(
         settings = [asdict(source) | {"augmentation": None} for source in sources]
         for own in settings:
             own["dataset"] = {key: value for key, value in own["dataset"].items() if key != "buffer_size"}
-        content = [settings, identity, data_root, require_train, [seed, known.digest()] if set_aside else None]
+        # A file of which a server says nothing may be another one at the next run.
+        once = uuid.uuid4().hex if is_streamed and identity[-1] is False else None
+        content = [settings, identity, once, data_root, require_train, [seed, known.digest()] if set_aside else None]
         splits, facts = cached_splits(set_key(content), build_files)
         for line in facts["lines"]:
             logger.info(line)

@@ -7,7 +7,6 @@ decided here too (`where`, `explode`); what a cell means is not, but in labels/.
 
 import logging
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -215,7 +214,7 @@ def _announce_reviews(source: TaskSource, parts: list[Part]) -> None:
 def stream_identity(source: TaskSource, data_root: Path) -> list[Any]:
     """
     What tells whether data that is streamed is still the same: as `data_identity`, and of an address or the Hub what
-    the server says of each file. Where it says nothing, each answer is another one.
+    the server says of each file, and whether it says something of all.
     """
     if (identity := data_identity(source, data_root)) is not None:
         return identity
@@ -232,7 +231,7 @@ def stream_identity(source: TaskSource, data_root: Path) -> list[Any]:
         [str(split), list(map(str, own)), own.origin_metadata] for split, own in builder.config.data_files.items()
     ]
     is_known = all(metadata for *_, own in found for metadata in own)
-    return [builder.hash, found, None if is_known else uuid.uuid4().hex]
+    return [builder.hash, found, is_known]
 
 
 def load_parts(
