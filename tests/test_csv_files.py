@@ -390,6 +390,27 @@ def test_hint_names_the_line_of_the_recipe_that_mends_the_file(
 
 
 @pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("text label\na x\nb y\n", {"delimiter": r"\s+", "engine": "python"}),
+        ("text||label\na||x\nb||y\n", {"delimiter": r"\|\|", "engine": "python"}),
+        (f"text,label\n{'a' * 140_000},x\nb,y\n", {}),
+    ],
+)
+def test_column_that_is_missing_is_told_whatever_the_delimiter_and_length_of_lines(
+    tmp_path: Path, content: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="needs a column 'gone', which is missing"):
+        load(tmp_path, content, columns={"sentence": "gone", "label": "label"}, **options)
+
+
+@pytest.mark.parametrize("path", ["csv", "json", "fasttext"])
+def test_encoding_that_does_not_exist_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match=r"tasks\.t\.dataset\.encoding: .* 'utf-16-sig'\. .*utf-16"):
+        load(tmp_path, '{"text": "a"}', path, encoding="utf-16-sig")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"PK\x03\x04 [Content_Types].xml xl/workbook.xml \xe9", "Excel file: write `path: xlsx`"),

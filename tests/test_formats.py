@@ -105,6 +105,13 @@ def test_sqlite_reads_a_table_or_a_query_for_each_split(tmp_path: Path) -> None:
         load(tmp_path, files)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_database(tmp_path / "a.db")
+    sql = "SELECT text, label, label FROM reviews"
+    with pytest.raises(ValueError, match=r"a\.db, SELECT .*: two columns are called 'label'\. .*`AS`"):
+        load(tmp_path, {"path": "sqlite", "data_files": "a.db", "sql": sql})
+
+
 def test_sql_address_never_holds_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = {"path": "sql", "sql": {"train": "SELECT 1", "validation": "SELECT 1"}}
     with pytest.raises(ValueError, match=r"con holds a password.*`con: \$DATABASE_ADDRESS`") as caught:

@@ -497,3 +497,10 @@ def test_evaluation_needs_neither_train_nor_validation(tmp_path: Path) -> None:
     assert loaded.sets[0].splits["test"]["label_mood"][:] == [1, 0, 1, 0]
     with pytest.raises(ValueError, match=r"without a train split the labels must stand under tasks.mood.labels"):
         load_tasks([source(dataset=dataset)], tmp_path, 42, require_train=False)
+
+
+def test_rows_to_set_aside_without_a_train_split_are_an_error_in_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    own = source(dataset={"path": "csv", "data_files": {"test": "rows.csv"}}, labels=["x", "y"], validation_split=0.1)
+    with pytest.raises(ValueError, match=r"validation_split: 0\.1 sets training rows aside, but .*\['test'\]"):
+        load_tasks([own], tmp_path, 42, require_train=False)

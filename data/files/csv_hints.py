@@ -90,8 +90,11 @@ def _header_hint(task: str, wanted: list[str], parsing: dict[str, Any], lines: l
     """Where the header stands below other lines (a title, `sep=;`): how many of them to skip."""
     if {"skiprows", "header", "column_names", "comment"} & parsing.keys():
         return ""
-    for delimiter in dict.fromkeys([parsing["delimiter"], *DELIMITERS]):
+    own = [parsing["delimiter"]] if len(parsing["delimiter"]) == 1 else []  # others are patterns
+    for delimiter in dict.fromkeys([*own, *DELIMITERS]):
         for place, line in enumerate(lines[1:], start=1):
+            if len(line) > csv.field_size_limit():  # no header is so long
+                continue
             cells = next(csv.reader([line], delimiter=delimiter), [])
             if len(cells) > 1 and set(wanted) & {cell.strip() for cell in cells}:
                 mark = "" if delimiter == parsing["delimiter"] else f" and `delimiter: {_mark(delimiter)}`"

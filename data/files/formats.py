@@ -4,6 +4,7 @@ A reader is a function `(task, file, options, columns)` that returns a Part. `ta
 `options` holds what the recipe's `dataset` says beside files and splits, and `columns` are the task's own, for hints.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Callable
@@ -183,6 +184,14 @@ def check_options(task: str, path: str, options: dict[str, Any]) -> None:
     for key in ("encoding", "label_prefix", "delimiter", "sep"):
         if not isinstance(options.get(key), str | None):
             raise ValueError(f"tasks.{task}.dataset.{key} should be text. Found {brief(options[key])}.")
+    if encoding := options.get("encoding"):
+        try:
+            codecs.lookup(encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"tasks.{task}.dataset.encoding: there is no encoding {brief(encoding)}. Name the one that the file "
+                "was saved in, such as utf-8-sig, utf-16, cp1252 or latin-1."
+            ) from error
     # What load_dataset takes for all builders has no effect on a reader that does not use it.
     packaged = path in ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
     for key in options:

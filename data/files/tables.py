@@ -125,6 +125,9 @@ def _from_frame(where: str, frame: pd.DataFrame) -> Dataset:
     """A table of any cells: numbers stay numbers; a column of several types, or of dates, becomes text."""
     if not len(frame):
         raise ValueError(f"{where}: it holds no rows. Add rows, or take the split out of the recipe.")
+    if not frame.columns.is_unique:
+        double = brief(str(frame.columns[frame.columns.duplicated()][0]))
+        raise ValueError(f"{where}: two columns are called {double}. Give one another name with `AS`.")
     columns = {}
     for name in frame.columns:
         cells = [None if pd.isna(cell) else cell for cell in frame[name].tolist()]

@@ -93,6 +93,11 @@ def check_splits(sources: Sequence[TaskSource], parts: Mapping[str, Sequence[Par
                 f"Task {task!r}: there is a {split} split ({parts[split][0].where}) and a {split}_split of "
                 f"{share}. Remove tasks.{task}.{split}_split, or take {split} out of tasks.{task}.dataset."
             )
+        if share is not None and "train" not in parts:
+            raise ValueError(
+                f"Task {task!r}: {split}_split: {share} sets training rows aside, but the splits are {list(parts)}. "
+                f"Remove tasks.{task}.{split}_split, or add tasks.{task}.dataset.data_files.train."
+            )
     if source.validation_split is None and "validation" not in parts and require_train:
         raise ValueError(
             f"Task {task!r}: no validation split: add data_files.validation or `validation_split: 0.1` under "
