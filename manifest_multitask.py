@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -31,11 +32,22 @@ TOKENIZER = "tokenizer.json"
 # What decides the answers beside weights and code. People do change it by hand.
 SETTINGS = ("config.json", TOKENIZER, "vocab", "merges", "spiece", "sentencepiece")
 
+_CACHED = re.compile(r"/models--([^/]+)/snapshots/[^/]+$")  # a repository in the cache of the Hub
+
 
 def sha256_of(path: str | os.PathLike) -> str:
     """sha256 of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def how_to_seal(folder: str | os.PathLike) -> str:
+    """The commands that write the manifest of a folder; nobody writes into the cache of the Hub."""
+    cached = _CACHED.search(os.path.abspath(folder).replace(os.sep, "/"))
+    if cached is None:
+        return f"multitask-sentence doctor {folder} --seal"
+    name = cached.group(1).replace("--", "/")
+    return f"hf download {name} --local-dir FOLDER && multitask-sentence doctor FOLDER --seal, and push FOLDER"
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None:
@@ -58,8 +70,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None
     if version != MANIFEST_VERSION or not is_whole:
         raise OSError(
             f"{path} is damaged, or was written by a newer version (this one knows {MANIFEST_VERSION}). Take the "
-            f"folder from where it came from, or, if it is right, write it anew: multitask-sentence doctor {folder} "
-            "--seal"
+            f"folder from where it came from, or, if it is right, write it anew: {how_to_seal(folder)}"
         )
     return files
 
@@ -181,7 +192,7 @@ def check_opened(folder: str | os.PathLike, name_or_path: str | os.PathLike, all
     """
     remedy = (
         f"Take it from where the model came from, or save the model again. If it was changed on purpose: "
-        f"multitask-sentence doctor {name_or_path} --seal"
+        f"{how_to_seal(folder)}"
     )
     is_complete = os.path.isdir(name_or_path)
     for name, entry in (read_manifest(folder) or {}).items():
@@ -202,6 +213,7 @@ __all__ = [
     "describe_files",
     "find_changes",
     "format_manifest",
+    "how_to_seal",
     "listed",
     "read_manifest",
     "sha256_of",

@@ -108,7 +108,7 @@ def verify(source: str) -> tuple[str, bool]:
         ValueError: there is no manifest.
         OSError: the manifest is damaged, or a repository cannot be read.
     """
-    from ..manifest_multitask import MANIFEST_FILE, MAY_CHANGE, find_changes, read_manifest
+    from ..manifest_multitask import MANIFEST_FILE, MAY_CHANGE, find_changes, how_to_seal, read_manifest
     from ..staging_multitask import check_moved, files_of
     from ..training.report.publish import stays_behind
 
@@ -122,7 +122,7 @@ def verify(source: str) -> tuple[str, bool]:
     if files is None:
         raise ValueError(
             f"{source} has no {MANIFEST_FILE}, so nothing is known of what was saved. An earlier version saved it. If "
-            f"it is right, write one: multitask-sentence doctor {source} --seal"
+            f"it is right, write one: {how_to_seal(folder)}"
         )
     changes = find_changes(folder)
     known = {*files, *MAY_CHANGE, MANIFEST_FILE, ".gitattributes"}
@@ -163,6 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     source = os.path.abspath(options.source) if os.path.isdir(options.source) else options.source
     with told_in_one_line():
+        if options.seal and not os.path.isdir(source):
+            raise ValueError(
+                f"--seal writes into a folder of this machine, and {source} is none. Download it, seal that folder, "
+                f"and push it: hf download {source} --local-dir FOLDER"
+            )
         source = download_pinned(source, options.revision, options.require_pinned)
         if options.int8:
             from ..export.gate import examine_int8

@@ -178,6 +178,21 @@ def test_doctor_names_every_file_that_is_not_what_was_saved(folder: Path, capsys
     assert "has no manifest.json, so nothing is known of what was saved" in str(run_doctor(str(folder), "--verify"))
 
 
+def test_remedy_for_a_repository_of_the_hub_is_not_to_write_into_the_cache(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "models--team--mine" / "snapshots" / ("0" * 39 + "1"))
+    remedy = "hf download team/mine --local-dir FOLDER && multitask-sentence doctor FOLDER --seal, and push FOLDER"
+    flip_bit(folder / "saving_multitask.py")
+    with pytest.raises(OSError, match=remedy):
+        MultiTaskModel.from_pretrained(folder)
+    (folder / MANIFEST_FILE).write_text("{")
+    with pytest.raises(OSError, match=remedy):
+        read_manifest(folder)
+    (folder / MANIFEST_FILE).unlink()
+    assert remedy in str(run_doctor(str(folder), "--verify"))
+    refused = str(run_doctor("team/mine", "--seal", "--revision", "0" * 40))
+    assert "--seal writes into a folder of this machine, and team/mine is none. Download it, seal that" in refused
+
+
 def test_damaged_weights_are_not_pushed(folder: Path) -> None:
     flip_bit(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors is not what was saved: .* so nothing was pushed"):
