@@ -1,11 +1,12 @@
 """An exported repository of the Hub: only the files that one engine reads are downloaded."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from .graphs import GRAPHS
-from .record import ADAPTER_WEIGHTS, EXPORT_IT, RECORD_FILE, hash_weights, read_json
+from .record import ADAPTER_WEIGHTS, EXPORT_IT, RECORD_FILE, TOKENIZER_SETTINGS, hash_weights, read_json
 
 SHA256_DIGITS = 64  # of the etag of a large file; others have one of git
 
@@ -49,6 +50,8 @@ def download(source: str, engine: str | None, precision: str, **options: Any) ->
     files = [f"{engine}/{file}" for file in record["files"] if file.split(".", 1)[0] in stems]
     for file in ("config.json", "tokenizer.json", *files):
         hf_hub_download(source, file, **options)
+    with contextlib.suppress(EntryNotFoundError):  # a repository of graphs alone
+        hf_hub_download(source, TOKENIZER_SETTINGS, **options)
     is_adapter = bool(read_json(folder / "config.json").get("base_name_or_path"))
     try:
         etags = {

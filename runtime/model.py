@@ -29,7 +29,16 @@ from ..tasks_multitask import TaskConfig
 from .graphs import GRAPHS, open_graph
 from .hub import download
 from .logits import answer, scaled
-from .record import EXPORT_IT, RECORD_FILE, check_content, check_record, check_sizes, hash_weights, read_json
+from .record import (
+    EXPORT_IT,
+    RECORD_FILE,
+    check_content,
+    check_record,
+    check_sizes,
+    hash_weights,
+    read_json,
+    truncation_side,
+)
 from .scopes import out_of_scope, read_scopes
 
 logger = logging.getLogger(__name__)
@@ -104,7 +113,7 @@ class MultiTaskRuntime:
             self.tasks[name] = replace(self.tasks[name], out_of_scope=False)
         self.tokenizer = self._read_tokenizer(folder / "tokenizer.json")
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.config["max_length"], direction=record["tokenizer"]["truncation_side"])
+        self.tokenizer.enable_truncation(self.config["max_length"], direction=truncation_side(folder, record))
         self._pad_id = record["tokenizer"]["pad_token_id"]
         self.embedding_output = "unnormalized_embedding" if self.config["normalize"] else "sentence_embedding"
 

@@ -3,6 +3,7 @@
 graph_settings   what of a config.json is built into the graphs
 read_json        a file of JSON that was exported
 hash_weights     the sha256 of each file of weights
+truncation_side  where long texts are cut
 check_sizes      refuses files that are not complete
 check_content    refuses files that are not what was exported
 check_record     refuses graphs that belong to other weights or settings
@@ -16,6 +17,7 @@ from typing import Any
 
 RECORD_FILE = "export.json"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
 MANIFEST = "manifest.json"  # of the whole folder, where it has one
 RECORD_VERSION = 1  # grows when a record means something that older code would read wrongly
 EXPORT_IT = "Export it: multitask-sentence export FOLDER."
@@ -61,6 +63,13 @@ def hash_weights(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(paths)}
 
 
+def truncation_side(folder: Path, record: dict[str, Any]) -> str:
+    """Where long texts are cut: as the tokenizer beside the graphs says, or as it did when they were exported."""
+    path = folder / TOKENIZER_SETTINGS
+    settings = read_json(path) if path.is_file() else record["tokenizer"]
+    return settings.get("truncation_side", "right")  # transformers leaves it out where it is not set
+
+
 def check_sizes(where: Path, record: dict[str, Any]) -> None:
     """A ValueError for a file that is not complete, as after a download that broke off."""
     for name, size in record["files"].items():
@@ -87,7 +96,7 @@ def check_content(folder: Path, where: Path, record: dict[str, Any]) -> None:
     expected = {where / name: entry["sha256"] for name, entry in record["files"].items()}
     if (folder / MANIFEST).is_file():
         files = read_json(folder / MANIFEST).get("files") or {}
-        read = ("config.json", "tokenizer.json", f"{where.name}/{RECORD_FILE}")
+        read = ("config.json", "tokenizer.json", TOKENIZER_SETTINGS, f"{where.name}/{RECORD_FILE}")
         expected |= {folder / name: files[name]["sha256"] for name in read if name in files}
     for path, sha256 in expected.items():
         if path.is_file() and hash_file(path) != sha256:  # a download holds only what one engine reads

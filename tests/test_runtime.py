@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from helpers.hub_server import HubServer
 from multitask_sentence import MultiTaskModel
@@ -199,6 +200,20 @@ def test_errors_are_those_of_the_model(call: str, model: MultiTaskModel, runtime
     with pytest.raises(expected.type) as found:
         BAD_CALLS[call](runtime)
     assert str(found.value) == str(expected.value)
+
+
+def test_long_texts_are_cut_where_the_tokenizer_beside_the_graphs_cuts_them(folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    long = "the cat sat on the mat " * 20 + "a dog ran in the park"
+    before = MultiTaskRuntime.from_pretrained(copied).encode(long)
+    model = MultiTaskModel.from_pretrained(copied)
+    model.tokenizer = AutoTokenizer.from_pretrained(copied, truncation_side="left", trust_remote_code=True)
+    model.save_pretrained(copied)
+    expected = MultiTaskModel.from_pretrained(copied).encode(long)
+    assert np.abs(expected - before).max() > 1e-3, "premise: the model cuts them elsewhere"
+    np.testing.assert_allclose(MultiTaskRuntime.from_pretrained(copied).encode(long), expected, atol=1e-5)
+    (copied / "tokenizer_config.json").unlink()  # as where an earlier version has downloaded an export
+    np.testing.assert_array_equal(MultiTaskRuntime.from_pretrained(copied).encode(long), before)
 
 
 def test_no_task_for_this_kind_of_input_is_the_models_error(tiny_backbone: str, tmp_path: Path) -> None:
