@@ -335,6 +335,19 @@ def test_single_set_keeps_the_rows_that_max_rows_left_and_their_passes(tmp_path:
     assert (joint.args.max_steps, joint.args.output_dir) == (10, str(tmp_path))
 
 
+def test_schedule_of_a_single_run_follows_its_own_metric(tmp_path: Path):
+    model = helpers.make_model(helpers.make_backbone(tmp_path / "backbone"), ("sentiment", "rating"))
+    sets = [helpers.make_set(["sentiment", "rating"], train=8, validation=4)]
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5}}
+    joint = helpers.make_trainer(
+        model, sets, tmp_path, **options, eval_strategy="epoch", metric_for_best_model="eval_loss"
+    )
+    args = comparison.single_arguments(joint, "sentiment", tmp_path / "single")
+    assert args.metric_for_best_model == "eval_score", "premise"
+    assert args.lr_scheduler_kwargs == {"factor": 0.5, "mode": "max"}
+    assert joint.args.lr_scheduler_kwargs["mode"] == "min"
+
+
 @pytest.mark.parametrize(
     ("max_steps", "eval_steps", "expected"),
     [

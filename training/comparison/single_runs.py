@@ -35,7 +35,7 @@ from ...manifest_multitask import listed
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
-from ..arguments import MultiTaskTrainingArguments
+from ..arguments import FOLLOWS_METRIC, MultiTaskTrainingArguments
 from ..mixture.drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
 from ..mixture.settings import UNLABELED, MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
@@ -98,6 +98,8 @@ def single_arguments(joint: MultiTaskTrainer, task: str, folder: Path) -> MultiT
     args = copy.copy(joint.args)
     args.output_dir, args.resume_from_checkpoint = str(folder), None
     args.metric_for_best_model, args.greater_is_better = "eval_score", True  # of one task, its primary metric
+    if args.lr_scheduler_type in FOLLOWS_METRIC:
+        args.lr_scheduler_kwargs = {**args.lr_scheduler_kwargs, "mode": "max"}
     args.keep_best_of_tasks = False
     if args.early_stopping_task != task:
         args.early_stopping_task = None
