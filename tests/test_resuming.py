@@ -389,6 +389,21 @@ def test_schedule_without_peak_goes_on_where_it_was(make, tmp_path: Path):
     assert_same(dict(resumed.model.state_dict()), load_file(tmp_path / "run" / "checkpoint-6" / "model.safetensors"))
 
 
+def test_plateau_of_an_earlier_version_goes_on_as_it_began(make, tmp_path: Path):
+    """Its mode was `min`, whatever the metric, and no argument said so."""
+    plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "eval_score"}
+    make(tmp_path / "run", **plateau, lr_scheduler_kwargs={"mode": "min"}).train()
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    record = json.loads((checkpoint / RUN_FILE).read_text())
+    record["run"]["training"]["lr_scheduler_kwargs"] = None
+    del record["hash"]
+    (checkpoint / RUN_FILE).write_text(json.dumps(record))
+    resumed = make(tmp_path / "again", **plateau)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.lr_scheduler.mode == "min"
+    assert_same(dict(resumed.model.state_dict()), load_file(tmp_path / "run" / "checkpoint-6" / "model.safetensors"))
+
+
 def test_changed_logging_is_applied(make, whole: Path, tmp_path: Path):
     trainer = make(tmp_path, logging_steps=2)
     trainer.train(resume_from_checkpoint=str(whole / "checkpoint-3"))
