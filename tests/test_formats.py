@@ -309,6 +309,12 @@ def test_column_of_text_lists_is_exploded_where_the_recipe_says_so(
     loaded = load(tmp_path, dataset | {"explode": "patterns"}, "patterns", "tag")
     assert rows(loaded) == [("hi", "hello"), ("hey", "hello"), ("see you", "bye")]
     assert any("the 3 rows of" in line and "give 3, one for each 'patterns'" in line for line in caplog.messages)
+    write_json(
+        tmp_path / "nested.json", [{"tag": own["tag"], "data": {"patterns": own["patterns"]}} for own in intents]
+    )
+    dataset |= {"explode": "data.patterns", "data_files": "nested.json", "field": None}
+    assert rows(load(tmp_path, dataset, "data.patterns", "tag")) == rows(loaded)
+    dataset = {"path": "json", "data_files": "x.json", "field": "intents"}
     with pytest.raises(ValueError, match=r"column 'tag' holds 'hello' and no list"):
         load(tmp_path, dataset | {"explode": "tag"}, "patterns", "tag")
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
+import pyarrow
 import pytest
 from datasets.arrow_writer import ArrowWriter
 
+from multitask_sentence.data.cache import sets
 from multitask_sentence.data.cache.arrays import BATCH_ROWS, cached_text
-from multitask_sentence.data.cache.sets import cached_splits
+from multitask_sentence.data.cache.sets import cached_splits, set_key
 from multitask_sentence.data.cache.shards import file_hash
 from multitask_sentence.data.files.parts import Cells
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
@@ -261,6 +264,24 @@ def test_a_kept_set_stays_where_it_cannot_be_opened_for_the_moment(
         patched.setattr(Path, "read_text", refuse)
         cached_splits("key", build_small)
     assert cached_splits("key", lambda folder: pytest.fail("it is there"))[1] == {"labels": ["bad"]}
+
+
+def test_key_changes_with_all_code_and_packages_that_read_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [set_key("content")]
+    for package in (datasets, pandas, pyarrow):
+        monkeypatch.setattr(package, "__version__", f"{package.__version__}.1")
+        keys.append(set_key("content"))
+    monkeypatch.setattr(sets, "DATA_CODE", tmp_path / "data")
+    names = ("data/labels.py", "problem_types_multitask.py", "checks_multitask.py")
+    (tmp_path / "data").mkdir()
+    for name in (*names, *names):  # written, then changed
+        (tmp_path / name).write_text(f"A = {len(keys)}\n")
+        if all((tmp_path / own).exists() for own in names):
+            keys.append(set_key("content"))
+    assert len(keys) == 8
+    assert len(set(keys)) == len(keys)
 
 
 def test_rows_beyond_a_batch_keep_their_order_and_their_number_in_messages(tmp_path: Path) -> None:

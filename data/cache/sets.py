@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import pyarrow as pa
 import xxhash
 from datasets import Dataset
@@ -26,12 +27,14 @@ from .shards import file_hash
 
 FACTS_FILE = "facts.json"
 DATA_CODE = Path(__file__).parents[1]  # data/
+CODE_BESIDE = ("checks_multitask.py", "problem_types_multitask.py")  # which it goes by
 
 
 def _code_digest() -> str:
-    """A hash of the code that reads data: what other code has read is read again."""
-    digest = hashlib.sha256()
-    for path in sorted(DATA_CODE.rglob("*.py")):
+    """A hash of the code that reads data, and of whose parsers it uses: what other code has read is read again."""
+    versions = [package.__version__ for package in (datasets, pandas, pa)]
+    digest = hashlib.sha256(repr(versions).encode())
+    for path in (*sorted(DATA_CODE.rglob("*.py")), *(DATA_CODE.parent / name for name in CODE_BESIDE)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

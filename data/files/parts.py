@@ -329,7 +329,9 @@ class Part:
             )
         parents = [row for row, texts in enumerate(lists) for _ in texts or []]
         texts = [text for texts in lists for text in texts or []]
-        self.rows = self.rows.select(parents).remove_columns(column).add_column(column, texts)
+        rows = self.rows.select(parents)
+        rows = rows.remove_columns(column) if column in rows.column_names else rows
+        self.rows = rows.add_column(column, texts)  # by a dotted name, too
         self.where += f" (rows counted after {brief(column)} was exploded)"
 
     def _cells(self, task: str, setting: str, name: str) -> Cells:

@@ -199,7 +199,8 @@ class MacroRecall(_Metric):
 
     Returns:
         `macro_recall`, 0 to 1, the measure of TweetEval's sentiment set (arXiv 2010.12421). Source: scikit-learn,
-        `sklearn.metrics.recall_score`, average="macro".
+        `sklearn.metrics.balanced_accuracy_score`; `recall_score` with average="macro" is the same, but counts a class
+        that only the predictions hold as 0.
     """
 
     metric, counted = "macro_recall", staticmethod(counted.macro_recall)
