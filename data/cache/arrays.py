@@ -10,8 +10,10 @@ The arrays stand beside the data set's own Arrow files, under its fingerprint, e
 damaged is computed again. What is computed about a data set that stands in memory stays there too.
 """
 
+import errno
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +71,9 @@ def cached_text(rows: Dataset, name: str, compute: Callable[[], str]) -> str:
             return content[:-HASH_BYTES].decode()
     except OSError:
         pass
-    found, unfinished = compute(), path.with_name(f"{uuid.uuid4().hex}.part")
-    unfinished.write_bytes(found.encode() + _hash(found.encode()))
-    unfinished.replace(path)
+    found = compute()
+    with _written_beside(path) as unfinished:
+        unfinished.write_bytes(found.encode() + _hash(found.encode()))
     return found
 
 
@@ -79,11 +81,32 @@ def write_array(rows: Dataset, name: str, blocks: Iterable[np.ndarray]) -> None:
     """Keep what `cached_array` will look for; nothing where the rows stand in memory."""
     if not rows.cache_files or not len(rows):
         return
-    path = _path(rows, name)
+    with _written_beside(_path(rows, name)) as unfinished:
+        _write_blocks(unfinished, len(rows), blocks)
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Say of a full disk where it is, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"{folder}: the disk is full. Make room, or set HF_DATASETS_CACHE to a folder with more of it; nothing is "
+            "left behind."
+        ) from error
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """A place for a file that is moved to its own when it is whole, and removed else."""
     unfinished = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        _write_blocks(unfinished, len(rows), blocks)
-        unfinished.replace(path)
+        with full_disk_told(path.parent):
+            yield unfinished
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -102,10 +125,10 @@ def _write_blocks(path: Path, length: int, blocks: Iterable[np.ndarray]) -> None
             if not number:
                 header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False}
                 np.lib.format.write_array_header_1_0(file, header | {"shape": (length, *block.shape[1:])})
-            block.tofile(file)
+            file.write(np.ascontiguousarray(block).data)  # unlike `tofile`, it says why it fails
     content = _hash(np.memmap(path, np.uint8, "r").data)
     with path.open("ab") as file:
         file.write(content)
 
 
-__all__ = ["BATCH_ROWS", "batches", "cached_array", "cached_text", "column_array", "write_array"]
+__all__ = ["BATCH_ROWS", "batches", "cached_array", "cached_text", "column_array", "full_disk_told", "write_array"]

@@ -23,6 +23,7 @@ import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
+from .arrays import full_disk_told
 from .shards import file_hash
 
 FACTS_FILE = "facts.json"
@@ -91,18 +92,13 @@ def cached_splits(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[di
     unfinished = root / f"{key}-{uuid.uuid4().hex[:8]}.part"
     unfinished.mkdir(parents=True)
     try:
-        facts = build(unfinished)
-        hashes = {path.name: file_hash(path) for path in unfinished.glob("*.arrow")}
-        kept = json.dumps({"hashes": hashes, "facts": facts})
-        (unfinished / FACTS_FILE).write_text(json.dumps({"hash": _text_hash(kept), "kept": kept}), encoding="utf-8")
-        _move(unfinished, folder)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            f"{root}: the disk is full. Make room, or set HF_DATASETS_CACHE to a folder with more of it; nothing is "
-            "left behind."
-        ) from error
+        with full_disk_told(root):
+            facts = build(unfinished)
+            hashes = {path.name: file_hash(path) for path in unfinished.glob("*.arrow")}
+            kept = json.dumps({"hashes": hashes, "facts": facts})
+            content = json.dumps({"hash": _text_hash(kept), "kept": kept})
+            (unfinished / FACTS_FILE).write_text(content, encoding="utf-8")
+            _move(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     if (found := _open(folder)) is None:

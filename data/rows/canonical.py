@@ -88,13 +88,15 @@ def rewrite(
         changed: by column, new cells by row.
     """
     start = 0
+    ordered = {name: np.sort(np.fromiter(cells, np.int64, len(cells))) for name, cells in changed.items()}
     for batch in batches(rows, writer.schema.names):
         columns = {name: batch[name] for name in writer.schema.names}
         for name, cells in changed.items():
-            if found := {row - start: cell for row, cell in cells.items() if start <= row < start + len(batch)}:
+            first, last = np.searchsorted(ordered[name], (start, start + len(batch)))
+            if found := ordered[name][first:last].tolist():
                 values = columns[name].to_pylist()
-                for place, cell in found.items():
-                    values[place] = cell
+                for row in found:
+                    values[row - start] = cells[row]
                 columns[name] = pa.array(values, columns[name].type)
         if chosen is not None:
             mask = pa.array(chosen[start : start + len(batch)])

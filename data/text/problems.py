@@ -11,6 +11,7 @@ from typing import Any
 from .half_characters import texts_in
 
 MOST_SHOWN = 10
+MOST_KNOWN = 100_000  # of a wrong column, every row may be one
 LONGEST_SHOWN = 160
 
 
@@ -51,7 +52,7 @@ class CellError(ValueError):
 
 @dataclass
 class Problems:
-    """The rows of a data set that cannot be read: the first of them with their errors, and all of them to count."""
+    """The rows of a data set that cannot be read: the first with their errors, all up to a bound to count."""
 
     shown: list[tuple[str, CellError]] = field(default_factory=list)
     known: set[tuple[str, int, str]] = field(default_factory=set)
@@ -61,7 +62,8 @@ class Problems:
         key = (where, row, error.remedy)
         if key not in self.known and len(self.shown) < MOST_SHOWN:
             self.shown.append((f"{where}, row {row + 1}", error))
-        self.known.add(key)
+        if len(self.known) <= MOST_KNOWN:
+            self.known.add(key)
 
     def raise_all(self) -> None:
         """
@@ -74,10 +76,12 @@ class Problems:
         (place, first), *others = self.shown
         lines = [f"{place}: {first}"]
         if others:
-            lines.append(f"{len(self.known)} cells cannot be read; the others are:")
+            too_many, left = len(self.known) > MOST_KNOWN, len(self.known) - len(self.shown)
+            count = f"more than {MOST_KNOWN}" if too_many else len(self.known)
+            lines.append(f"{count} cells cannot be read; {'the first' if too_many else 'the'} others are:")
             lines += [f"  {place}: {error.found}" for place, error in others]
-            if len(self.known) > len(self.shown):
-                lines.append(f"  and {len(self.known) - len(self.shown)} more")
+            if left:
+                lines.append(f"  and {'' if too_many else f'{left} '}more")
             lines += dict.fromkeys(error.remedy for _, error in others if error.remedy != first.remedy)
         raise ValueError("\n".join(lines))
 
