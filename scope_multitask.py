@@ -42,9 +42,9 @@ class Scope(nn.Module):
 
     def __init__(self, embedding_dim: int, centres: int):
         super().__init__()
-        self.register_buffer("centre", torch.zeros(embedding_dim))
-        self.register_buffer("whitening", torch.eye(embedding_dim))
-        self.register_buffer("means", torch.zeros(centres, embedding_dim))
+        self.register_buffer("centre", torch.zeros(embedding_dim, dtype=torch.float32))
+        self.register_buffer("whitening", torch.eye(embedding_dim, dtype=torch.float32))
+        self.register_buffer("means", torch.zeros(centres, embedding_dim, dtype=torch.float32))
         self.register_buffer("quantiles", torch.arange(NUM_QUANTILES, dtype=torch.float32))
 
     def distances(self, embeddings: torch.Tensor) -> torch.Tensor:

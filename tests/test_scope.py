@@ -115,6 +115,16 @@ def test_saved_scope_opens_with_the_same_percentiles(scoped: MultiTaskModel, tmp
     assert not any(name.endswith(".bin") for name in map(str, tmp_path.iterdir()))
 
 
+def test_scope_keeps_its_precision_in_bfloat16(scoped: MultiTaskModel, tmp_path: Path) -> None:
+    scoped.save_pretrained(tmp_path / "float32")
+    opened = MultiTaskModel.from_pretrained(tmp_path / "float32", dtype=torch.bfloat16)
+    opened.save_pretrained(tmp_path / "bfloat16")
+    for model in (opened, MultiTaskModel.from_pretrained(tmp_path / "bfloat16")):
+        assert model.heads["mood"].layers[-1].weight.dtype == torch.bfloat16, "premise"
+        for name, value in scoped.heads["mood"].scope.state_dict().items():
+            torch.testing.assert_close(model.heads["mood"].scope.state_dict()[name], value, rtol=0, atol=0)
+
+
 def test_label_is_none_beyond_the_percentile(scoped: MultiTaskModel) -> None:
     before = scoped.predict(SENTENCES)["mood"]
     most = float(before["out_of_scope"].min())
