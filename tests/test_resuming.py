@@ -15,7 +15,7 @@ from transformers import AutoModel, TrainerCallback
 
 from helpers import trainer as helpers
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.training.resuming.files import RUN_FILE, check_files, last_checkpoint, write_record
+from multitask_sentence.training.resuming.files import LEFT, RUN_FILE, check_files, last_checkpoint, write_record
 from multitask_sentence.training.resuming.optimizer_state import match_state
 from multitask_sentence.training.trainer import MultiTaskTrainer
 
@@ -439,13 +439,14 @@ class KilledAtStep4(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_later_checkpoints_are_removed_where_a_run_goes_on_before_them(make, copied: Path, caplog):
+def test_later_checkpoints_are_put_aside_where_a_run_goes_on_before_them(make, copied: Path, caplog):
     caplog.set_level(logging.WARNING)
     trainer = make(copied, options={"callbacks": [KilledAtStep4()]}, learning_rate=1e-4)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=str(copied / "checkpoint-3"))
     assert last_checkpoint(copied) == copied / "checkpoint-3"
-    assert f"{copied / 'checkpoint-6'} is removed: the run goes on from {copied / 'checkpoint-3'}" in caplog.text
+    assert (copied / LEFT / "checkpoint-6" / RUN_FILE).exists()
+    assert f"checkpoint-6 lies in {copied / LEFT} now." in caplog.text
 
 
 def test_later_checkpoints_stay_where_a_run_goes_on_elsewhere(make, copied: Path, tmp_path: Path):

@@ -31,7 +31,7 @@ from ..balancing.making import load_balancer, save_balancer
 from ..evaluation.early_stopping import has_stopped_improving
 from ..mixture.drawing import steps_of_training
 from ..run.output_folder import put_folder
-from .files import check_files, last_checkpoint, read_record, remove_later, write_record
+from .files import check_files, last_checkpoint, put_later_aside, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
 from .optimizer_state import check_shapes, match_state, parameter_names, set_learning_rates
 
@@ -280,7 +280,7 @@ class Checkpoints:
             if self.is_world_process_zero():
                 logger.warning(line)
         if self.args.should_save and Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve():
-            remove_later(Path(checkpoint))
+            put_later_aside(Path(checkpoint))
         self.accelerator.wait_for_everyone()
         if not self._end_if_finished(checkpoint):
             return True

@@ -3,7 +3,7 @@
     write_record      run.json, the last file of a checkpoint: what the run is, and a hash of every other file
     read_record       what it says; `None` for a checkpoint from before there was one
     last_checkpoint   the last checkpoint of an output folder that was written to its end
-    remove_later      removes what another course of the run has left after a checkpoint
+    put_later_aside   moves what another course of the run has left after a checkpoint out of the way
     check_files       refuses a checkpoint that lacks a file or holds a damaged one, and names a whole one
 
 Nothing is loaded here, and nothing unpickled: a file of torch is a zip archive with checksums of its own.
@@ -26,6 +26,7 @@ from ..run.output_folder import as_json, write_json
 logger = logging.get_logger(__name__)
 
 RUN_FILE = "run.json"
+LEFT = ".left"  # checkpoints of a course that a run has left; no push takes hidden folders
 RECORDED = ("run", "optimizer", "save_only_model", "files")
 
 
@@ -90,13 +91,21 @@ def last_checkpoint(folder: Path) -> Path | None:
     return finished[-1]
 
 
-def remove_later(checkpoint: Path) -> None:
-    """Remove the later checkpoints beside this one: a run that goes on from here does not come to them again."""
-    step = checkpoint.name.removeprefix("checkpoint-")
+def put_later_aside(checkpoint: Path) -> None:
+    """
+    Move the later checkpoints beside this one into the hidden folder `.left`, over what lies there of the same step.
+
+    A run that goes on from here makes these steps anew, and must not be taken up at the old ones.
+    """
+    step, aside = checkpoint.name.removeprefix("checkpoint-"), checkpoint.parent / LEFT
     for later, folder in _checkpoints(checkpoint.parent).items():
         if step.isdecimal() and later > int(step):
-            logger.warning(f"{folder} is removed: the run goes on from {checkpoint} and makes its later steps anew.")
-            shutil.rmtree(folder)
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / folder.name, ignore_errors=True)
+            folder.rename(aside / folder.name)
+            logger.warning(
+                f"The run goes on from {checkpoint} and makes its later steps anew. {folder.name} lies in {aside} now."
+            )
 
 
 def _damage(file: Path) -> str | None:
