@@ -111,3 +111,25 @@ def test_negative_ids_beyond_minus_one_are_told_with_their_row(tmp_path: Path, c
         load_tasks([source], tmp_path, 42)
     source.missing_labels = [cell]
     assert load_tasks([source], tmp_path, 42).sets[0].splits["train"]["label_mood"][:] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (["1.0", "2.0"], ["1.0", "", "2.0"], ["1", "2"]),  # as pandas writes them beside an empty cell, in one file
+        (["1", "2"], ["1.0", "", "2.0"], ["1", "2"]),
+        (["1.0", "2.0"], ["1.0", "2.0", "2.0"], ["1.0", "2.0"]),
+        (["1.0", "2.0"], ["", "", ""], ["1.0", "2.0"]),
+        (["1.0", "1.5"], ["a", "", "2.0"], ["1.0", "1.5", "2.0", "a"]),
+    ],
+)
+def test_fractions_that_pandas_wrote_are_undone_in_all_files_of_a_task(
+    tmp_path: Path, first: list[str], second: list[str], names: list[str]
+) -> None:
+    for name, cells in (("a", first), ("b", second)):
+        rows = "".join(f"{name} text {row},{cell}\n" for row, cell in enumerate(cells))
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+    dataset = {"path": "csv", "data_files": {"train": ["a.csv", "b.csv"], "validation": "a.csv"}}
+    columns = {"sentence": "text", "label": "label"}
+    loaded = load_tasks([TaskSource("mood", "single_label_classification", dataset, columns)], tmp_path, 42)
+    assert loaded.labels["mood"] == names

@@ -13,6 +13,7 @@ import pytest
 from datasets.packaged_modules.csv.csv import CsvConfig
 
 from multitask_sentence.data.files.csv_files import read_csv
+from multitask_sentence.data.files.csv_quotes import _well_closed
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.data.sources import loading as sources
@@ -151,6 +152,20 @@ def test_quoted_texts_of_several_lines_with_commas_are_read_and_announced(
     assert "3 cells of" in found[0]
     assert "the longest, row 2, column 'text', has 4 lines and 39 characters" in found[0]
     assert not any("give no row" in line for line in caplog.messages)
+
+
+def test_cells_of_several_lines_are_looked_for_in_the_bytes_of_the_file(tmp_path: Path) -> None:
+    cells = ["caf\u00e9, one\ntwo", 'the "last", one\ntwo', "not, closed\nso"]
+    text = (
+        "text,label\n"
+        + "".join('"{}",x\n'.format(cell.replace('"', '""')) for cell in cells[:2])
+        + '"not, closed\nso" it'
+    )
+    (tmp_path / "rows.csv").write_bytes(text.encode())
+    content = map_bytes(str(tmp_path / "rows.csv"))
+    suspected = [(row, 0, cell) for row, cell in enumerate(cells)]
+    assert list(_well_closed("a file that is gone", content, suspected, {"delimiter": ","})) == [True, True, False]
+    assert list(_well_closed(str(tmp_path / "rows.csv"), b"", suspected, {"delimiter": ","})) == [True, True, False]
 
 
 def test_stated_quoting_reads_a_cell_that_looks_like_rows(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def read_csv(task: str, file: str, options: dict[str, Any], columns: dict[str, A
     """
     opened = _open_csv(task, file, options, columns)
     rows, parsing = attempt(task, opened.shown, opened.load, opened.hint)["train"], opened.parsing
-    check_line_breaks(task, file, rows, parsing)
+    check_line_breaks(task, file, opened.content, rows, parsing)
     check_quotes(task, file, opened.content, parsing)
     announce_spaced_quotes(task, file, spaced_quotes(rows, parsing))
     _announce_twice(task, file, opened.head, opened.used)

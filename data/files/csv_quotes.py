@@ -32,11 +32,11 @@ def _count_lines(file: str) -> int:
         return sum(1 for line in opened if line.strip())
 
 
-def check_line_breaks(task: str, file: str, rows: Dataset, parsing: dict[str, Any]) -> None:
+def check_line_breaks(task: str, file: str, content: bytes | mmap, rows: Dataset, parsing: dict[str, Any]) -> None:
     """Count lines against rows, and look into cells of several lines: one of them may have swallowed rows."""
     broken = _cells_with_breaks(rows)
     if "quoting" not in parsing and (suspected := [found for found in broken if parsing["delimiter"] in found[2]]):
-        closed = _well_closed(file, suspected, parsing, parsing["delimiter"])
+        closed = _well_closed(file, content, suspected, parsing)
         _check_swallowed(task, file, rows, parsing, suspected, closed)
     if broken:
         row, place, longest = max(broken, key=lambda found: len(found[2]))
@@ -161,23 +161,37 @@ def _row_cells(cell: str, place: int, width: int, delimiter: str) -> Iterator[tu
         yield from enumerate(found[:-1])
 
 
+def _is_utf8(parsing: dict[str, Any]) -> bool:
+    """Whether the bytes of the file can be searched as they are."""
+    return (parsing.get("encoding") or "utf-8-sig").lower().replace("_", "-") in ("utf-8", "utf-8-sig", "utf8")
+
+
 def _well_closed(
-    file: str, suspected: list[tuple[int, int, str]], parsing: dict[str, Any], delimiter: str
+    file: str, content: bytes | mmap, suspected: list[tuple[int, int, str]], parsing: dict[str, Any]
 ) -> Iterator[bool]:
-    """Whether each cell stands in the file in quotes that a delimiter or the end of the line follows."""
+    """
+    Whether each cell stands in the file in quotes that a delimiter or the end of the line follows.
+
+    A file in UTF-8 is searched where it lies on the disk; one in another encoding is read as a whole.
+    """
     quote = parsing.get("quotechar") or '"'
     if parsing.get("escapechar") or parsing.get("doublequote") is False:
         yield from (True for _ in suspected)
         return
     encoding, errors = parsing.get("encoding") or "utf-8", parsing.get("encoding_errors") or "strict"
-    with fsspec.open(file, "rt", compression="infer", encoding=encoding, errors=errors, newline="") as opened:
-        text = opened.read()
-    position = 0
+    text: Any = content
+    if not len(content) or errors != "strict" or not _is_utf8(parsing):
+        with fsspec.open(file, "rt", compression="infer", encoding=encoding, errors=errors, newline="") as opened:
+            text = opened.read()
+    is_text, position = isinstance(text, str), 0
+    ends = ["", "\r", "\n", parsing["delimiter"]]
+    ends = ends if is_text else [end.encode()[:1] for end in ends]
     for *_, cell in suspected:
         quoted = quote + cell.replace(quote, quote * 2) + quote
+        quoted = quoted if is_text else quoted.encode()
         found = text.find(quoted, position)
         position = found + len(quoted) if found >= 0 else position
-        yield found >= 0 and text[position : position + 1] in ("", "\r", "\n", delimiter)
+        yield found >= 0 and text[position : position + 1] in ends
 
 
 def _as_text(found: str | bytes) -> str:
@@ -198,11 +212,12 @@ def check_quotes(task: str, file: str, content: bytes | mmap, parsing: dict[str,
     before, end = re.escape(quote), re.escape(parsing["delimiter"]) + r"\r\n"
     space = " *" if parsing.get("skipinitialspace") else ""
     pattern = rf"(?:\A|(?<=[{end}])){space}{before}([^{before}]*(?:{before}{before}[^{before}]*)*){before}([^{end}]*)"
-    encoding = (parsing.get("encoding") or "utf-8-sig").lower().replace("_", "-")
-    if encoding in ("utf-8", "utf-8-sig", "utf8") and pattern.isascii():
+    if _is_utf8(parsing) and pattern.isascii():
         found = re.compile(pattern.encode()).finditer(memoryview(content)[3 * (content[:3] == codecs.BOM_UTF8) :])
     else:
-        text = bytes(content).decode(encoding, parsing.get("encoding_errors") or "strict")
+        text = bytes(content).decode(
+            parsing.get("encoding") or "utf-8-sig", parsing.get("encoding_errors") or "strict"
+        )
         found = re.compile(pattern).finditer(text)
     wrong, escaped, first = 0, False, ""
     for cell in found:

@@ -7,7 +7,6 @@ split), says what looks wrong about it (names.py), and reads the cells against i
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..files.parts import Cells, Part, class_names
+from ..files.parts import Part, class_names
 from ..sources.task_source import TaskSource
 from ..text.problems import CellError, Problems, brief, shorten
 from ..text.spelling import clean, is_empty, number, show_names, spell, whole_number
@@ -72,24 +71,33 @@ def _names_of_ids(source: TaskSource, rules: ReadingRules, part: Part, own: list
     return given
 
 
-def _without_fractions(part: Part, cells: Cells) -> Iterable[Any]:
-    """Text cells as they were before pandas wrote a column of whole numbers with empty cells, which adds `.0`."""
+def _whole_numbers(source: TaskSource, part: Part) -> tuple[dict[str, str], bool]:
+    """
+    The cells of a CSV column of whole numbers with `.0`, each without it, and whether some cells are empty.
+
+    pandas adds `.0` to a column of whole numbers with empty cells. A column with other cells gives nothing.
+    """
+    if not part.all_text:
+        return {}, False
+    cells = part.column(source.name, "label", source.columns["label"])
     kept = set(cells if part.kept is None else (cell for cell, counts in zip(cells, part.kept, strict=True) if counts))
     filled = {cell for cell in kept if not is_empty(cell)}
     plain = {cell: whole_number(cell.strip()) for cell in filled if ".0" in cell}
-    written_by_pandas = len(filled) < len(kept) and len(plain) == len(filled) and all(plain.values())
-    return (plain.get(cell, cell) for cell in cells) if written_by_pandas else cells
+    written = {cell: found for cell, found in plain.items() if found is not None}
+    return (written, len(filled) < len(kept)) if written and len(written) == len(filled) else ({}, False)
 
 
-def _open_part(source: TaskSource, rules: ReadingRules, part: Part, problems: Problems) -> Coded:
-    """What the cells of a part hold, as `Marks`."""
+def _open_part(
+    source: TaskSource, rules: ReadingRules, part: Part, problems: Problems, whole_numbers: dict[str, str]
+) -> Coded:
+    """What the cells of a part hold, as `Marks`; some of them are read as the whole numbers that they are."""
     column, given = source.columns["label"], source.labels or []
     cells: Any = part.column(source.name, "label", column)
     if own := part.class_names(column):
         names = _names_of_ids(source, rules, part, own)
         cells = (class_names(cell, names) for cell in cells)
-    elif part.all_text:
-        cells = _without_fractions(part, cells)
+    elif whole_numbers:
+        cells = (whole_numbers.get(cell, cell) for cell in cells)
     known = frozenset(map(clean, map(str, given)))
     return Coded.of(read_cells(part.where, cells, partial(open_cell, rules, known=known), problems), len(part.rows))
 
@@ -183,7 +191,15 @@ def _announce_unused(rules: ReadingRules, seen: set[str]) -> None:
 def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Problems) -> tuple[list[str], Labels]:
     """Names and labels of a classification task with one label column."""
     rules, task = reading_rules(source), source.name
-    opened = {split: [_open_part(source, rules, part, problems) for part in found] for split, found in parts.items()}
+    numbers = {split: [_whole_numbers(source, part) for part in found] for split, found in parts.items()}
+    by_pandas = any(beside_empty for own in numbers.values() for _, beside_empty in own)  # then so in every file
+    opened = {
+        split: [
+            _open_part(source, rules, part, problems, own if by_pandas else {})
+            for part, (own, _) in zip(found, numbers[split], strict=True)
+        ]
+        for split, found in parts.items()
+    }
     distinct = {marks for split in opened.values() for part in split for marks in part.values}
     seen = {name for marks in distinct for name in (*marks.on, *marks.off)}
     _announce_unused(rules, seen)
