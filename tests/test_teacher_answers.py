@@ -14,9 +14,11 @@ from helpers import trainer as helpers
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.distillation import answers as answers_module
-from multitask_sentence.training.distillation.answers import HeldOut, answer_rows, fit_line, question_hashes
+from multitask_sentence.training.distillation import units as units_module
+from multitask_sentence.training.distillation.answers import HeldOut, answer_rows, question_hashes
 from multitask_sentence.training.distillation.settings import Distillation
 from multitask_sentence.training.distillation.teachers import Teacher
+from multitask_sentence.training.distillation.units import fit_line
 
 CPU = torch.device("cpu")
 TASKS = {name: complete_task(name, task) for name, task in helpers.TASKS.items()}
@@ -117,7 +119,7 @@ def answers_to_ratings(scholar: Scholar, label_of: Any, count: int = 40) -> tupl
 
 
 def test_values_in_other_units_are_brought_to_the_tasks_and_values_in_its_units_stay(caplog, monkeypatch):
-    monkeypatch.setattr(answers_module.logger, "propagate", True)
+    monkeypatch.setattr(units_module.logger, "propagate", True)
     caplog.set_level("INFO")
     known, found = answers_to_ratings(Scholar("logit", 1), lambda value: float(2.5 + 1.5 * np.tanh(value)))
     expected = np.polyval(np.polyfit(known, 2.5 + 1.5 * np.tanh(known), 1), known)

@@ -27,12 +27,13 @@ from datasets import Dataset, LargeList, Value
 from transformers.utils import logging
 
 from ...data.cache.arrays import batches
-from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled, labels_of
+from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled
 from ...data.text.sameness import among, distinct, row_hash, row_hashes
 from ...tasks_multitask import TaskConfig
 from ..features.cache import FeatureCache, fill_cache, text_hashes
 from .settings import Distillation
 from .teachers import Teacher
+from .units import line_of, values_of
 
 logger = logging.get_logger(__name__)
 
@@ -152,45 +153,6 @@ class SoftTargets:
             return values if line is None else line[0] * values + line[1]
         logits = answers[:, 0, self.orders[number]] / self.temperature
         return logits.sigmoid() if self.task.kind.is_multi_label else logits.softmax(dim=-1)
-
-
-def values_of(answers: torch.Tensor) -> torch.Tensor:
-    """A teacher's values `(rows, 1, 1)`, or the cosines of its embeddings `(rows, 2, dim)`: `(rows,)`."""
-    return answers[:, 0, 0] if answers.shape[1] == 1 else (answers[:, 0] * answers[:, 1]).sum(dim=-1)
-
-
-def fit_line(answers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """
-    Slope and intercept, by least squares, that bring a teacher's cosines or values to the values of a task.
-
-    Args:
-        answers, values: `(rows,)`, of the labelled training rows.
-    """
-    if len(answers) < 2 or np.ptp(answers) == 0:
-        return 0.0, float(values.mean())
-    slope, intercept = np.polyfit(answers, values, 1)
-    return float(slope), float(intercept)
-
-
-def units_of(answers: np.ndarray, values: np.ndarray) -> str:
-    """
-    Whether a teacher's values are meant in a task's units: `same`, `other` (shares for points, logits) or `unknown`.
-
-    They are in other units where a straight line takes more than half of the labels' variance from the mean squared
-    error, and leaves less than half. Answers that are merely poor never fulfil both: the line leaves more.
-
-    Args:
-        answers, values: `(rows,)`, of the labelled training rows.
-    """
-    if len(values) < 3 or np.ptp(values) == 0:
-        return "same"
-    slope, intercept = fit_line(answers, values)
-    error = np.square(answers - values).mean()
-    error_of_line = np.square(slope * answers + intercept - values).sum() / (len(values) - 2)
-    half = values.var() / 2
-    if error - error_of_line <= half:
-        return "same"
-    return "other" if error_of_line < half else "unknown"
 
 
 # ---- which rows ----
@@ -328,7 +290,7 @@ def answer_rows(
             found.widths.append(width if teacher.compares else 1)
             found.orders.append(teacher.order)
             given = task, teacher, cache, train_sets, numbers, by_teacher[-1]
-            found.lines.append(_line_of(*given) if has_values and any(map(len, numbers)) else None)
+            found.lines.append(line_of(*given) if has_values and any(map(len, numbers)) else None)
         for column, own, places in zip(columns, numbers, zip(*by_teacher, strict=True), strict=True):
             column[task] = own, np.concatenate(places, axis=1)
         if not any(map(len, numbers)):
@@ -337,54 +299,6 @@ def answer_rows(
                 "validation or test split. It learns from its labels alone, by their share. Correct the splits."
             )
     return [_with_places(rows, column) for rows, column in zip(train_sets, columns, strict=True)], targets
-
-
-def _line_of(
-    task: str,
-    teacher: Teacher,
-    cache: FeatureCache,
-    train_sets: Sequence[Dataset],
-    numbers: Sequence[np.ndarray],
-    places: Sequence[np.ndarray],
-) -> tuple[float, float] | None:
-    """
-    `fit_line` over the task's labelled rows, where the teacher gives cosines, or values in other units.
-
-    Raises:
-        ValueError: there are cosines, and no labelled row to fit them to.
-    """
-    answers, values = [np.empty(0)], [np.empty(0)]
-    for rows, own, found in zip(train_sets, numbers, places, strict=True):
-        if LABEL_PREFIX + task in rows.column_names and len(own):
-            labels = labels_of(rows, task).to_numpy()[own]  # null is NaN
-            labelled = ~np.isnan(labels)
-            given = cache.gather(found[labelled].ravel()).view(labelled.sum(), -1, cache.hidden_size)
-            answers.append(values_of(given).double().numpy())
-            values.append(labels[labelled])
-    answers, values = np.concatenate(answers), np.concatenate(values)
-    if teacher.compares and not len(values):
-        raise ValueError(
-            f"distillation.teachers.{task}: no labelled training row of task {task!r} is left to bring the cosines of "
-            f"{teacher.name} to its values, because all stand in a validation or test split. Correct the splits, or "
-            "give another kind of teacher."
-        )
-    if teacher.compares:
-        return fit_line(answers, values)
-    units = units_of(answers, values)
-    if units == "unknown":
-        logger.warning(
-            f"distillation: the values of {teacher.name} hardly fit the labels of task {task!r}: on the labelled rows "
-            f"they are {answers.mean():.4g} in the mean, and the labels {values.mean():.4g}. Give a teacher that was "
-            "trained on values of this kind."
-        )
-    if units != "other":
-        return None
-    slope, intercept = fit_line(answers, values)
-    logger.info(
-        f"distillation: the values of {teacher.name} are in other units than those of task {task!r}. A straight line "
-        f"through the labelled rows brings them there: {slope:.4g} * value {intercept:+.4g}."
-    )
-    return slope, intercept
 
 
 def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]]) -> Dataset:
@@ -399,4 +313,4 @@ def _with_places(rows: Dataset, columns: dict[str, tuple[np.ndarray, np.ndarray]
     return rows
 
 
-__all__ = ["HeldOut", "SoftTargets", "answer_rows", "fit_line"]
+__all__ = ["HeldOut", "SoftTargets", "answer_rows"]

@@ -5,8 +5,9 @@
     read_distillation   a recipe's block; an error that says where, what was found and what would be right
 
 The rest of the room: starting.py goes from the block to the teachers of a run, and trains each task's own where it is
-asked to; teachers.py opens teachers and asks them, answers.py keeps what they say on disk, unlabeled.py reads further
-text, lessons.py is what a trainer sees of all that, losses.py learns from it, report.py compares.
+asked to; teachers.py opens teachers and asks them, answers.py keeps what they say on disk, units.py brings values to a
+task's units, unlabeled.py reads further text, lessons.py is what a trainer sees of all that, losses.py learns from it,
+report.py compares.
 """
 
 from collections.abc import Sequence
