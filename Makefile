@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # A finished run stays, with what was exported beside it.
 quickstart: $(VENV)/installed
-	if test -f runs/quickstart/results.json; then \
+	@if test -f runs/quickstart/results.json; then \
 		echo "runs/quickstart holds a run, which stays. To train again, remove the folder."; \
 	else \
 		$(BIN)/python train.py recipes/quickstart.yaml --output_dir runs/quickstart --overwrite; \
