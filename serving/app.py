@@ -152,10 +152,8 @@ class _Gate:
                 # Every body is JSON, whatever its header says: curl -d and urllib call it a form.
                 others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
                 headers = [*others, (b"content-type", b"application/json")]
+                status = 500  # until an answer begins: what fails before it is answered so, outside of this
                 await self.app({**scope, "headers": headers}, replay, counted)
-        except Exception:
-            status = 500
-            raise
         finally:
             self.held -= sum(map(len, chunks))
             path = scope["path"] if scope["path"] in self.paths else "other"

@@ -56,23 +56,34 @@ def test_thread_that_leaves_first_does_not_bring_dropout_to_the_other() -> None:
     assert model.training, "restored by the last that left"
 
 
-def test_change_waits_for_those_who_compute_and_they_wait_for_it() -> None:
-    model, inside, waiting, order = torch.nn.Linear(1, 1), threading.Event(), threading.Event(), []
+def order_beside_computing(model: torch.nn.Module, change: Callable[[], None]) -> list[str]:
+    """What ends first: a change of the model, or a thread that computes with it since before."""
+    inside, ended, order = threading.Event(), threading.Event(), []
 
     def compute() -> None:
         with sharing(model), sharing(model):
             inside.set()
-            waiting.wait(10)
+            ended.wait(10)
             order.append("computed")
 
-    def change() -> None:
+    def change_it() -> None:
         inside.wait(10)
-        threading.Timer(0.2, waiting.set).start()
-        with changing(model):
-            order.append("changed")
+        threading.Timer(0.3, ended.set).start()
+        change()
+        order.append("changed")
 
-    assert run_together(compute, change) == []
-    assert order == ["computed", "changed"]
+    assert run_together(compute, change_it) == []
+    return order
+
+
+def test_change_waits_for_those_who_compute() -> None:
+    model = torch.nn.Linear(1, 1)
+
+    def change() -> None:
+        with changing(model):
+            pass
+
+    assert order_beside_computing(model, change) == ["computed", "changed"]
 
 
 def test_interrupted_wait_for_a_turn_keeps_nobody_out() -> None:
@@ -106,26 +117,12 @@ def test_interrupted_wait_for_a_turn_keeps_nobody_out() -> None:
 
 @pytest.mark.parametrize("method", ["add_adapter", "disable_adapters", "merge_adapter", "delete_adapter"])
 def test_adapter_changes_wait_for_those_who_compute(tiny_backbone: str, method: str) -> None:
-    model, inside, ended, order = MultiTaskModel.from_backbone(tiny_backbone), threading.Event(), threading.Event(), []
+    model = MultiTaskModel.from_backbone(tiny_backbone)
     change = partial(model.add_adapter, LoraConfig(r=3, target_modules=["query"]))
     if method != "add_adapter":
         change()
         change = getattr(model, method)
-
-    def compute() -> None:
-        with sharing(model):
-            inside.set()
-            ended.wait(10)
-            order.append("computed")
-
-    def change_it() -> None:
-        inside.wait(10)
-        threading.Timer(0.3, ended.set).start()
-        change()
-        order.append("changed")
-
-    assert run_together(compute, change_it) == []
-    assert order == ["computed", "changed"]
+    assert order_beside_computing(model, change) == ["computed", "changed"]
 
 
 def test_thread_that_computes_may_change_the_model_itself(tiny_model: MultiTaskModel) -> None:
