@@ -218,13 +218,27 @@ def test_frozen_backbone_learns_from_teachers_as_from_tokens(backbone, teacher, 
 def test_unlabelled_text_is_drawn_and_answered_and_has_passes_of_its_own(backbone, teacher, tmp_path):
     more = datasets.Dataset.from_dict({"sentences": [[sentence] for sentence in helpers.make_sentences(12, 77)]})
     sets = [helpers.make_set(["sentiment"], train=8)]
-    options = {"mixture": {"passes": {"unlabeled": 0.5}}}
-    settings = {"unlabeled": more, "rows": "own"}
+    options = {"mixture": {"passes": {"more": 0.5}}}
+    settings = {"unlabeled": {"more": more}, "rows": "own"}
     _, trainer = run(backbone, tmp_path, sets, teacher, settings, options)
     assert [(entry.tasks, entry.rows_per_epoch) for entry in trainer.drawn] == [(["sentiment"], 8), ([], 6)]
     batch = trainer.data_collator([trainer.train_dataset[row] for row in (0, 8, 19)])
     assert len(batch["labels"]["sentiment"]) == 1
     assert len(batch["teacher_targets"]["sentiment"]) == 3
+
+
+@pytest.mark.parametrize(("asked", "expected"), [({}, [8, 1, 8, 1]), ({"others": 4, "more": 2}, [8, 1, 4, 2])])
+def test_unlabelled_pairs_stand_together_as_those_of_a_task_that_compares_them(
+    asked, expected, backbone, teacher, tmp_path
+):
+    sentences = helpers.make_sentences(24, 77)
+    others = datasets.Dataset.from_dict({"sentences": list(zip(sentences[:12], sentences[12:], strict=True))})
+    more = datasets.Dataset.from_dict({"sentences": [[sentence] for sentence in sentences]})
+    sets = [helpers.make_set([task], seed=seed, train=16) for seed, task in ((100, "pairs"), (1, "sentiment"))]
+    settings = {"unlabeled": {"others": others, "more": more}}
+    _, trainer = run(backbone, tmp_path, sets, teacher, settings, {"mixture": {"rows_per_batch": asked}})
+    assert [entry.least_rows for entry in trainer.drawn] == expected
+    assert [entry.unlabeled for entry in trainer.drawn] == [None, None, "others", "more"]
 
 
 @pytest.mark.parametrize("step", [2, 5])

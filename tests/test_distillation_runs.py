@@ -233,9 +233,9 @@ def test_unlabelled_text_is_read_counted_and_kept_from_what_is_measured(compared
     more = {"dataset": {"path": "csv", "data_files": "more.csv"}, "columns": {"sentence": "said"}}
     block = {"teachers": {"mood": str(compared / "result")}, "unlabeled": more}
     printed = train(change(job, distillation=block, mixture={"passes": {"unlabeled": 3}}))
-    assert "unlabelled text: 1 of 5 rows have no text and are left out" in printed
-    assert "unlabelled text: 2 of 5 rows stand in a validation or test split and are left out" in printed
-    assert "unlabelled text 6 rows" in printed
+    assert "distillation.unlabeled: 1 of 5 rows have no text and are left out" in printed
+    assert "distillation.unlabeled: 2 of 5 rows stand in a validation or test split and are left out" in printed
+    assert "unlabeled 6 rows" in printed
 
 
 def test_run_that_was_killed_while_teachers_answered_equals_an_uninterrupted_one(
@@ -392,8 +392,25 @@ def test_unlabelled_pairs_are_read_where_a_taught_task_reads_pairs_and_else_refu
     assert "unlabeled.columns gives pairs, but the tasks with teachers (mood) read single sentences" in said
     block["teachers"]["similarity"] = str(compared / "result")
     printed = train(change(job, distillation=block, mixture={"passes": {"unlabeled": 2}}))
-    assert "unlabelled text: 1 of 3 rows stand in a validation or test split and are left out" in printed
-    assert "2 rows of unlabelled text" in printed and "unlabelled text 4 rows" in printed
+    assert "distillation.unlabeled: 1 of 3 rows stand in a validation or test split and are left out" in printed
+    assert "2 rows of unlabelled text" in printed and "unlabeled 4 rows" in printed
+
+
+def test_several_sets_of_unlabelled_text_have_names_and_passes_of_their_own(compared, tmp_path, tiny_backbone):
+    (tmp_path / "notes.csv").write_text('said\n"the bird sat in the park"\n"The cat  sat good today"\n')
+    (tmp_path / "pairs.csv").write_text("one,other\nthe bird sat in the park,the bank sat in a park\n")
+    teacher = str(compared / "result")
+    block = {"teachers": {"mood": teacher, "similarity": teacher}, "unlabeled": {}}
+    for name, columns in (("notes", {"sentence": "said"}), ("pairs", {"sentence1": "one", "sentence2": "other"})):
+        dataset = {"path": "csv", "data_files": f"{name}.csv"}
+        block["unlabeled"][name] = {"dataset": dataset, "columns": columns}
+    job = make_job(tmp_path, tiny_backbone, distillation=block, mixture={"passes": {"notes": 3, "pairs": 2}})
+    printed = train(job)
+    assert "distillation.unlabeled.notes: 1 of 2 rows stand in a validation or test split" in printed
+    assert "notes 3 rows" in printed and "pairs 2 rows" in printed and "2 rows of unlabelled text" in printed
+    block["unlabeled"]["notes"]["columns"] = {"sentence": "text"}
+    said = refusal(change(job, distillation=block), "--overwrite")
+    assert "distillation.unlabeled.notes" in said and "'text'" in said
 
 
 def test_joint_run_that_is_none_is_refused(compared, tmp_path, tiny_backbone):

@@ -289,6 +289,15 @@ def test_teacher_of_another_kind_than_the_task_is_refused(tmp_path, tiny_tokeniz
         ),
         ({"teachers": "single", "unlabeled": {"columns": {"text": "a"}}}, "unlabeled.columns is {'text': 'a'}"),
         ({"teachers": "single", "unlabeled": {"columns": {"sentence": "a"}}}, "unlabeled.dataset is None"),
+        (
+            {"teachers": "single", "unlabeled": {"more": {"colums": 1}}},
+            "distillation.unlabeled.more: unknown key 'colums'",
+        ),
+        ({"teachers": "single", "unlabeled": {"more": "a.csv"}}, "distillation.unlabeled.more is 'a.csv'"),
+        (
+            {"teachers": "single", "unlabeled": {"mood": {"dataset": {"path": "csv"}, "columns": {"sentence": "a"}}}},
+            "unlabeled.mood: the mixture calls this text 'mood', as a task is called. Rename one of them.",
+        ),
         ({"teachers": "single", "temprature": 2}, "unknown key 'temprature'. Did you mean 'temperature'?"),
     ],
 )

@@ -37,7 +37,6 @@ from .balancing.second_pass import SecondPass
 from .balancing.settings import BalancingConfig
 from .compiled_layers import compile_layers
 from .distillation.lessons import Lessons
-from .distillation.settings import UNLABELED
 from .evaluation.best_checkpoints import BestOfTasks, check_best_metric
 from .evaluation.early_stopping import EarlyStopping, check_early_stopping
 from .evaluation.groups import TaskGroup, read_groups, with_groups
@@ -143,7 +142,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         self.origin = origin or {}
         mixture = MixtureConfig.from_recipe(mixture)
         if lessons is not None and lessons.settings.is_silent:
-            lessons, mixture = None, mixture.without_unlabeled()
+            lessons, mixture = None, mixture.without(lessons.settings.unlabeled)
         self.lessons = lessons
         self.evaluations: dict[str, Evaluation] = {}
         self.row_hashes: RowHashes | None = None
@@ -167,9 +166,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch_size = args.per_device_train_batch_size
         train_sets = [entry for entry in self.sets if "train" in entry.splits]
-        unlabeled = lessons.unlabeled if lessons else None
-        groups = [*(entry.tasks for entry in train_sets), *([[UNLABELED]] if unlabeled is not None else [])]
-        self.mixture = mixture.for_sets(groups)
+        unlabeled = lessons.unlabeled if lessons else {}
+        self.mixture = mixture.for_sets([*(entry.tasks for entry in train_sets), *([name] for name in unlabeled)])
         self.drawn = draw_sets(self.mixture, train_sets, trained, batch_size, seed, unlabeled)
         self.sampler = make_sampler(self.mixture, self.drawn, batch_size, args.world_size, seed)
 

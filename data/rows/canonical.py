@@ -4,6 +4,7 @@ canonical_features   the columns that the tasks of a set need
 RowsWriter           takes batches, and gives them back as a data set
 rewrite              some rows of a data set, with some labels changed
 labels_of            a task's labels; `is_labelled` and `label_counts` count them
+width_of             sentences of a row
 """
 
 from collections.abc import Iterable, Mapping
@@ -127,6 +128,11 @@ def is_labelled(rows: Dataset, task: str) -> np.ndarray:
     return pc.is_valid(labels_of(rows, task)).to_numpy(zero_copy_only=False)
 
 
+def width_of(rows: Dataset) -> int:
+    """Sentences of a row; 0 for a set without rows."""
+    return len(rows[0]["sentences"]) if len(rows) else 0
+
+
 def label_counts(labels: pa.ChunkedArray, num_labels: int) -> np.ndarray:
     """`(num_labels,)`: how many rows have each label, from class ids or 0/1 lists; null counts for none."""
     counts = np.zeros(num_labels, np.int64)
@@ -151,4 +157,5 @@ __all__ = [
     "labels_of",
     "rewrite",
     "sentences_of",
+    "width_of",
 ]

@@ -37,7 +37,7 @@ from ...records_multitask import settings_of
 from ...tasks_multitask import CHOSEN_SETTINGS
 from ..arguments import FOLLOWS_METRIC, MultiTaskTrainingArguments
 from ..mixture.drawing import draw_sets, make_sampler, steps_of_epoch, steps_of_training
-from ..mixture.settings import UNLABELED, MixtureConfig
+from ..mixture.settings import MixtureConfig
 from ..report.results import changed_arguments, scores_by_task, write_json
 from ..resuming.identity import describe_adapter
 from ..strategy.plan import plan_of_tasks
@@ -224,7 +224,8 @@ def single_settings(joint: MultiTaskTrainer, initial: MultiTaskModel, task: str)
     training = {key: value for key, value in changed_arguments(joint.args).items() if key not in OF_ONE_RUN}
     mixture = asdict(joint.mixture)
     for by_task in filter(lambda value: isinstance(value, dict), mixture.values()):
-        by_task.pop(UNLABELED, None)
+        for name in set(by_task) - set(joint.model.config.tasks):  # unlabelled text
+            del by_task[name]
     settings = {
         # Thresholds and the like are what a run finds, not what it follows from.
         "task": {key: value for key, value in joint.tasks[task].to_dict().items() if key not in CHOSEN_SETTINGS},

@@ -27,7 +27,7 @@ from datasets import Dataset, LargeList, Value
 from transformers.utils import logging
 
 from ...data.cache.arrays import batches
-from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled
+from ...data.rows.canonical import LABEL_PREFIX, TEACHER_PREFIX, is_labelled, width_of
 from ...data.text.sameness import among, distinct, row_hash, row_hashes
 from ...tasks_multitask import TaskConfig
 from ..features.cache import FeatureCache, fill_cache, text_hashes
@@ -201,11 +201,6 @@ def _sentence_hashes(rows: Dataset) -> Iterator[np.ndarray]:
         found = batch["sentences"].to_pylist()
         hashes = np.fromiter((row_hash([text]) for row in found for text in row), np.int64)
         yield hashes.reshape(len(found), -1)
-
-
-def width_of(rows: Dataset) -> int:
-    """Sentences of a row; 0 for a set without rows."""
-    return len(rows[0]["sentences"]) if len(rows) else 0
 
 
 def asked_rows(

@@ -2,7 +2,7 @@
 
     Lessons   made before training, answered when it starts, asked in every step
 
-A trainer draws `unlabeled` as one more set, puts `targets` into its batches beside the labels, and mixes the two
+A trainer draws `unlabeled` as further sets, puts `targets` into its batches beside the labels, and mixes the two
 losses of a task by the label's share of the step.
 """
 
@@ -26,7 +26,7 @@ class Lessons:
     Args:
         settings: the recipe's block.
         teachers: by task; see `open_teacher`. For `teachers: single` they may follow before training starts.
-        unlabeled: further text, in the column `sentences`.
+        unlabeled: further text by name, in the column `sentences`.
 
     Attributes:
         targets: by task, what turns the places of a row's answers into what it learns from; empty until `answer`.
@@ -36,9 +36,9 @@ class Lessons:
         self,
         settings: Distillation,
         teachers: dict[str, list[Teacher]] | None = None,
-        unlabeled: Dataset | None = None,
+        unlabeled: dict[str, Dataset] | None = None,
     ):
-        self.settings, self.unlabeled = settings, unlabeled
+        self.settings, self.unlabeled = settings, unlabeled or {}
         self.teachers: dict[str, list[Teacher]] = {}
         self.targets: dict[str, SoftTargets] = {}
         self._identities: dict[str, list[str]] = {}
@@ -69,7 +69,8 @@ class Lessons:
         settings = self.settings
         teachers = "each task's own" if settings.has_single_teachers else f"of {', '.join(settings.teachers)}"
         schedule = settings.schedule if isinstance(settings.schedule, str) else f"label share {settings.schedule:g}"
-        unlabeled = "" if self.unlabeled is None else f", {len(self.unlabeled)} rows of unlabelled text"
+        more = sum(map(len, self.unlabeled.values()))
+        unlabeled = f", {more} rows of unlabelled text" if more else ""
         return (
             f"teachers {teachers}, {schedule}, temperature {settings.temperature:g}, {settings.rows} rows, "
             f"{settings.similarity_loss} for cosines{unlabeled}"

@@ -15,13 +15,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...checks_multitask import check_choice, check_keys, check_mapping, is_number
-from ..mixture.settings import UNLABELED
 
 SINGLE = "single"  # each task's own model, trained alone first
 ANNEALING = "annealing"
 ROWS = ("all", "own")
 SIMILARITY_LOSSES = ("divergence", "cosent", "cosine_mse")
+UNLABELED = "unlabeled"  # what the mixture calls unlabelled text that has no name of its own
+UNLABELED_KEY = "distillation.unlabeled"
 _UNLABELED_KEYS = ("dataset", "columns", "where")
+
+
+def unlabeled_key(name: str) -> str:
+    """Where a recipe has a set of unlabelled text."""
+    return UNLABELED_KEY if name == UNLABELED else f"{UNLABELED_KEY}.{name}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Distillation:
         temperature: what logits are divided by before a teacher's and the student's classes are compared.
         rows: `all`: every training row gets the answers of every task that reads its kind, a sentence or a pair;
             `own`: only the rows that are labelled for the task.
-        unlabeled: `dataset`, `columns` and optionally `where` of further text, which has teachers' answers only.
+        unlabeled: further text, which has teachers' answers only: by name, each with `dataset`, `columns` and
+            optionally `where`.
         similarity_loss: how similarity and contrastive tasks learn from a teacher's cosines; see losses.py.
 
     Raises:
@@ -63,7 +70,7 @@ class Distillation:
     schedule: str | float = ANNEALING
     temperature: float = 1.0
     rows: str = "all"
-    unlabeled: dict[str, Any] | None = field(default=None)
+    unlabeled: dict[str, dict[str, Any]] = field(default_factory=dict)
     similarity_loss: str = "divergence"
 
     def __post_init__(self) -> None:
@@ -139,14 +146,25 @@ def _read_teachers(found: Any, tasks: Sequence[str]) -> Any:
     return teachers
 
 
-def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
+def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sets of unlabelled text by name; a single one may stand without a name."""
     if found is None:
-        return None
-    where = "distillation.unlabeled"
+        return {}
+    check_mapping(UNLABELED_KEY, found)
+    named = {UNLABELED: found} if set(found) & set(_UNLABELED_KEYS) else found
+    for name, settings in named.items():
+        where = unlabeled_key(name)
+        if name in tasks:
+            raise ValueError(
+                f"{where}: the mixture calls this text {name!r}, as a task is called. Rename one of them."
+            )
+        _check_unlabeled(where, settings)
+    return named
+
+
+def _check_unlabeled(where: str, found: Any) -> None:
     check_mapping(where, found)
     check_keys(where, found, _UNLABELED_KEYS)
-    if UNLABELED in tasks:
-        raise ValueError(f"{where}: the mixture calls this text {UNLABELED!r}, as a task is called. Rename the task.")
     columns = found.get("columns")
     if not isinstance(columns, dict) or set(columns) not in ({"sentence"}, {"sentence1", "sentence2"}):
         raise ValueError(
@@ -158,7 +176,6 @@ def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
             f"{where}.dataset is {found.get('dataset')!r}, but should hold the arguments of datasets.load_dataset, "
             "such as {path: csv, data_files: more.csv}."
         )
-    return found
 
 
 def read_distillation(block: Any, tasks: Sequence[str]) -> Distillation | None:
@@ -186,4 +203,4 @@ def read_distillation(block: Any, tasks: Sequence[str]) -> Distillation | None:
     )
 
 
-__all__ = ["ANNEALING", "SINGLE", "Distillation", "TeacherName", "read_distillation"]
+__all__ = ["ANNEALING", "SINGLE", "UNLABELED", "Distillation", "TeacherName", "read_distillation", "unlabeled_key"]

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from ...configuration_multitask import MultiTaskConfig
-from ...data.rows.canonical import is_labelled
+from ...data.rows.canonical import is_labelled, width_of
 from ...data.rows.sets import LoadedTasks
 from ...modeling_multitask import MultiTaskModel
 from ...tasks_multitask import TaskConfig
@@ -32,9 +32,9 @@ from ..comparison.single_runs import (
 )
 from ..run.output_folder import RESULTS_FILE
 from ..strategy.plan import Plan, plan_of_tasks
-from .answers import HeldOut, width_of
+from .answers import HeldOut
 from .lessons import Lessons
-from .settings import Distillation, TeacherName
+from .settings import Distillation, TeacherName, unlabeled_key
 from .teachers import check_teacher, open_teacher
 from .unlabeled import load_unlabeled
 
@@ -172,10 +172,12 @@ def make_lessons(
     if joint is not None:
         named = [task for entry in loaded.sets for task in entry.tasks]
         check_joint(joint, {task: model.config.tasks[task] for task in named}, ("labels",))
-    unlabeled = None
-    if distillation.unlabeled is not None:
-        check_kind(distillation, loaded)
-        unlabeled = load_unlabeled(distillation.unlabeled, data_root, HeldOut(loaded.sets))
+    unlabeled = {}
+    if distillation.unlabeled:
+        check_kinds(distillation, loaded)
+        held_out = HeldOut(loaded.sets)
+        for name, settings in distillation.unlabeled.items():
+            unlabeled[name] = load_unlabeled(name, settings, data_root, held_out)
     lessons = Lessons(distillation, unlabeled=unlabeled)
     if not distillation.has_single_teachers:
         lessons.take(
@@ -187,25 +189,28 @@ def make_lessons(
     return lessons
 
 
-def check_kind(distillation: Distillation, loaded: LoadedTasks) -> None:
+def check_kinds(distillation: Distillation, loaded: LoadedTasks) -> None:
     """
     Refuse unlabelled text that no teacher would answer.
 
     Raises:
         ValueError: every task with a teacher reads another kind of row.
     """
-    single, width = distillation.has_single_teachers, len(distillation.unlabeled["columns"])
+    single = distillation.has_single_teachers
     taught = {
         task: width_of(entry.splits["train"])
         for entry in loaded.sets
         for task in entry.tasks
         if single or task in distillation.teachers
     }
-    if width not in taught.values():
-        kinds = {1: "single sentences", 2: "pairs"}
-        read = ", ".join(dict.fromkeys(kinds.get(found, f"{found} sentences a row") for found in taught.values()))
+    kinds = {1: "single sentences", 2: "pairs"}
+    read = ", ".join(dict.fromkeys(kinds.get(found, f"{found} sentences a row") for found in taught.values()))
+    for name, settings in distillation.unlabeled.items():
+        width = len(settings["columns"])
+        if width in taught.values():
+            continue
         raise ValueError(
-            f"distillation.unlabeled.columns gives {kinds[width]}, but the tasks with teachers ({', '.join(taught)}) "
+            f"{unlabeled_key(name)}.columns gives {kinds[width]}, but the tasks with teachers ({', '.join(taught)}) "
             f"read {read}, so that no teacher would answer this text. Give text of their kind, or leave it out."
         )
 

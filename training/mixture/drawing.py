@@ -11,19 +11,19 @@ describe_epoch   what an epoch is, in words
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from ...data.rows.canonical import is_labelled
+from ...data.rows.canonical import is_labelled, width_of
 from ...data.rows.sets import LabelledSet
 from ...data.rows.streamed import StreamedRows, StreamedTexts
 from ...data.sampling.rates import deal_rows, set_weights
 from ...data.sampling.sampler import MixtureBatchSampler, first_rows, rows_labelled_for
 from ...problem_types_multitask import LOSSES
-from .settings import UNLABELED, MixtureConfig
+from .settings import MixtureConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class DrawnSet:
         rows_per_epoch: how many rows an epoch takes.
         least_rows: how many stand together in a mixed batch that has any.
         texts: where the texts of streamed rows come from.
+        unlabeled: what unlabelled text is called; `None` for a set of tasks.
     """
 
     tasks: list[str]
@@ -49,6 +50,7 @@ class DrawnSet:
     rows_per_epoch: int
     least_rows: int
     texts: StreamedTexts | None = None
+    unlabeled: str | None = None
 
     @property
     def whole_rows(self) -> Dataset | StreamedRows:
@@ -61,27 +63,25 @@ class DrawnSet:
         return self.rows_per_epoch / len(self.rows)
 
 
-def _cut_rows(mixture: MixtureConfig, tasks: list[str], rows: Dataset, which: int, seed: int) -> Dataset:
-    """
-    The rows that `max_rows` leaves of set number `which`: those that stand first in a permutation by the seed.
-
-    Raises:
-        ValueError: a task has no labelled row among them.
-    """
-    max_rows = mixture.of_set("max_rows", tasks)
+def _cut_rows(mixture: MixtureConfig, names: list[str], rows: Dataset, which: int, seed: int) -> Dataset:
+    """The rows that `max_rows` leaves of set number `which`: those that stand first in a permutation by the seed."""
+    max_rows = mixture.of_set("max_rows", names)
     if max_rows is not None and max_rows < len(rows):
         logger.info(
-            f"{', '.join(tasks)}: {max_rows} of {len(rows)} training rows are used, the same in every epoch "
+            f"{', '.join(names)}: {max_rows} of {len(rows)} training rows are used, the same in every epoch "
             f"(max_rows, seed {seed})"
         )
         rows = rows.select(first_rows(len(rows), max_rows, which, seed))
+    return rows
+
+
+def _check_labelled(tasks: list[str], rows: Dataset) -> None:
     for task in tasks:
-        if task != UNLABELED and not is_labelled(rows, task).any():
+        if not is_labelled(rows, task).any():
             raise ValueError(
                 f"Task {task!r} has no labelled row among the {len(rows)} training rows of its data set. Label "
                 "some, raise mixture.max_rows, or leave the task out."
             )
-    return rows
 
 
 def _least_rows(
@@ -102,6 +102,24 @@ def _least_rows(
     return max(needed)
 
 
+def _least_unlabeled(
+    mixture: MixtureConfig,
+    name: str,
+    rows: Dataset,
+    labelled: Sequence[DrawnSet],
+    settings: Mapping[str, dict[str, Any]],
+    batch_size: int,
+) -> int:
+    """How many rows of unlabelled text stand together: several where a task compares rows of their kind."""
+    compared = {
+        width_of(entry.rows)
+        for entry in labelled
+        if any(LOSSES[settings[task].loss].compares_rows for task in entry.tasks)
+    }
+    default = min(LEAST_ROWS_TO_COMPARE, batch_size) if width_of(rows) in compared else 1
+    return mixture.rows_per_batch.get(name, default)
+
+
 def _rows_per_epoch(mixture: MixtureConfig, tasks: Sequence[list[str]], sizes: Sequence[int]) -> list[int]:
     """How many rows an epoch takes from each set."""
     if mixture.passes:
@@ -118,7 +136,7 @@ def draw_sets(
     trained_tasks: Mapping[str, dict[str, Any]],
     batch_size: int,
     seed: int,
-    unlabeled: Dataset | None = None,
+    unlabeled: Mapping[str, Dataset] | None = None,
 ) -> list[DrawnSet]:
     """
     What training draws from each set with a task that trains.
@@ -129,30 +147,27 @@ def draw_sets(
         trained_tasks: settings of the tasks that train, by name, as in `MultiTaskConfig.tasks`.
         batch_size: rows of a batch on one process.
         seed: of the permutations.
-        unlabeled: text that only teachers answer, drawn like one more set.
+        unlabeled: text that only teachers answer, by name, drawn like further sets.
 
     Raises:
         ValueError: a task has no labelled training row.
     """
-    tasks, rows, texts = [], [], []
+    drawn = []
     for labelled_set in sets:
         if trained := [task for task in labelled_set.tasks if task in trained_tasks]:
             found = labelled_set.splits["train"]
             found = found if trained == list(labelled_set.tasks) else rows_labelled_for(found, trained)
-            rows.append(_cut_rows(mixture, trained, found, len(tasks), seed))
-            tasks.append(trained)
-            texts.append(labelled_set.texts)
-    groups = list(tasks)
-    if unlabeled is not None:
-        rows.append(_cut_rows(mixture, [UNLABELED], unlabeled, len(tasks), seed))
-        groups.append([UNLABELED])
-        tasks.append([])
-        texts.append(None)
-    taken = _rows_per_epoch(mixture, groups, list(map(len, rows)))
-    return [
-        DrawnSet(names, found, count, _least_rows(mixture, names, found, trained_tasks, batch_size), own)
-        for names, found, count, own in zip(tasks, rows, taken, texts, strict=True)
-    ]
+            rows = _cut_rows(mixture, trained, found, len(drawn), seed)
+            _check_labelled(trained, rows)
+            least = _least_rows(mixture, trained, rows, trained_tasks, batch_size)
+            drawn.append(DrawnSet(trained, rows, 0, least, labelled_set.texts))
+    for name, found in (unlabeled or {}).items():
+        rows = _cut_rows(mixture, [name], found, len(drawn), seed)
+        least = _least_unlabeled(mixture, name, rows, drawn, trained_tasks, batch_size)
+        drawn.append(DrawnSet([], rows, 0, least, unlabeled=name))
+    names = [entry.tasks or [entry.unlabeled] for entry in drawn]
+    taken = _rows_per_epoch(mixture, names, [len(entry.rows) for entry in drawn])
+    return [replace(entry, rows_per_epoch=count) for entry, count in zip(drawn, taken, strict=True)]
 
 
 def rows_by_task(drawn: Sequence[DrawnSet], sets: Sequence[LabelledSet], idle: Collection[str]) -> dict[str, Dataset]:
@@ -222,7 +237,7 @@ def describe_epoch(mixture: MixtureConfig, drawn: Sequence[DrawnSet], num_batche
         return "no rows are drawn"
     epoch = sum(entry.rows_per_epoch for entry in drawn)
     parts = [
-        f"{_joined(entry.tasks) or 'unlabelled text'} {entry.rows_per_epoch:,} rows "
+        f"{_joined(entry.tasks) or entry.unlabeled} {entry.rows_per_epoch:,} rows "
         f"({entry.rows_per_epoch / epoch:.1%}, {entry.passes:.3g} passes)"
         for entry in drawn
     ]

@@ -9,7 +9,7 @@ drawing.py draws by these settings.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from ...checks_multitask import check_choice, check_keys, check_mapping, is_numb
 from ...data.sampling.rates import SAMPLINGS
 
 BATCHES = ("mixed", "single_task")
-UNLABELED = "unlabeled"  # what the set without labels is called, from which only teachers teach
 _BY_TASK = ("rates", "passes", "max_rows", "rows_per_batch")
 _BY_SET = ("rates", "passes", "max_rows")
 _WHOLE = ("max_rows", "rows_per_batch", "epoch_rows")  # the others are any number
@@ -102,10 +101,10 @@ class MixtureConfig:
         defaults = asdict(MixtureConfig())
         return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
-    def without_unlabeled(self) -> "MixtureConfig":
-        """The same where there is no unlabelled text: the other sets' rates stay what they are to each other."""
-        kept = {key: {task: own for task, own in getattr(self, key).items() if task != UNLABELED} for key in _BY_TASK}
-        if UNLABELED in self.rates:
+    def without(self, names: Collection[str]) -> "MixtureConfig":
+        """The same without these sets: the other sets' rates stay what they are to each other."""
+        kept = {key: {task: own for task, own in getattr(self, key).items() if task not in names} for key in _BY_TASK}
+        if kept["rates"] != self.rates:
             kept["rates"] = {task: rate / sum(kept["rates"].values()) for task, rate in kept["rates"].items()}
         return replace(self, **kept)
 

@@ -3,6 +3,7 @@
 `load_recipe` reads and checks everything that can be checked before any data is loaded.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ...tasks_multitask import TaskConfig, complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
 from ..calibration.settling import CALIBRATIONS
-from ..distillation.settings import UNLABELED, Distillation, read_distillation
+from ..distillation.settings import Distillation, read_distillation
 from ..evaluation.groups import TaskGroup, read_groups
 from ..mixture.settings import MixtureConfig
 from ..strategy.plan import STRATEGY_KEYS
@@ -195,11 +196,11 @@ def _read_task(where: str, name: str, task: dict[str, Any]) -> tuple[TaskSource,
     return source, settings, planned
 
 
-def _read_mixture(mixture: Any, sources: list[TaskSource], has_unlabeled: bool) -> MixtureConfig:
+def _read_mixture(mixture: Any, sources: list[TaskSource], unlabeled: Iterable[str]) -> MixtureConfig:
     """The mixture as it was written, checked for the data sets that the tasks read, and for unlabelled text."""
     mixture, groups = MixtureConfig.from_recipe(mixture), group_sources(sources)
     names = [[source.name for source in group] for group in groups]
-    mixture.for_sets([*names, [UNLABELED]] if has_unlabeled else names)
+    mixture.for_sets([*names, *([name] for name in unlabeled)])
     for group in groups:
         capped = [source.name for source in group if source.name in mixture.max_rows]
         augmented = [source.name for source in group if source.augmentation is not None]
@@ -281,7 +282,7 @@ def load_recipe(path: str | Path) -> Recipe:
         if continue_from and content.get("backbone"):
             raise ValueError("backbone and continue_from are both given. A trained model brings its backbone along.")
         distillation = read_distillation(content.get("distillation"), list(read))
-        has_unlabeled = distillation is not None and distillation.unlabeled is not None
+        unlabeled = distillation.unlabeled if distillation else ()
         return Recipe(
             path=path,
             sources=[source for source, *_ in read.values()],
@@ -289,7 +290,7 @@ def load_recipe(path: str | Path) -> Recipe:
             tasks=planned,
             groups=_read_groups(content.get("groups"), planned, settings),
             text=text,
-            mixture=_read_mixture(content.get("mixture"), [source for source, *_ in read.values()], has_unlabeled),
+            mixture=_read_mixture(content.get("mixture"), [source for source, *_ in read.values()], unlabeled),
             distillation=distillation,
             strategy=_mapping("strategy", content.get("strategy"), STRATEGY_KEYS),
             training=training,

@@ -109,7 +109,7 @@ def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:
         return None
     return {
         **lessons.describe(),
-        "unlabeled": None if lessons.unlabeled is None else _describe_rows(lessons.unlabeled),
+        "unlabeled": {name: _describe_rows(rows) for name, rows in lessons.unlabeled.items()},
     }
 
 
