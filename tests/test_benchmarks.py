@@ -47,6 +47,7 @@ ARGUMENTS = {
         "1",
         "3",
     ],
+    "padding": ["--rows", "16"],
     "training": ["--rows", "60", "--batch_size", "4", "--max_length", "20"],
 }
 
