@@ -4,8 +4,9 @@
 
 FOLDER holds tweeteval_sentiment/test.parquet and ag_news/test.parquet; without it our sample sentences are taken. Each
 data set gives batches of sentences as they come, so that long and short ones stand together. `padded` computes a batch
-as one (`model.padding_free = False`), `ours` without padding where the backbone can, and else in parts by length. Before
-anything is timed, their embeddings must agree to 1e-5. bfloat16 is autocast over float32 weights, as training has it.
+as one (`model.padding_free = False`), `ours` without padding where the backbone can, and else in parts by length.
+Before anything is timed, their embeddings must agree to 1e-5. bfloat16 is autocast over float32 weights,
+as in training.
 """
 
 import statistics
@@ -53,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             bars[f"{name}, {dtype}"] = medians
             times = measuring.ratio(seconds[PADDED], seconds[OURS])
             cells = [f"{medians[way]:.0f}" for way in (PADDED, OURS)]
-            measuring.add_row(rows, [name, dtype, f"{padding:.0%}", *cells, f"{times:.2f} x"])
+            measuring.add_row(rows, [name, dtype, *cells, f"{times:.2f} x", f"{padding:.0%}"])
     measuring.say(f"{measuring.machine(options.threads)}, {options.backbone}, batches of {options.rows}")
-    header = ["sentences", "dtype", "padding", "ms a batch, padded", OURS, "times as fast"]
+    header = ["sentences", "dtype", "ms a batch, padded", OURS, "times as fast", "padding"]
     measuring.report(f"Padding in training, {options.backbone}", header, rows, options.json)
     measuring.plot_bars(options.plot, f"Forward and backward, {options.backbone}", "ms a batch", bars)
 
