@@ -408,6 +408,12 @@ def test_several_sets_of_unlabelled_text_have_names_and_passes_of_their_own(comp
     printed = train(job)
     assert "distillation.unlabeled.notes: 1 of 2 rows stand in a validation or test split" in printed
     assert "notes 3 rows" in printed and "pairs 2 rows" in printed and "2 rows of unlabelled text" in printed
+    assert results_of(tmp_path / "result")["distillation"]["unlabeled"] == {"notes": 1, "pairs": 1}
+    card = (tmp_path / "result" / "README.md").read_text(encoding="utf-8")
+    said = (
+        "text without labels: `notes`, 1 rows (local csv files: `notes.csv` (train)); `pairs`, 1 rows (local csv files"
+    )
+    assert said in card and str(tmp_path) not in card
     block["unlabeled"]["notes"]["columns"] = {"sentence": "text"}
     said = refusal(change(job, distillation=block), "--overwrite")
     assert "distillation.unlabeled.notes" in said and "'text'" in said

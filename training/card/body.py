@@ -255,6 +255,7 @@ def render_card(content: CardContent) -> str:
     class_rows, class_notes = _class_rows(content)
     augmented = {task: read_augmented(noted) for task, noted in results.get("augmentation", {}).items()}
     compared, distilled = results.get("compare_single"), results.get("distillation")
+    unlabeled = {name: source.description for name, source in content.unlabeled.items()}
     languages: Sequence[str] = [content.language] if isinstance(content.language, str) else content.language or []
     return (
         _environment()
@@ -291,7 +292,7 @@ def render_card(content: CardContent) -> str:
             risk_pictures=_pictures(content, RISK_PICTURE),
             reliability_pictures=_pictures(content, RELIABILITY_PICTURE),
             comparison=comparison_section(compared, content.pictures) if compared else None,
-            distillation=distilled_section(distilled, content.pictures) if distilled else None,
+            distillation=distilled_section(distilled, content.pictures, unlabeled) if distilled else None,
             **_task_facts(content),
             **_training_facts(results),
         )

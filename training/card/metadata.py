@@ -48,6 +48,7 @@ class CardContent:
         results: what results.json holds.
         tasks: the tasks' settings, in the recipe's order.
         sources: by task, where its rows came from.
+        unlabeled: by name, where text came from that only teachers answered.
         groups: the tasks that were scored together, by the group's name.
         pictures: title and file of each picture.
     """
@@ -57,6 +58,7 @@ class CardContent:
     results: dict[str, Any]
     tasks: dict[str, TaskConfig]
     sources: dict[str, DataSource]
+    unlabeled: dict[str, DataSource] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
     language: str | list[str] | None = None

@@ -18,6 +18,7 @@ from ...manifest_multitask import listed
 from ...tasks_multitask import TaskConfig, complete_task
 from ..comparison.report import draw_comparison
 from ..distillation.report import draw_distilled
+from ..distillation.settings import name_unlabeled
 from ..evaluation.groups import TaskGroup, read_groups
 from ..recipe.yaml_file import read_yaml
 from ..report.confusion import most_wrong, read_confusion
@@ -122,6 +123,10 @@ def write_model_card(
             task: read_source(recipe["tasks"][task], Path(data_root or ""))
             for task in order
             if task in recipe["tasks"]
+        },
+        unlabeled={
+            name: read_source(found, Path(data_root or ""))
+            for name, found in name_unlabeled((recipe.get("distillation") or {}).get("unlabeled")).items()
         },
         groups=groups,
         repo_id=repo_id,

@@ -151,6 +151,7 @@ def compare_distilled(
         "teachers": "single"
         if settings.has_single_teachers
         else {task: [public_name(one.model) for one in named] for task, named in settings.teachers.items()},
+        "unlabeled": {name: len(rows) for name, rows in trainer.lessons.unlabeled.items()},
         "joint": None if joint is None else joint.name,
         "resamples": RESAMPLES,
         "tasks": compared,
@@ -203,13 +204,14 @@ def format_distilled(compared: dict[str, Any]) -> str:
     return f"{title}\n{tabulate(rows, header, disable_numparse=True)}"
 
 
-def distilled_section(compared: dict[str, Any], pictures: dict[str, str]) -> str:
+def distilled_section(compared: dict[str, Any], pictures: dict[str, str], unlabeled: dict[str, str]) -> str:
     """
     The section of the model card.
 
     Args:
         compared: `distillation` of results.json.
         pictures: title and file of each of the card's pictures.
+        unlabeled: by name, where unlabelled text came from.
     """
     header, rows = _table(compared)
     rows = [[code_span(task), *rest] for task, *rest in rows]
@@ -220,6 +222,9 @@ def distilled_section(compared: dict[str, Any], pictures: dict[str, str]) -> str
         named = (f"{code_span(task)}: {', '.join(map(code_span, names))}" for task, names in teachers.items())
         said = f"Teachers: {'; '.join(named)}."
     said += " " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()) + "."
+    if counts := compared.get("unlabeled"):
+        more = (f"{code_span(name)}, {count:,} rows ({unlabeled[name]})" for name, count in counts.items())
+        said += f" Teachers alone answered text without labels: {'; '.join(more)}."
     parts = [HOW_TO_READ.format(resamples=compared["resamples"]), said]
     parts.append(table(rows, header))
     parts += [f"![{plain_text(title)}]({link_target(file)})" for title, file in pictures.items() if file == PICTURE]

@@ -146,12 +146,15 @@ def _read_teachers(found: Any, tasks: Sequence[str]) -> Any:
     return teachers
 
 
+def name_unlabeled(found: dict[str, Any] | None) -> dict[str, Any]:
+    """A recipe's sets of unlabelled text by name; a single one may stand without a name."""
+    return {UNLABELED: found} if set(found or ()) & set(_UNLABELED_KEYS) else found or {}
+
+
 def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Sets of unlabelled text by name; a single one may stand without a name."""
-    if found is None:
-        return {}
-    check_mapping(UNLABELED_KEY, found)
-    named = {UNLABELED: found} if set(found) & set(_UNLABELED_KEYS) else found
+    if found is not None:
+        check_mapping(UNLABELED_KEY, found)
+    named = name_unlabeled(found)
     for name, settings in named.items():
         where = unlabeled_key(name)
         if name in tasks:
@@ -203,4 +206,12 @@ def read_distillation(block: Any, tasks: Sequence[str]) -> Distillation | None:
     )
 
 
-__all__ = ["ANNEALING", "SINGLE", "UNLABELED", "Distillation", "TeacherName", "read_distillation", "unlabeled_key"]
+__all__ = [
+    "ANNEALING",
+    "SINGLE",
+    "Distillation",
+    "TeacherName",
+    "name_unlabeled",
+    "read_distillation",
+    "unlabeled_key",
+]
