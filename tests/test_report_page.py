@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -25,12 +24,9 @@ from multitask_sentence.commands.report import main as report
 from multitask_sentence.configuration_multitask import MultiTaskConfig
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.reporting.duplicates import find_duplicates
-from multitask_sentence.reporting.label_errors import find_label_errors
 from multitask_sentence.reporting.next_rows import choose_next, spread_out
-from multitask_sentence.reporting.rows import task_rows
 from multitask_sentence.reporting.run import stored_run
 from multitask_sentence.reporting.slices import read_slices
-from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
 from multitask_sentence.training.finished.data import files_data
 from multitask_sentence.training.report.publish import stays_behind
@@ -178,30 +174,12 @@ def test_texts_with_several_values_of_a_column_are_told(trained: Path) -> None:
     assert list(found.values()).count("(several)") == 1 and len(found) == len(frame)
 
 
-def test_label_errors_are_the_rows_that_were_mislabelled() -> None:
+def test_page_of_rows_with_one_label_says_that_label_errors_were_not_looked_for(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("cleanlab")
-    generator = np.random.default_rng(0)
-    right = generator.integers(0, 3, 60)
-    labels = np.array(["a", "b", "c"])
-    probabilities = np.eye(3)[right] * 0.9 + 0.1 / 3
-    given = right.copy()
-    given[[7, 11]] = (given[[7, 11]] + 1) % 3
-    table = pa.table(
-        {
-            "split": ["test"] * 60,
-            "text": [f"text {place}" for place in range(60)],
-            "label": labels[given],
-            "prediction": labels[right],
-            "probabilities": list(probabilities.astype(np.float32)),
-        }
-    )
-    settings = complete_task("kind", {"problem_type": "single_label_classification", "labels": list(labels)})
-    rows = {"kind": task_rows("kind", settings, table)}
-    (found,) = find_label_errors(rows, np.empty(0, np.int64))
-    assert {row["text"] for row in found["rows"]} == {("text 7",), ("text 11",)} and found["likely"] == 2
-    assert found["rows"][0]["of_prediction"] > 0.9 > 0.1 > found["rows"][0]["of_label"]
-    (found,) = find_label_errors(rows, rows["kind"]["test"].hashes[[7]])  # a row that the model was trained on
-    assert [row["text"] for row in found["rows"]] == [("text 11",)] and found["count"] == 59
+    (tmp_path / "new.csv").write_text("text,label\na good cat,negative\na bad dog,negative\n", encoding="utf-8")
+    arguments = ["--data", tmp_path / "new.csv", "--tasks", "mood", "--output", tmp_path / "report.html"]
+    report([str(argument) for argument in [trained / "result", *arguments]])
+    assert "Not looked for, as all rows are labelled alike: 2 rows of test." in words_of(tmp_path / "report.html")
 
 
 def test_duplicates_across_splits_are_found_word_for_word_and_nearly(tiny_backbone: str) -> None:
