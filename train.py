@@ -321,7 +321,7 @@ def run_in_folder(
     calibration = describe_calibration(trainer.tasks, answers, left_out)
     abstention = describe_abstention(trainer.tasks, answers)
 
-    write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root, **recipe.card)
+    write_card = partial(write_model_card, output_dir, repo_id, data_root=options.data_root)
     if is_main:
         measured = {"scores": scores, "calibration": calibration, "abstention": abstention}
         save_result(recipe, model, trainer, loaded, measured, answers, time.time() - started)

@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, help="A folder that train.py has saved.")
     parser.add_argument("--repo_id", help="The Hub repository it goes to, user/name.")
-    parser.add_argument("--language", nargs="+", help="ISO 639 codes of the training data, such as en.")
-    parser.add_argument("--license", help="The model's licence, by the Hub's name, such as apache-2.0.")
+    parser.add_argument("--language", nargs="+", help="ISO 639 codes of the data (those of the recipe).")
+    parser.add_argument("--license", help="Its licence, by the Hub's name, such as apache-2.0 (that of the recipe).")
     parser.add_argument("--data_root", type=Path, help="What the recipe's relative data paths start from.")
     options = parser.parse_args(argv)
     with told_in_one_line():

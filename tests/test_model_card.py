@@ -373,6 +373,19 @@ def test_second_run_changes_nothing(finished: Path):
     assert contents() == first
 
 
+def test_command_keeps_the_language_and_the_licence_of_the_recipe(finished: Path):
+    recipe = finished / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text(encoding="utf-8") + "card: {language: [en, no], license: mit}\n", encoding="utf-8"
+    )
+    card.main([str(finished)])
+    header = header_of(finished / "README.md")
+    assert (header["language"], header["license"]) == (["en", "no"], "mit")
+    card.main([str(finished), "--license", "apache-2.0"])
+    header = header_of(finished / "README.md")
+    assert (header["language"], header["license"]) == (["en", "no"], "apache-2.0")
+
+
 def test_unedited_card_is_written_anew(finished: Path):
     write_model_card(finished)
     path = write_model_card(finished, license="mit")

@@ -78,8 +78,8 @@ def write_model_card(
     Args:
         folder: a folder that a run has saved.
         repo_id: the Hub repository it goes to, named in the quickstarts; without it they hold a placeholder.
-        language: ISO 639 code or codes of the training data, such as `en`. Left out unless given.
-        license: the Hub's name of the model's licence, such as `apache-2.0`. Left out unless given.
+        language: ISO 639 code or codes of the training data, such as `en`; without it what the recipe's `card` says.
+        license: the Hub's name of the model's licence, such as `apache-2.0`; without it what the recipe's `card` says.
         data_root: what the recipe's relative data paths start from (the working directory), so that a folder there is
             not taken for a data set on the Hub.
 
@@ -98,6 +98,7 @@ def write_model_card(
     config = MultiTaskConfig.from_pretrained(folder)
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     recipe = read_yaml(folder / RECIPE_FILE)[1]
+    own = recipe.get("card") or {}
     # config.json sorts its keys, results.json keeps the recipe's order; a task may have been added or removed since.
     order = [task for task in results["tasks"] if task in config.tasks]
     tasks = {task: config.tasks[task] for task in dict.fromkeys([*order, *config.tasks])}
@@ -130,8 +131,8 @@ def write_model_card(
         },
         groups=groups,
         repo_id=repo_id,
-        language=language,
-        license=license,
+        language=language or own.get("language"),
+        license=license or own.get("license"),
     )
     with listed(folder) as unfinished:
         content.pictures = draw_pictures(Path(unfinished), results, tasks, groups)
