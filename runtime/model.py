@@ -169,7 +169,7 @@ class MultiTaskRuntime:
             raise ValueError(f"There is no folder {source}. Give an exported folder or the id of a Hub repository.")
         else:
             options = {"revision": revision, "token": token, "cache_dir": cache_dir}
-            folder, engine, weights = download(os.fspath(source), engine, precision, **options)
+            folder, engine, weights = download(os.fspath(source), engine, precision, verify, **options)
         try:
             return cls(folder, engine, precision, threads, weights, verify, shares_cores)
         except ImportError as error:
