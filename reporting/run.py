@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.rows.row_hashes import read_row_hashes
+from ..data.rows.row_hashes import RowHashes, read_row_hashes
 from ..tasks_multitask import TaskConfig
 from ..training.evaluation.groups import TaskGroup
 from ..training.finished.comparing import measured_tables, stored_tables
@@ -47,6 +47,16 @@ class Run:
     trained: np.ndarray
 
 
+def _told(known: RowHashes, rows: Mapping[str, Mapping[str, TaskRows]]) -> str:
+    """How many of the rows the model was trained on."""
+    hashes = np.unique(np.concatenate([one.hashes for by_split in rows.values() for one in by_split.values()]))
+    seen = int(np.isin(hashes, known.of_split("train")).sum())
+    if known.is_complete:
+        return f"It was trained on {f'{seen:,}' if seen else 'none'} of {len(hashes):,} rows."
+    least = f" (at least {seen:,} of {len(hashes):,})" if seen else ""
+    return f"Which of them it was trained on is not known{least}."
+
+
 def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
     """
     A run as it left its answers.
@@ -69,9 +79,10 @@ def stored_run(folder: Path, tasks: Mapping[str, TaskConfig]) -> Run:
     if not rows:
         raise ValueError(f"{folder} holds predictions of {', '.join(tables)}, but wanted are {', '.join(tasks)}.")
     found = {task: tasks[task] for task in rows}
-    origin = "Validation and test rows as the finished run answered them: the model was not trained on them."
-    trained = read_row_hashes(str(folder)).of_split("train")
-    return Run(folder.resolve().name, origin, found, rows, results, stored_groups(str(folder), found), trained)
+    known = read_row_hashes(str(folder))
+    origin = f"Validation and test rows as the finished run answered them. {_told(known, rows)}"
+    groups = stored_groups(str(folder), found)
+    return Run(folder.resolve().name, origin, found, rows, results, groups, known.of_split("train"))
 
 
 def measured_run(source: str, name: str, data: str, measured: Measured) -> Run:
@@ -86,13 +97,10 @@ def measured_run(source: str, name: str, data: str, measured: Measured) -> Run:
     """
     tables = measured_tables(measured)
     rows = {task: task_rows(task, settings, tables[task]) for task, settings in measured.tasks.items()}
-    trained = read_row_hashes(source).of_split("train")
-    hashes = np.unique(np.concatenate([one.hashes for by_split in rows.values() for one in by_split.values()]))
-    known = int(np.isin(hashes, trained).sum())
-    origin = (
-        f"Rows of {data}, as the finished model answers them. It was trained on {known:,} of {len(hashes):,} rows."
-    )
-    return Run(name, origin, measured.tasks, rows, describe(measured, {}), measured.groups, trained)
+    known = read_row_hashes(source)
+    origin = f"Rows of {data}, as the finished model answers them. {_told(known, rows)}"
+    results = describe(measured, {})
+    return Run(name, origin, measured.tasks, rows, results, measured.groups, known.of_split("train"))
 
 
 def data_of_run(

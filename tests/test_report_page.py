@@ -22,6 +22,7 @@ from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.report import main as report
 from multitask_sentence.configuration_multitask import MultiTaskConfig
+from multitask_sentence.data.rows.row_hashes import RowHashes, read_row_hashes, write_row_hashes
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.reporting.duplicates import find_duplicates
 from multitask_sentence.reporting.next_rows import choose_next, spread_out
@@ -299,6 +300,24 @@ def test_folder_without_results_is_refused(trained: Path, tmp_path: Path, capsys
     shutil.copy(trained / "result/results.json", folder)
     shutil.rmtree(folder / "predictions")
     assert "holds no predictions/" in refused(capsys, folder)
+
+
+def test_page_says_how_many_rows_the_model_was_trained_on(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "result", folder, ignore=shutil.ignore_patterns("checkpoint-*", "best"))
+    tasks = {"tags": MultiTaskConfig.from_pretrained(folder).tasks["tags"]}
+    assert stored_run(folder, tasks).origin.endswith("It was trained on none of 30 rows.")
+    known = read_row_hashes(str(folder))
+    test = known.rows["tags", "test"]
+    for is_complete, said in (
+        (True, "It was trained on 15 of 30 rows."),
+        (False, "is not known (at least 15 of 30)."),
+    ):
+        write_row_hashes(folder, RowHashes("model", {("tags", "train"): test}, is_complete))
+        run = stored_run(folder, tasks)
+        assert run.origin.endswith(said) and (run.trained == test).all()
+    (folder / "row_hashes.parquet").unlink()
+    assert stored_run(folder, tasks).origin.endswith("Which of them it was trained on is not known.")
 
 
 @pytest.fixture
