@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter
+from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter, cached_commit
 from .configuration_multitask import MultiTaskConfig
 from .manifest_multitask import MANIFEST_FILE, WEIGHTS, check_opened, listed, sha256_of, update_manifest
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
@@ -142,8 +142,9 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             )
         reached = ("token", "cache_dir", "subfolder", "local_files_only", "proxies")
         options = {name: kwargs[name] for name in reached if name in kwargs}
-        options["revision"] = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
+        options["revision"] = kwargs.get("revision")
         if name_or_path is not None:
+            options["revision"] = cached_commit(name_or_path, options) or options["revision"]
             without = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
             manifest = cached_file(name_or_path, MANIFEST_FILE, **options, **without)
             if manifest is not None:

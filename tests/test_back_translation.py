@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+from huggingface_hub import constants
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from helpers.hub_server import File, Repository
 from multitask_sentence.data.augmentation import back_translation
 from multitask_sentence.data.augmentation.back_translation import BackTranslation, open_back_translation
 from multitask_sentence.data.augmentation.rows import complete_augmentation
@@ -191,6 +193,25 @@ def test_cache_belongs_to_the_models_and_to_how_they_translate(tiny_translators,
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     others.append(open_models([moved, back]))
     assert len({plain, *(other.folder for other in others)}) == 1 + len(others)
+
+
+def test_models_on_the_hub_are_read_at_one_commit_and_another_commit_has_another_cache(
+    tiny_translators, nearby, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, folder in zip(("there", "back"), tiny_translators, strict=True):
+        files = {path.name: File(path.read_bytes(), is_large=False) for path in Path(folder).iterdir()}
+        nearby.repositories[f"team/{name}"] = Repository()
+        nearby.repositories[f"team/{name}"].add("main", "Add the model", files)
+    there = nearby.repositories["team/there"]
+    first = open_models(["team/there", "team/back"])
+    assert first.there.revision == there.branches["main"][0].oid
+    there.add(
+        "main", "Say what it is", {**there.branches["main"][0].files, "README.md": File(b"It translates.", False)}
+    )
+    second = open_models(["team/there", "team/back"])
+    assert second.there.revision == there.branches["main"][1].oid and second.folder != first.folder
+    assert first(SENTENCES[:3]) == open_models(tiny_translators)(SENTENCES[:3])
 
 
 # ---- models of several languages ----

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import constants
+from transformers import PreTrainedModel
 
-from helpers.hub_server import HubServer
+from helpers.hub_server import File, HubServer
 from multitask_sentence import MultiTaskModel
 
 PAPERS = {"README.md": "The card of the run. ![Scores](scores.png)", "results.json": "{}", "recipe.yaml": "tasks: {}"}
@@ -55,3 +58,24 @@ def test_damaged_record_of_an_export_does_not_end_a_push(
     MultiTaskModel.from_pretrained(folder).push_to_hub("team/mine")
     assert "onnx/export.json" not in pushed(nearby, "team/mine")
     assert "onnx was exported from other weights than those that are pushed, or its export.json is da" in caplog.text
+
+
+def test_tokenizer_is_read_at_the_commit_of_the_weights(
+    folder: Path, nearby: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    MultiTaskModel.from_pretrained(folder).push_to_hub("team/mine")
+    commits, read_weights = nearby.repositories["team/mine"].branches["main"], PreTrainedModel.from_pretrained.__func__
+    damaged = {**commits[-1].files, "tokenizer.json": File(b"{", is_large=False)}
+
+    def read_and_change(cls: type, *args: Any, **kwargs: Any) -> Any:
+        found = read_weights(cls, *args, **kwargs)
+        nearby.repositories["team/mine"].add("main", "Damage the tokenizer", damaged)
+        return found
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(read_and_change))
+    model = MultiTaskModel.from_pretrained("team/mine")
+    assert (
+        model.tokenizer("the cat")["input_ids"]
+        == MultiTaskModel.from_pretrained(folder).tokenizer("the cat")["input_ids"]
+    )

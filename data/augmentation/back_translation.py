@@ -32,6 +32,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ...adapter_multitask import cached_commit
 from ...checks_multitask import suggest
 from ..cache.shards import file_hash, open_shard, write_shard
 
@@ -157,7 +158,8 @@ def _open_direction(where: str, name: str, languages: tuple[str, str] | None, ma
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".md")
         identity = xxhash.xxh3_128("".join(f"{path.name} {file_hash(path)}\n" for path in files).encode()).hexdigest()
     else:
-        revision, identity = config._commit_hash, f"{name}@{config._commit_hash}"
+        revision = cached_commit(name, {})
+        identity = f"{name}@{revision}"
     direction = Direction(name, revision, identity, _open_tokenizer(where, name, revision))
     _set_languages(where, direction, config, languages)
     return direction
