@@ -22,7 +22,9 @@ from multitask_sentence.commands.report import main as report
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.metrics.bootstrap import score_interval
 from multitask_sentence.data.rows.row_hashes import RowHashes, write_row_hashes
+from multitask_sentence.data.sources.task_source import TaskSource
 from multitask_sentence.train import run
+from multitask_sentence.training.finished.data import _without_train
 from multitask_sentence.training.report.publish import push_folder
 
 
@@ -94,6 +96,12 @@ def test_training_files_of_a_recipe_are_not_needed(trained: Path, tmp_path: Path
     job = shutil.copy(trained / "job.yaml", tmp_path)
     evaluate([str(trained / "result"), job, "--tasks", "mood", "--splits", "test", "--output", str(tmp_path / "out")])
     assert list(evaluation_of(tmp_path / "out")["scores"]) == ["test"]
+
+
+def test_training_files_are_left_out_beside_empty_splits() -> None:
+    dataset = {"path": "csv", "data_files": {"train": "train.csv", "test": "test.csv"}, "splits": None}
+    source = TaskSource("mood", "regression", dataset, {"sentence": "text", "label": "mood"})
+    assert _without_train(source).dataset["data_files"] == {"test": "test.csv"}
 
 
 def test_file_is_scored_by_its_own_columns(trained: Path, tmp_path: Path, capsys) -> None:

@@ -234,17 +234,28 @@ def _read_classes(source: TaskSource, parts: dict[str, list[Part]], problems: Pr
     return names, labels
 
 
-def read_labels(
+def _in_order(labels: Labels, names: list[str], order: list[str]) -> Labels:
+    """Labels of the classes `names` as those of `order`, which has each of them."""
+    places = [order.index(name) for name in names]
+
+    def placed(label: Any) -> Any:
+        if not isinstance(label, list):
+            return places[label]
+        flags = [0.0] * len(order)
+        for place, flag in zip(places, label, strict=True):
+            flags[place] = flag
+        return flags
+
+    def moved(array: pa.DictionaryArray) -> pa.DictionaryArray:
+        values = pa.array(map(placed, array.dictionary.to_pylist()), array.type.value_type)
+        return pa.DictionaryArray.from_arrays(array.indices, values)
+
+    return {split: [moved(array) for array in arrays] for split, arrays in labels.items()}
+
+
+def _read_labels(
     source: TaskSource, parts: dict[str, list[Part]], problems: Problems
 ) -> tuple[list[str] | None, Labels]:
-    """
-    The label names of a task in id order (None for scores), and of every row its label: class id, 0/1 list or score.
-
-    None stands for a row that is not labelled, and for one that is noted in `problems`.
-
-    Raises:
-        ValueError: the label list is wrong, or the cells can be read in two ways.
-    """
     rules, task, column = reading_rules(source), source.name, source.columns["label"]
     names = check_names(task, source.labels or column, 1) if isinstance(column, list) else None
     if names is not None and len(names) != len(column):
@@ -252,6 +263,9 @@ def read_labels(
             f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for each "
             f"column under tasks.{task}.labels, or leave the labels out."
         )
+    if names is not None and set(names) == set(check_names(task, column, 1)):
+        by_name = dict(zip(check_names(task, column, 1), column, strict=True))
+        column = [by_name[name] for name in names]
     if names is None and not source.kind.has_scores:
         return _read_classes(source, parts, problems)
 
@@ -267,6 +281,24 @@ def read_labels(
         return Coded.of(flags, len(part.rows)).array(pa.list_(pa.float32()))
 
     return names, {split: [read_part(part) for part in found] for split, found in parts.items()}
+
+
+def read_labels(
+    source: TaskSource, parts: dict[str, list[Part]], problems: Problems
+) -> tuple[list[str] | None, Labels]:
+    """
+    The label names of a task in id order (None for scores), and of every row its label: class id, 0/1 list or score.
+
+    None stands for a row that is not labelled, and for one that is noted in `problems`. Several 0/1 columns that are
+    called like the labels are read by name.
+
+    Raises:
+        ValueError: the label list is wrong, or the cells can be read in two ways.
+    """
+    names, labels = _read_labels(source, parts, problems)
+    if source.label_order is None or names is None:
+        return names, labels
+    return source.label_order, _in_order(labels, names, source.label_order)
 
 
 __all__ = ["read_labels"]

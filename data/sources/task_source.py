@@ -27,6 +27,7 @@ class TaskSource:
     `where` keeps the rows whose columns hold given values; `label_separator`, `label_map` and `missing_labels` say how
     label cells are read; `empty_text` and `contradictions` say what happens to rows without text and to texts with
     several labels; `validation_split`, `test_split` (shares) and `group` (a column) say how rows are set aside.
+    `label_order` is the order in which a model has the labels, where cells are read by a list of another order.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TaskSource:
     empty_text: str | None = None
     contradictions: str | None = None
     augmentation: dict[str, Any] | None = None
+    label_order: list[str] | None = None
 
     @property
     def is_streamed(self) -> bool:

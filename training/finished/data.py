@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from ...checks_multitask import suggest
 from ...data.files.formats import FORMATS
 from ...data.files.parts import SPLIT_NAMES
+from ...data.labels.reading import check_names
 from ...data.loading.tasks import load_tasks
 from ...data.rows.held_out import announce_trained_on
 from ...data.rows.row_hashes import read_row_hashes
@@ -61,7 +62,12 @@ def stored_groups(folder: str, tasks: Mapping[str, TaskConfig]) -> dict[str, Tas
 
 
 def _of_model(where: str, source: TaskSource, is_pair: bool, task: TaskConfig) -> TaskSource:
-    """A recipe's source, with the labels of the model's task; refused where it is another kind of task."""
+    """
+    A recipe's source, with the labels of the model's task; refused where it is another kind of task.
+
+    Cells may be read by position, so the recipe's list stays where its order is another one. The labels are then put
+    into the model's order.
+    """
     if (source.problem_type, is_pair) != (task.problem_type, task.pair):
         kinds = [
             f"{kind}{' of pairs' * pair}"
@@ -71,7 +77,16 @@ def _of_model(where: str, source: TaskSource, is_pair: bool, task: TaskConfig) -
             f"{where}: tasks.{source.name} is {kinds[0]}, but the model's task of that name is {kinds[1]}. Correct "
             f"the recipe, or leave the task out with --tasks."
         )
-    return replace(source, labels=task.labels or None, augmentation=None)
+    own, known = check_names(source.name, source.labels or task.labels, 0), task.labels
+    order = None
+    if own != known[: len(own)] and known != own[: len(known)]:  # else a number means the same to both
+        if other := [name for name in own if name not in known]:
+            raise ValueError(
+                f"{where}: tasks.{source.name}.labels holds {other[0]!r}, which the model's task of that name does "
+                f"not have. It has: {known}. Correct the recipe, or leave the task out with --tasks."
+            )
+        order = known
+    return replace(source, labels=(own if order else known) or None, label_order=order, augmentation=None)
 
 
 def _without_train(source: TaskSource) -> TaskSource:
@@ -79,9 +94,10 @@ def _without_train(source: TaskSource) -> TaskSource:
     files = source.dataset.get("data_files")
     if source.validation_split is not None or source.test_split is not None or not isinstance(files, dict):
         return source
-    own = source.dataset.get("splits", {}).get("train")
+    splits = source.dataset.get("splits") or {}
+    own = splits.get("train")
     rest = {split: found for split, found in files.items() if split not in {own, *SPLIT_NAMES["train"]}}
-    splits = {split: name for split, name in source.dataset.get("splits", {}).items() if split != "train"}
+    splits = {split: name for split, name in splits.items() if split != "train"}
     if not rest:
         return source
     return replace(source, dataset={**source.dataset, "data_files": rest, **({"splits": splits} if splits else {})})
@@ -124,7 +140,8 @@ def recipe_data(
     data_root = data_root or recipe.path.parent
     loaded = load_tasks(sources, data_root, seed, require_train=False, earlier=earlier)
     announce_trained_on(loaded)
-    groups = {name: group for name, group in recipe.groups.items() if set(group.tasks) <= known.keys()}
+    whole = {name: group for name, group in recipe.groups.items() if set(group.tasks) <= known.keys()}
+    groups = read_groups(whole, {name: tasks[name] for name in known})  # by the numbers of the model's labels
     return FinishedData(
         loaded,
         groups or stored_groups(folder, {name: tasks[name] for name in known}),
