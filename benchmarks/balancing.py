@@ -6,7 +6,8 @@
 DATA holds umsab_english_sentiment, trec and stsb as folders with train, validation and test.parquet. All loss weights
 are 1, so that no method is helped by weights that were chosen for it. The checkpoint with the best mean of the
 validation scores is kept, and the test split is read once at the end of each run. Every run is printed as it ends and
-appended to the results file; runs that stand in it already are not repeated, so that an interrupted benchmark goes on.
+appended to the results file; runs that stand in it already with the same settings are not repeated, so that an
+interrupted benchmark goes on.
 
 A method would replace the plain sum as the default only if its mean validation score were higher beyond the noise:
 the table gives the difference to the sum with the same seed, its mean and its standard deviation over seeds.
@@ -74,6 +75,18 @@ class StepTimer(TrainerCallback):
         self.seconds.append(self._now() - self.started)
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What runs have to share to be compared."""
+    names = ("backbone", "epochs", "max_steps", "bf16")
+    return {**{name: getattr(options, name) for name in names}, "data_root": str(options.data_root.resolve())}
+
+
+def known_runs(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The runs of these settings that stand in the results file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [result for result in map(json.loads, lines) if result.items() >= settings(options).items()]
+
+
 def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded: Any) -> dict[str, Any]:
     """Train once; primary metrics by split and task, and the median seconds of a step."""
     set_seed(seed)
@@ -105,9 +118,7 @@ def run(method: str, seed: int, options: argparse.Namespace, recipe: Any, loaded
     return {
         "method": method,
         "seed": seed,
-        "epochs": options.epochs,
-        "max_steps": options.max_steps,
-        "bf16": options.bf16,
+        **settings(options),
         "steps": trainer.state.global_step,
         "seconds_per_step": statistics.median(timer.seconds),
         "scores": {
@@ -173,11 +184,7 @@ def main() -> None:
         recipe = load_recipe(path)
         loaded = load_tasks(recipe.sources, options.data_root, seed=0)
 
-    results = []
-    if options.results.is_file():
-        results = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
-        wanted = {"epochs": options.epochs, "max_steps": options.max_steps, "bf16": options.bf16}
-        results = [result for result in results if result.items() >= wanted.items()]
+    results = known_runs(options.results, options)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for method in options.methods:

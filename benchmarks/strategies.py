@@ -6,7 +6,8 @@
 
 FOLDER holds umsab_english_sentiment/, trec/ and stsb/, each with train.parquet, validation.parquet and test.parquet.
 Every strategy is one run of train.py in a process of its own, and continues the same untrained model, so that heads
-start from the same numbers. A run that has finished is not repeated. Ends with two tables, a picture and
+start from the same numbers. A run that has finished is not repeated, and the output folder takes runs of the same
+settings only. Ends with two tables, a picture and
 strategies.json in the output folder; choose by the validation scores, the test scores are there to be reported.
 """
 
@@ -101,6 +102,21 @@ def recipe(
         **{key: value for key, value in changes.items() if key != "training"},
         "training": {**training, **changes.get("training", {})},
     }
+
+
+def keep_settings(options: argparse.Namespace) -> None:
+    """Write what all runs of the output folder share, and refuse to go on with other settings."""
+    names = ("backbone", "epochs", "max_rows", "seed", "arguments")
+    settings = {**{name: getattr(options, name) for name in names}, "data_root": str(options.data_root.resolve())}
+    file = options.output_dir / "settings.json"
+    if not file.is_file() and not (options.output_dir / "start").exists():
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings), encoding="utf-8")
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    changed = [name for name in settings if settings[name] != earlier.get(name, "unknown")]
+    if changed:
+        said = "; ".join(f"{name} {earlier.get(name, 'unknown')!r}, now {settings[name]!r}" for name in changed)
+        sys.exit(f"{options.output_dir} holds runs with other settings: {said}. Name another --output_dir.")
 
 
 def run_strategy(name: str, content: dict[str, Any], folder: Path, arguments: list[str]) -> dict[str, Any]:
@@ -225,8 +241,8 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="Arguments of train.py, after --.")
     options = parser.parse_args()
 
+    keep_settings(options)
     torch.manual_seed(options.seed)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     start = options.output_dir / "start"
     if not (start / "config.json").is_file():
         MultiTaskModel.from_backbone(options.backbone, tasks=TASKS, max_length=128).save_pretrained(start)

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ from transformers import (  # noqa: E402
 )
 
 from helpers import hub_server, left_group, pictures, warm  # noqa: E402
+from helpers.benchmarks import BENCHMARKS  # noqa: E402
 from helpers.every_task import TASKS  # noqa: E402
 from multitask_sentence import MultiTaskModel  # noqa: E402
 
@@ -286,6 +288,23 @@ def nearby(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub_serv
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address of its first Hub
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         yield server
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Loads a file of benchmarks/ as its command does: with its folder on the path, which it leaves as it was."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def load(name: str) -> ModuleType:
+        specification = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, name, module)
+        specification.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in ("measuring", "predict", "contender", "contenders", "server", "scale"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")

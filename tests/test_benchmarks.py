@@ -1,12 +1,10 @@
 """Each benchmark runs on a handful of sentences, and refuses to time wrong numbers."""
 
 import http.server
-import importlib.util
 import json
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
+from helpers.benchmarks import ARGUMENTS, SHORT
 from multitask_sentence import MultiTaskModel, passes_multitask
 from multitask_sentence import padding_free_multitask as padding_free_module
 from multitask_sentence.commands import label
@@ -26,47 +25,6 @@ from multitask_sentence.export.folder import export_folder
 from multitask_sentence.scope_multitask import Scope
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.training.calibration.scope import fit_scope
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-SHORT = ["--dtypes", "float32", "--rounds", "1", "--threads", "1"]
-ARGUMENTS = {
-    "encode": ["--sentences", "6", "--batch_sizes", "3", "4"],
-    "predict": ["--sentences", "6", "--batch_sizes", "3", "--tasks", "2"],
-    "latency": ["--sentences", "4"],
-    "scaling": [
-        "--sentences",
-        "6",
-        "--batch_sizes",
-        "3",
-        "--lengths",
-        "4",
-        "9",
-        "--tokens",
-        "18",
-        "--heads",
-        "1",
-        "3",
-    ],
-    "padding": ["--rows", "16"],
-    "training": ["--rows", "60", "--batch_size", "4", "--max_length", "20"],
-}
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
-    """Loads a benchmark as its command does: with its folder on the path, which it leaves as it was."""
-    monkeypatch.syspath_prepend(FOLDER)
-
-    def load(name: str) -> types.ModuleType:
-        specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        module = importlib.util.module_from_spec(specification)
-        monkeypatch.setitem(sys.modules, name, module)
-        specification.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in ("measuring", "predict", "contender", "contenders", "server", "scale"):
-        sys.modules.pop(name, None)
 
 
 @pytest.mark.usefixtures("drawn_pictures")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +24,9 @@ from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.metrics.bootstrap import score_interval
 from multitask_sentence.data.rows.row_hashes import RowHashes, write_row_hashes
 from multitask_sentence.data.sources.task_source import TaskSource
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
+from multitask_sentence.training.finished.comparing import compare_models
 from multitask_sentence.training.finished.data import _without_train
 from multitask_sentence.training.report.publish import push_folder
 
@@ -216,6 +219,18 @@ def test_models_are_compared_on_the_rows_of_a_recipe(trained: Path, other: Path,
     assert mood["differences"]["other"]["difference"] == scores["other"] - scores["result"] != 0
     low, high = mood["differences"]["other"]["interval"]
     assert low <= mood["differences"]["other"]["difference"] <= high and low < high
+
+
+def test_models_that_list_their_labels_in_another_order_are_compared() -> None:
+    def answers(labels: list[str]) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+        cells = [[label for label in labels if label in row] for row in ("ab", "b", "a", "")]
+        rows = {"split": ["test"] * 4, "text": ["i", "j", "k", "l"], "label": cells, "prediction": cells}
+        task = complete_task("tags", {"problem_type": "multi_label_classification", "labels": labels})
+        return {"tags": task}, {"tags": pa.table(rows)}
+
+    tasks, tables = zip(answers(["a", "b"]), answers(["b", "a"]), strict=True)
+    found = compare_models(["one", "other"], tasks, tables)["tags"]
+    assert found["scores"] == {"one": 1.0, "other": 1.0} and found["differences"]["other"]["difference"] == 0
 
 
 def test_comparison_on_other_rows_or_without_predictions_is_refused(

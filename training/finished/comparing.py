@@ -61,14 +61,20 @@ def _rows_of(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pa.compute.equal(table["split"], split))
 
 
+def _given(table: pa.Table, columns: Sequence[str]) -> list[list[Any]]:
+    """Cells of columns; several labels of a row in one order, whichever their model has."""
+    cells = [table[name].to_pylist() for name in columns]
+    return [[sorted(cell) if isinstance(cell, list) else cell for cell in own] for own in cells]
+
+
 def _check_same_rows(task: str, names: Sequence[str], tables: Sequence[pa.Table]) -> None:
     columns = [name for name in tables[0].column_names if name.startswith(("text", "label"))]
-    first = tables[0].select(columns)
+    first = _given(tables[0], columns)
     for name, table in zip(names[1:], tables[1:], strict=True):
-        if not set(columns) <= set(table.column_names) or table.select(columns).to_pydict() != first.to_pydict():
+        if not set(columns) <= set(table.column_names) or _given(table, columns) != first:
             raise ValueError(
                 f"Task {task!r}: {names[0]} and {name} were measured on other rows, or in another order "
-                f"({len(first)} and {len(table)} rows). Give --data, so that all are measured on the same."
+                f"({len(tables[0])} and {len(table)} rows). Give --data, so that all are measured on the same."
             )
 
 

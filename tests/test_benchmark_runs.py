@@ -1,0 +1,73 @@
+"""Benchmarks do not take the runs of other settings for theirs, and take turns fairly."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from helpers.benchmarks import ARGUMENTS, SHORT
+from multitask_sentence import MultiTaskModel
+from multitask_sentence.training.recipe.recipe import DEFAULT_BACKBONE
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--epochs", "1"], "epochs 3, now 1"),
+        (["--backbone", "another"], r"backbone 'sentence.*', now 'another'"),
+        (["--data_root", "elsewhere"], r"data_root '.*', now '.*elsewhere'"),
+        (["--max_rows", "5"], "max_rows None, now 5"),
+        (["--seed", "1"], "seed 42, now 1"),
+        (["--", "--bf16"], r"arguments \[\], now \['--bf16'\]"),
+    ],
+)
+def test_strategies_do_not_mix_runs_of_other_settings(
+    load: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: list[str], said: str
+) -> None:
+    strategies = load("strategies")
+    options = {"backbone": DEFAULT_BACKBONE, "epochs": 3, "max_rows": None, "seed": 42, "arguments": []}
+    first = argparse.Namespace(**options, data_root=tmp_path, output_dir=tmp_path / "runs")
+    strategies.keep_settings(first)
+    strategies.keep_settings(first)  # an interrupted benchmark goes on
+    arguments = ["--data_root", str(tmp_path), "--output_dir", str(tmp_path / "runs"), *changed]
+    monkeypatch.setattr(sys, "argv", ["strategies.py", *arguments])
+    with pytest.raises(SystemExit, match=said):
+        strategies.main()
+
+
+def test_balancing_takes_only_runs_of_the_same_settings(load: Callable, tmp_path: Path) -> None:
+    balancing = load("balancing")
+    options = argparse.Namespace(backbone="one", data_root=tmp_path, epochs=3.0, max_steps=-1, bf16=False)
+    own = {"method": "sum", "seed": 1, **balancing.settings(options)}
+    others = [{**own, "backbone": "two"}, {**own, "data_root": "elsewhere"}, {"method": "sum", "epochs": 3.0}]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in [*others, own]), encoding="utf-8")
+    assert balancing.known_runs(path, options) == [own]
+
+
+def test_contenders_of_the_latency_take_turns_at_going_first(
+    load: Callable, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, int]] = []
+
+    def noting(kind: type, name: str, side: str) -> None:
+        method = getattr(kind, name)
+
+        def call(self: object, *args: object, **kwargs: object) -> object:
+            called.append((side, id(self)))
+            return method(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, name, call)
+
+    noting(MultiTaskModel, "encode", "ours")
+    noting(MultiTaskModel, "predict", "predict")
+    noting(SentenceTransformer, "encode", "theirs")
+    load("latency").main([*SHORT, *ARGUMENTS["latency"], "--backbone", tiny_backbone])
+    sides = [side for side, _ in called]
+    firsts = sides[::3]
+    assert len(set(firsts)) == 3 and all(len(set(sides[place : place + 3])) == 3 for place in range(0, len(sides), 3))
+    assert len(set(called)) == 3, "predict has a model of its own"
