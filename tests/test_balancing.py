@@ -390,7 +390,7 @@ def run_three_epochs(method: str, backbone: Path, folder: Path, checkpoint: Path
         save_strategy="steps",
         save_steps=6,
     )
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    helpers.train_from(checkpoint, trainer)
     weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     return weights, trainer.balancer.state(), len(trainer.sampler)
 

@@ -109,6 +109,6 @@ def test_models_with_different_rows_are_refused():
 def test_a_thousand_resamples_of_12000_rows_take_seconds():
     generator = np.random.default_rng(0)
     first, second, references = generator.normal(size=(3, 12_000))
-    started = time.perf_counter()
+    started = time.process_time()
     paired_interval("spearman", first, second, references)
-    assert time.perf_counter() - started < 60
+    assert time.process_time() - started < 60

@@ -230,7 +230,8 @@ def test_continued_run_resumes_to_the_same_weights(second: SimpleNamespace, firs
     change(job, "tasks", "mood", "loss_weight", value=0.5)
     finish(job, "--save_strategy", "steps", "--save_steps", "1", "--no_load_best_model_at_end")
     (job.parent / "result" / "results.json").unlink()
-    resumed = finish(job, "--resume_from_checkpoint", str(job.parent / "result" / "checkpoint-1"), "--overwrite")
+    with helpers.blank_start():
+        resumed = finish(job, "--resume_from_checkpoint", str(job.parent / "result" / "checkpoint-1"), "--overwrite")
     whole = load_file(second.folder / "model.safetensors")
     for name, weight in load_file(resumed.folder / "model.safetensors").items():
         torch.testing.assert_close(weight, whole[name], rtol=0, atol=0)

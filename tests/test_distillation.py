@@ -73,7 +73,7 @@ def run(
     recorder = helpers.GradientRecorder()
     options = {"callbacks": [recorder], "lessons": lessons, **(options or {})}
     trainer = helpers.make_trainer(model, sets, folder, options, **{"per_device_train_batch_size": 8, **arguments})
-    trainer.train(resume_from_checkpoint=checkpoint)
+    helpers.train_from(checkpoint, trainer)
     return recorder.steps, trainer
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from helpers.pictures import drawn
 from helpers.small_job import change, make_recipe, write_rows
+from helpers.trainer import blank_start
 from multitask_sentence.train import main, run
 from multitask_sentence.training.comparison.single_runs import is_finished, single_settings
 from multitask_sentence.training.distillation import answers as answers_module
@@ -191,7 +192,8 @@ def test_single_teachers_with_adapters_teach_and_are_found_again(tmp_path, tiny_
     flags += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
     train(job, *flags)
     expected = load_file(tmp_path / "result" / "model.safetensors")
-    printed = train(job, *flags, "--resume_from_checkpoint", str(tmp_path / "result" / "checkpoint-2"))
+    with blank_start():
+        printed = train(job, *flags, "--resume_from_checkpoint", str(tmp_path / "result" / "checkpoint-2"))
     assert "mood alone: finished before" in printed
     for name, tensor in load_file(tmp_path / "result" / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -272,7 +274,8 @@ def test_resumed_run_with_single_teachers_equals_an_uninterrupted_one(distilled,
     flags += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_total_limit", "9"]
     train(job, *flags)
     expected = load_file(compared / "again" / "model.safetensors")
-    printed = train(job, *flags, "--resume_from_checkpoint", str(compared / "again" / "checkpoint-4"))
+    with blank_start():
+        printed = train(job, *flags, "--resume_from_checkpoint", str(compared / "again" / "checkpoint-4"))
     assert printed.count("finished before") == len(TASKS)
     for name, tensor in load_file(compared / "again" / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name

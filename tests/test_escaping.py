@@ -55,12 +55,14 @@ def test_control_characters_are_spelled_out_and_other_text_stays() -> None:
 
 
 def test_nothing_of_a_label_acts_on_a_terminal(folder: Path) -> None:
-    said = (folder / "said.txt").read_text(encoding="utf-8")
-    said += printed(evaluate.main, folder / "run", folder / "recipe.yaml")
-    said += printed(label.main, folder / "run", folder / "rows.csv", folder / "labelled.jsonl")
-    assert "\\u001b[31mred" in said, "premise: labels are printed"
-    assert not set(ACTING) & set(said)
+    of_train = (folder / "said.txt").read_text(encoding="utf-8")
+    of_evaluate = printed(evaluate.main, folder / "run", folder / "recipe.yaml")
+    of_label = printed(label.main, folder / "run", folder / "rows.csv", folder / "labelled.jsonl")
+    for said in (of_train, of_evaluate, of_label):
+        assert "\\u001b[31mred" in said, "premise: labels are printed"
+        assert not set(ACTING) & set(said)
     labelled = [json.loads(line) for line in (folder / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(labelled) == 16
     assert {row["mood_label"] for row in labelled} <= set(LABELS), "data stays what it is"
 
 
@@ -68,7 +70,7 @@ def test_nothing_of_a_label_acts_in_card_and_page(folder: Path) -> None:
     printed(card.main, folder / "run")
     printed(report.main, folder / "run")
     text, page = ((folder / "run" / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
-    assert "red" in text and "red" in page, "premise: labels are shown"
+    assert "[31mred" in text and "[31mred" in page, "premise: labels are shown"
     assert not set(ACTING) & set(text + page)
     assert "<img src=x" not in page
     assert "<img src=x" not in text.replace("`<img src=x onerror=alert(1)>`", "")

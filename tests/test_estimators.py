@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, log_loss
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MultiLabelBinarizer
@@ -61,12 +61,6 @@ def model(folder: str) -> MultiTaskModel:
 
 
 # ---- scikit-learn's own checks ----
-
-
-@needs_tags
-@estimator_checks.parametrize_with_checks([SentenceEmbedder("folder"), TaskClassifier("folder", "mood")])
-def test_checks_that_scikit_learn_runs_on_estimators_of_texts_pass(estimator: Any, check: Any) -> None:
-    check(estimator)
 
 
 @needs_tags
@@ -220,7 +214,7 @@ def test_classifier_of_several_labels_answers_as_a_binarizer_reads(folder: str, 
     binarizer = MultiLabelBinarizer(classes=list(classifier.classes_)).fit([])
     found = classifier.fit(TEXTS, binarizer.transform(expected)).predict(TEXTS)
     np.testing.assert_array_equal(found, binarizer.transform(expected))
-    assert 0 < found.mean() < 1 and f1_score(binarizer.transform(expected), found, average="macro", zero_division=1)
+    assert 0 < found.mean() < 1
     assert classifier.score(TEXTS, found) == 1
 
 

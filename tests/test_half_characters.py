@@ -40,6 +40,7 @@ def check(loaded: LoadedTasks, caplog: pytest.LogCaptureFixture, rows: int = 1, 
     assert [row[0] for row in loaded.sets[0].splits["train"]["sentences"]] == ["fine \U0001f600", "cut \ufffd!"]
     told = [line for line in caplog.messages if "U+FFFD" in line]
     assert told and all(line.endswith(f"first in row {first}") and f" {rows} rows of " in line for line in told)
+    caplog.clear()
 
 
 @pytest.mark.parametrize("path", ["csv", "fasttext"])

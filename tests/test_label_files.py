@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from helpers.answered import answered_chunks
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands.label import main
 from multitask_sentence.labelling import inputs, job
@@ -123,7 +124,9 @@ def test_resume_goes_on_where_a_job_ended_between_its_output_and_clearing_up(
     interrupt(monkeypatch, *arguments)
     for name in ("out.csv", "out.csv.set_aside.jsonl"):
         (tmp_path / name).write_text("of the job")
-    label(*arguments, "--resume")
+    with answered_chunks() as answered:
+        label(*arguments, "--resume")
+    assert answered == []
     assert len(pd.read_csv(tmp_path / "out.csv")) == 10
     assert len((tmp_path / "out.csv.set_aside.jsonl").read_text().splitlines()) == 1
     assert not (tmp_path / "out.csv.job").exists()
@@ -204,12 +207,14 @@ def test_output_is_on_the_disk_before_its_parts_are_removed(
     fsync, seen = os.fsync, []
 
     def note(descriptor: int) -> None:
-        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "out.csv").exists()))
+        parts = list((tmp_path / "out.csv.job").glob("part-*.csv"))
+        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "out.csv").exists(), bool(parts)))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
     label(model, tmp_path / "in.csv", tmp_path / "out.csv")
-    assert (str(tmp_path), True) in seen
+    assert (str(tmp_path / "out.csv.job" / f".output.{os.getpid()}"), False, True) in seen, "the rows"
+    assert (str(tmp_path), True, True) in seen, "their name"
 
 
 # ---- inputs ----
@@ -321,6 +326,8 @@ def test_rows_without_a_label_are_counted_once_after_going_on(
     arguments = (tmp_path / "model", tmp_path / "in.csv", tmp_path / "out.csv", "--rows_per_part", 5)
     interrupt(monkeypatch, *arguments)
     (tmp_path / "out.csv.job" / "part-000001.json").unlink()
-    label(*arguments, "--resume")
+    with answered_chunks() as answered:
+        label(*arguments, "--resume")
+    assert answered == [1]
     found = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("mood")]
     assert found == [["mood", "(no", "label)", "10", "100.0%"]]

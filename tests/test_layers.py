@@ -1,6 +1,7 @@
 """The arrows between folders: which may import which, and that no imports run in a circle."""
 
 import ast
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -35,11 +36,24 @@ MODULES = {
 }
 
 
+def when_imported(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module that run when it is imported: those inside `try`, `if` and `with` as well."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.If, ast.Try, ast.With)):
+            handlers = [handler.body for handler in getattr(node, "handlers", [])]
+            for inner in (node.body, *handlers, getattr(node, "orelse", []), getattr(node, "finalbody", [])):
+                yield from when_imported(inner)
+
+
 def imports_of(name: str) -> set[str]:
     """Modules of the package that a module imports when it is imported itself."""
     path, found = MODULES[name], set()
     package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in when_imported(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            own = (alias.name.partition(".") for alias in node.names)
+            found |= {inner for package_name, _, inner in own if package_name == "multitask_sentence"}
         if not isinstance(node, ast.ImportFrom):
             continue
         words = node.module.split(".") if node.module else []

@@ -253,7 +253,7 @@ def test_resuming_meets_the_rows_that_were_left(mixture, backbone, tmp_path):
 
     whole = rows_of_run(None)
     resumed = rows_of_run(str(tmp_path / "checkpoint-22"))
-    assert resumed[-(len(whole) - 22) :] == whole[22:]
+    assert resumed == whole[22:]
 
 
 def test_epoch_is_described_with_rows_batches_and_passes():

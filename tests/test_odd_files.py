@@ -138,7 +138,7 @@ def test_score_that_is_no_number_says_what_reads_it(tmp_path: Path, cell: str, r
     with pytest.raises(ValueError) as error:
         load_cells(tmp_path, ["1", cell], "regression")
     assert remedy in str(error.value)
-    with pytest.raises(ValueError) as error:  # where these options do not exist
+    with pytest.raises(ValueError, match="row 1: found") as error:  # where these options do not exist
         load(tmp_path, json.dumps([{"text": "a", "label": cell}]), "json", "regression")
     assert "decimal" not in str(error.value) and "thousands" not in str(error.value)
 

@@ -204,7 +204,7 @@ def test_of_two_runs_on_one_folder_the_second_is_refused_and_a_killed_one_holds_
     starts: Callable[[], BaseProcess], job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     both = [starts() for _ in range(2)]
-    ended = multiprocessing.connection.wait([process.sentinel for process in both], timeout=60)
+    ended = multiprocessing.connection.wait([process.sentinel for process in both], timeout=300)
     (refused,) = [number for number, process in enumerate(both) if process.sentinel in ended]
     lives = both[1 - refused]
     said = f"another run is writing there (process {lives.pid} on "

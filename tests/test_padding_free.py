@@ -439,7 +439,7 @@ def test_variable_length_states_equal_padded_states(architecture: str, monkeypat
     model.padding_free = True
     torch.testing.assert_close(model(**inputs).sentence_embedding, expected, rtol=0, atol=1e-5)
     everywhere = (-1, -1)
-    assert calls == [everywhere, *[(2, 2)] * 2, everywhere] if architecture == "modernbert" else [everywhere] * 2
+    assert calls == ([everywhere, *[(2, 2)] * 2, everywhere] if architecture == "modernbert" else [everywhere] * 2)
 
 
 @pytest.mark.skipif(padding_free_module.varlen_attn is None, reason="needs torch's variable-length attention")

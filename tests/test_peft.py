@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
 
 from helpers import hub_server
+from helpers.trainer import blank_start
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
@@ -372,7 +373,7 @@ def test_interrupted_adapter_run_resumes_to_the_same_weights(
     assert has_adapter(AutoModel.from_pretrained(checkpoint, trust_remote_code=True).backbone)
     whole = Path(tiny_backbone) / "model.safetensors"
     assert (checkpoint / "model.safetensors").stat().st_size < whole.stat().st_size / 5
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), blank_start():
         run([str(job), "--resume_from_checkpoint"])
     last = f"checkpoint-{finished.adapter.results['steps']}"  # the result itself is the best one, perhaps the first
     for place in (".", last):

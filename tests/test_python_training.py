@@ -178,7 +178,7 @@ def test_class_label_ids_are_read_by_their_names(tiny_backbone, tmp_path):
     [
         (
             {"sentence": ["the cat", "a dog"], "label": ["good", "godo"]},
-            r"train_dataset\['mood'\], row 2: .*'godo' is not a label of task 'mood'\. .*Did you mean 'good'\?|godo",
+            r"train_dataset\['mood'\], row 2: .*'godo' is not a label of task 'mood'\. .*Did you mean 'good'\?",
         ),
         (
             {"sentence": ["the cat", ""], "label": ["good", "bad"]},

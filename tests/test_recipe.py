@@ -260,22 +260,12 @@ tasks:
     assert [source.columns["label"] for source in sources] == ["topic", "mood"]
 
 
-def test_token_in_a_recipe_is_refused(tmp_path: Path) -> None:
-    text = RECIPE_WITH_TOKEN.format(training="hub_token: hf_secret")
-    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"training\.hub_token: a token does not belong in a recipe"):
-        load_recipe(tmp_path / "recipe.yaml")
-
-
 def test_task_names_whose_scores_would_share_a_name_are_refused(tmp_path: Path) -> None:
-    text = (
-        RECIPE_WITH_TOKEN.format(training="seed: 1").replace("  rating:", "  pairs_cosine:").replace("mood:", "pairs:")
-    )
-    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    pairs, rating = {**PAIR_TASK, "problem_type": "similarity"}, {**TASK, "problem_type": "regression"}
     with pytest.raises(
         ValueError, match="'pairs' and 'pairs_cosine' would both report a score called pairs_cosine_spearman"
     ):
-        load_recipe(tmp_path / "recipe.yaml")
+        load(tmp_path, {"tasks": {"pairs": pairs, "pairs_cosine": rating}})
 
 
 def test_task_names_clash_only_in_scores_that_are_measured(tmp_path: Path) -> None:
@@ -284,20 +274,6 @@ def test_task_names_clash_only_in_scores_that_are_measured(tmp_path: Path) -> No
     both["a"]["metrics"].append("macro_f1")
     with pytest.raises(ValueError, match="'a' and 'a_macro' would both report a score called a_macro_f1"):
         load(tmp_path, {"tasks": both})
-
-
-RECIPE_WITH_TOKEN = """
-tasks:
-  mood:
-    problem_type: similarity
-    dataset: {{path: csv, data_files: {{train: pairs.csv, validation: other.csv}}}}
-    columns: {{sentence1: a, sentence2: b, label: score}}
-  rating:
-    problem_type: regression
-    dataset: {{path: csv, data_files: {{train: texts.csv, validation: other.csv}}}}
-    columns: {{sentence: text, label: stars}}
-training: {{{training}}}
-"""
 
 
 # ---- YAML that no setting can be ----

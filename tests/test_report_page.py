@@ -32,7 +32,6 @@ from multitask_sentence.train import run
 from multitask_sentence.training.finished.data import files_data
 from multitask_sentence.training.report.publish import stays_behind
 
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WORDS = ("the", "cat", "ran", "good", "news", "bank")
 UNLABELED = [f"the {noun} {verb} <b>in</b> the park" for noun in ("cat", "dog", "bird") for verb in ("ran", "sang")]
@@ -323,7 +322,7 @@ def test_page_says_how_many_rows_the_model_was_trained_on(trained: Path, tmp_pat
 @pytest.fixture
 def opened(page: Path) -> Iterator[Any]:
     """The page in a browser; what the console says of errors fails the test."""
-    said = []
+    playwright, said = pytest.importorskip("playwright.sync_api"), []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page()

@@ -462,6 +462,8 @@ def test_openvino_answers_as_the_model_does(openvino_folder: Path, model: MultiT
     for call in ("encode", "predict", "predict pairs", "predict none", "encode raw"):
         assert_same(CALLS[call](runtime), CALLS[call](model))
     rough = MultiTaskRuntime.from_pretrained(openvino_folder, precision="bfloat16")
+    hints = [opened._sentences.compiled.get_property("INFERENCE_PRECISION_HINT") for opened in (runtime, rough)]
+    assert [hint.get_type_name() for hint in hints] == ["f32", "bf16"]
     assert np.abs(rough.encode(SENTENCES) - model.encode(SENTENCES)).max() < 0.1
 
 

@@ -80,12 +80,16 @@ def start(folder: Path, *arguments: str) -> tuple[str, subprocess.Popen]:
     command = [sys.executable, "-m", "multitask_sentence", "serve", str(folder), "--port", "0", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MULTITASK_SENTENCE_TOKEN": TOKEN}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if found := re.search(r"running on (http://[\d.:]+)", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for us
-            return found[1], process
+    said, limit = [], threading.Timer(120, process.kill)
+    limit.start()
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"running on (http://[\d.:]+)", line):
+                threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for us
+                return found[1], process
+    finally:
+        limit.cancel()
     raise AssertionError("".join(said))
 
 
@@ -219,11 +223,15 @@ def test_mistake_gets_one_line_that_names_the_field(
     assert server.send("/health")[1]["status"] == "ok"
 
 
-def test_token_is_asked_for_but_not_for_health(server: Server) -> None:
-    for token in (None, "another"):
-        status, message, _ = server.error("/predict", {"sentences": "a"}, token=token)
-        assert status == 401 and TOKEN not in message
-    assert server.send("/health", token=None)[0] == 200
+def test_token_is_asked_for_but_not_for_health_and_metrics(server: Server) -> None:
+    paths = {*server.send("/openapi.json", token=None)[1]["paths"]}
+    assert paths >= {"/predict", "/v1/embeddings", "/v1/models", "/health", "/metrics"}
+    for path in ("/health", "/metrics"):
+        assert server.send(path, token=None)[0] == 200
+    for path in ("/nowhere", *paths - {"/health", "/metrics"}):
+        for token in (None, "another"):
+            status, message, _ = server.error(path, None if path == "/v1/models" else {"sentences": "a"}, token=token)
+            assert status == 401 and TOKEN not in message, path
 
 
 def test_metrics_count_requests_and_rows(server: Server) -> None:
@@ -324,6 +332,7 @@ def test_sigterm_ends_the_server_when_all_is_answered(folder: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.send, "/predict", {"sentences": SENTENCES * 100}) for _ in range(8)]
         while "multitask_sentence_waiting_rows 0" in server.send("/metrics")[1]:
+            assert not all(request.done() for request in asked), "premise: some wait when the signal comes"
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         found = [request.result() for request in asked]
@@ -379,27 +388,28 @@ def test_text_that_waits_or_is_on_its_way_is_limited_and_a_request_alone_is_take
 
 
 @pytest.fixture
-def answer_when_told() -> tuple[Callable[..., list[dict[str, Any]]], threading.Event, list[int]]:
-    """An answer that waits for an event, and the sizes of the batches that it was asked for."""
-    event, sizes = threading.Event(), []
+def answer_when_told() -> tuple[Callable[..., list[dict[str, Any]]], threading.Event, threading.Event, list[int]]:
+    """An answer that sets an event and waits for another, both events, and the sizes of its batches."""
+    taken, event, sizes = threading.Event(), threading.Event(), []
 
     def answer(rows: list[str], tasks: list[str], embeddings: bool, abstain: Any) -> list[dict[str, Any]]:
+        taken.set()
         event.wait(30)
         sizes.append(len(rows))
         if "poison" in rows:
             raise RuntimeError("bad row")
         return [dict.fromkeys(tasks, (row, abstain) if abstain else row) for row in rows]
 
-    return answer, event, sizes
+    return answer, taken, event, sizes
 
 
 def test_waiting_requests_are_answered_together_and_a_full_queue_refuses(answer_when_told) -> None:
-    answer, event, sizes = answer_when_told
+    answer, taken, event, sizes = answer_when_told
     batcher = Batcher(answer, max_waiting_rows=5, max_batch_rows=4)
 
     async def ask() -> None:
         first = asyncio.create_task(batcher.submit(["0"], ["mood"], False))
-        await asyncio.sleep(0.2)  # the thread has taken it
+        assert await asyncio.to_thread(taken.wait, 30)
         others = [
             asyncio.create_task(batcher.submit([str(number)], [f"task{number}"], False)) for number in range(1, 6)
         ]
@@ -418,35 +428,37 @@ def test_waiting_requests_are_answered_together_and_a_full_queue_refuses(answer_
 
 
 def test_callers_that_ask_again_and_again_are_answered_together() -> None:
-    sizes = []
+    taken, sizes = threading.Event(), []
 
     def answer(rows: list[str], tasks: list[str], embeddings: bool, abstain: Any) -> list[dict[str, Any]]:
-        time.sleep(0.04)
+        taken.set()
+        time.sleep(0.16)  # of which the next pass waits an eighth
         sizes.append(len(rows))
         return [{"mood": row} for row in rows]
 
-    async def call(batcher: Batcher, caller: int) -> None:
-        await asyncio.sleep(0.02 * bool(caller))  # the first is computed alone
-        for number in range(12):
+    async def call(batcher: Batcher) -> None:
+        for number in range(5):
             assert await batcher.submit([str(number)], ["mood"], False) == [{"mood": str(number)}]
 
     async def call_all() -> None:
         batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
-        await asyncio.gather(*(call(batcher, caller) for caller in range(8)))
+        first = asyncio.create_task(call(batcher))
+        assert await asyncio.to_thread(taken.wait, 30)  # it is computed alone
+        await asyncio.gather(first, *(call(batcher) for _ in range(7)))
         batcher.close()
 
     asyncio.run(call_all())
-    assert len(sizes) < 18, f"by turns, two halves need 24 passes; found {sizes}"
+    assert len(sizes) < 9, f"by turns, two halves need 10 passes; found {sizes}"
 
 
 def test_requests_that_abstain_otherwise_are_computed_apart(answer_when_told) -> None:
-    answer, event, sizes = answer_when_told
+    answer, taken, event, sizes = answer_when_told
     batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
     asked = [None, {"confidence": 0.5}, None, {"confidence": 0.9}, {"confidence": 0.5}]
 
     async def ask() -> list[Any]:
         first = asyncio.create_task(batcher.submit(["first"], ["mood"], False))
-        await asyncio.sleep(0.2)  # the thread has taken it
+        assert await asyncio.to_thread(taken.wait, 30)
         others = [asyncio.create_task(batcher.submit(["a"], ["mood"], False, abstain)) for abstain in asked]
         await asyncio.sleep(0)
         event.set()
@@ -459,16 +471,20 @@ def test_requests_that_abstain_otherwise_are_computed_apart(answer_when_told) ->
 
 
 def test_failing_request_does_not_spoil_those_in_its_batch(answer_when_told) -> None:
-    answer, event, _ = answer_when_told
+    answer, taken, event, sizes = answer_when_told
     batcher = Batcher(answer, max_waiting_rows=50, max_batch_rows=40)
 
     async def ask() -> list[Any]:
+        first = asyncio.create_task(batcher.submit(["first"], ["mood"], False))
+        assert await asyncio.to_thread(taken.wait, 30)
         tasks = [asyncio.create_task(batcher.submit([row], ["mood"], False)) for row in ("a", "b", "poison", "c")]
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0)
         event.set()
+        await first
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asyncio.run(ask())
     assert [found[place] for place in (0, 1, 3)] == [[{"mood": "a"}], [{"mood": "b"}], [{"mood": "c"}]]
     assert isinstance(found[2], RuntimeError)
+    assert sizes == [1, 4, 1, 1, 1, 1], "together, then each alone"
     batcher.close()

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from multitask_sentence.data.cache.arrays import BATCH_ROWS, cached_text
 from multitask_sentence.data.cache.sets import cached_splits, set_key
 from multitask_sentence.data.cache.shards import file_hash
 from multitask_sentence.data.files.parts import Cells
+from multitask_sentence.data.loading import tasks
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.report import describe
 from multitask_sentence.data.rows.sets import LoadedTasks
@@ -203,21 +203,17 @@ def test_a_second_set_keeps_the_sides_of_the_first_whether_that_was_read_or_kept
     assert sentences[0] == {text for text in sentences[1] if text.startswith("a film")}
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    file, ended = write(tmp_path / "rows.csv", ROWS), threading.Event()
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, label_parts = write(tmp_path / "rows.csv", ROWS), tasks.label_parts
 
-    def touch() -> None:
-        while not ended.wait(0.001):
-            os.utime(file)
+    def touch_and_label(*arguments: Any) -> Any:
+        os.utime(file, (1, 1))
+        return label_parts(*arguments)
 
-    thread = threading.Thread(target=touch)
-    thread.start()
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "label_parts", touch_and_label)
         with pytest.raises(ValueError, match=r"'mood': its files changed while they were read\. Start again"):
             load(tmp_path)
-    finally:
-        ended.set()
-        thread.join()
     load(tmp_path)
 
 

@@ -20,7 +20,6 @@ from multitask_sentence import MultiTaskModel
 from multitask_sentence.export.space import write_space
 
 gradio_client = pytest.importorskip("gradio_client")  # not on the least versions
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # What a run leaves beside its model: whole models of single tasks, texts, logs that name the machine, pickles.
 PRIVATE = (
@@ -115,6 +114,7 @@ def test_app_answers_as_the_model_does(url: str, folder: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_labels_are_read_and_lines_are_found_in_a_browser(url: str, folder: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
     label = MultiTaskModel.from_pretrained(folder).predict(SENTENCE, tasks="mood")["mood"]["labels"]
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

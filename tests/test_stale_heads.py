@@ -2,7 +2,6 @@
 
 import copy
 import json
-import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -257,14 +256,9 @@ def test_heads_can_be_adopted(folder: Path, tmp_path: Path, opens_with_warning: 
     assert opens_with_warning(tmp_path / "adopted") == 0
 
 
-def test_fingerprint_of_a_small_encoder_takes_milliseconds(minilm: MultiTaskModel) -> None:
-    weights = minilm.state_dict()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        stale_heads_multitask.fingerprint(weights)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.05
+def test_fingerprint_reads_samples_alone() -> None:
+    weights = torch.ones(1).expand(10**13)  # 40 TB, were they all read
+    assert stale_heads_multitask.fingerprint({"a": weights}) == stale_heads_multitask.fingerprint({"a": weights[:64]})
 
 
 def test_fingerprint_of_quantised_or_absent_weights_is_unknown() -> None:

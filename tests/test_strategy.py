@@ -328,7 +328,7 @@ def train_in_stages(backbone: Path, folder: Path, checkpoint: Path | None = None
         save_steps=1,
         save_total_limit=20,
     )
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    helpers.train_from(checkpoint, trainer)
     return copy_of(trainer.model)
 
 

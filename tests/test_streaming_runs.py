@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from helpers import command, small_job, warm
 from helpers.hub_server import HubServer
+from helpers.trainer import blank_start
 from multitask_sentence.data import report
 from multitask_sentence.data.files import streams
 from multitask_sentence.data.rows.streamed import BrokenStream
@@ -77,9 +78,8 @@ def test_killed_run_goes_on_to_the_weights_of_one_whose_rows_a_worker_reads(tiny
     whole = run([str(job), "--output_dir", str(tmp_path / "whole"), "--dataloader_num_workers", "1", *flags])
     assert whole.state.global_step == 24
     killed, printed = tmp_path / "killed", tmp_path / "printed.txt"
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     process = warm.start(
-        [command.__file__, "train", str(job), "--output_dir", str(killed), *flags], environment, printed
+        [command.__file__, "train", str(job), "--output_dir", str(killed), *flags], os.environ, printed
     )
     deadline = time.monotonic() + 120
     while not (killed / "checkpoint-5" / RUN_FILE).is_file():
@@ -92,7 +92,8 @@ def test_killed_run_goes_on_to_the_weights_of_one_whose_rows_a_worker_reads(tiny
     with pytest.raises(ValueError, match=r"another run: buffer_size\.mood and tags was 4 and is 5 now"):
         run([str(job), "--output_dir", str(killed), "--resume_from_checkpoint", *flags])
     streamed(job, buffer_size=BUFFER)
-    run([str(job), "--output_dir", str(killed), "--resume_from_checkpoint", *flags])
+    with blank_start():
+        run([str(job), "--output_dir", str(killed), "--resume_from_checkpoint", *flags])
     assert_same_weights(killed, tmp_path / "whole")
 
 
@@ -169,5 +170,6 @@ def test_run_on_the_hub_that_breaks_off_keeps_its_steps_and_goes_on_to_the_same_
     assert str(last_checkpoint(broken)) in str(error.value)
     assert "Traceback" not in str(error.value), "of a worker"
     hub.lost.clear()
-    run([str(job), "--output_dir", str(broken), "--resume_from_checkpoint", *flags])
+    with blank_start():
+        run([str(job), "--output_dir", str(broken), "--resume_from_checkpoint", *flags])
     assert_same_weights(broken, tmp_path / "whole")

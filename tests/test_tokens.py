@@ -35,7 +35,7 @@ def test_token_reaches_nothing_that_a_run_writes_or_says(
     job, flags = make_recipe(tmp_path, tiny_backbone, tasks=("mood",)), []
     training: dict[str, Any] = yaml.safe_load(job.read_text())["training"] | {"num_train_epochs": 1}
     if way == "flag":
-        flags = ["--hub_token", SECRET]
+        flags = ["--hub_token", SECRET, "--log_level", "debug"]
     elif way == "variable":
         monkeypatch.setenv("HF_TOKEN", SECRET)
     else:
@@ -52,17 +52,21 @@ def test_token_reaches_nothing_that_a_run_writes_or_says(
     assert SECRET not in said.out + said.err + caplog.text
 
 
+@pytest.mark.parametrize("place", ["training.hub_token", "tasks.mood.dataset.token"])
 def test_token_in_a_recipe_is_refused_without_being_shown(
-    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    place: str, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     write_rows(tmp_path)
     job = make_recipe(tmp_path, tiny_backbone, tasks=("mood",))
-    change(job, training={"hub_token": SECRET})
+    recipe = yaml.safe_load(job.read_text())
+    block = recipe["training"] if place.startswith("training") else recipe["tasks"]["mood"]["dataset"]
+    block[place.rpartition(".")[2]] = SECRET
+    change(job, **recipe)
     monkeypatch.setattr("sys.argv", ["train.py", str(job)])
     with pytest.raises(SystemExit) as caught:
         command.main()
     said = capfd.readouterr()
-    assert "a token does not belong in a recipe" in str(caught.value)
+    assert f"{place}: a token does not belong in a recipe" in str(caught.value)
     assert SECRET not in f"{caught.value}{said.out}{said.err}"
 
 

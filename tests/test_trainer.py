@@ -506,7 +506,7 @@ def run_three_epochs(backbone: Path, folder: Path, checkpoint: Path | None = Non
         save_total_limit=10,
         **kwargs,
     )
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    helpers.train_from(checkpoint, trainer)
     return copy_of(trainer.model), trainer.state.log_history, len(trainer.sampler)
 
 

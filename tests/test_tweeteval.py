@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from multitask_sentence import MultiTaskModel
@@ -61,6 +62,7 @@ def data_root(tmp_path: Path, tweeteval: ModuleType) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_backbone: str, tweeteval: ModuleType) -> Path:
+    torch.manual_seed(0)
     settings = {"problem_type": "single_label_classification", "labels": ["first", "second"]}
     tasks = {task: settings for task in tweeteval.TASKS if task != "stance"}
     tasks |= {f"stance_{target}": {**settings, "labels": ["none", "against", "favor"]} for target in tweeteval.TARGETS}
@@ -90,6 +92,9 @@ def test_command_scores_a_folder_and_writes_the_files_of_the_leaderboard(
     assert run["irony"] == pytest.approx(tweeteval.official_score("irony", rows["label"], numbers))
     assert run["ALL"] == pytest.approx(np.mean([run[task] for task in tweeteval.TASKS]))
     assert unseen["irony"] == run["irony"]
+    labels = pd.read_parquet(data_root / "tweeteval_hate" / "test.parquet")["label"]
+    numbers = [int(number) for number in (tmp_path / "answers" / "hate.txt").read_text().split()]
+    assert unseen["hate"] == pytest.approx(tweeteval.official_score("hate", labels[1:], numbers[1:])) != run["hate"]
     printed = capsys.readouterr().out
     assert "hate 1 of 5" in printed and "irony 1" not in printed  # found in spite of case and white space
     assert "67.9" in printed  # the published ones stand beside ours

@@ -1,9 +1,7 @@
 """What holds for every file that a run writes: the permissions that the umask gives, and no token."""
 
-import io
 import os
 import stat
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import datasets
@@ -61,7 +59,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("umask", [0o002, 0o027], ids=oct)
 @pytest.mark.parametrize("saves", ["model", "adapter"])
 def test_saved_files_have_the_permissions_that_the_umask_gives(
-    umask: int, saves: str, tiny_backbone: str, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    umask: int, saves: str, tiny_backbone: str, caches: Path, tmp_path: Path
 ):
     changes = {}
     if saves == "adapter":
@@ -70,7 +68,7 @@ def test_saved_files_have_the_permissions_that_the_umask_gives(
         changes = {"peft": peft, "strategy": {}}
     before = os.umask(umask)
     try:
-        main_of(monkeypatch, write_job(tmp_path, tiny_backbone, **changes))
+        main([str(write_job(tmp_path, tiny_backbone, **changes))])
     finally:
         os.umask(before)
     found = files_of(tmp_path / "result")
@@ -83,35 +81,6 @@ def test_saved_files_have_the_permissions_that_the_umask_gives(
         found += shards
     others = {path: oct(stat.S_IMODE(path.stat().st_mode)) for path in found}
     assert {path: mode for path, mode in others.items() if mode != oct(0o666 & ~umask)} == {}
-
-
-def main_of(monkeypatch: pytest.MonkeyPatch, *argv: object) -> str:
-    """What the command prints, on both streams."""
-    monkeypatch.setattr("sys.argv", ["train.py", *map(str, argv)])
-    out = io.StringIO()
-    with redirect_stdout(out), redirect_stderr(out):
-        main()
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("given_by", ["flag", "environment"])
-def test_token_reaches_no_file_and_no_line_of_a_run(
-    given_by: str,
-    tiny_backbone: str,
-    caches: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-):
-    flags = ["--hub_token", TOKEN, "--log_level", "debug"] if given_by == "flag" else []
-    if given_by == "environment":
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-    printed = main_of(monkeypatch, write_job(tmp_path, tiny_backbone), *flags)
-    assert "checkpoint-2" in {path.name for path in (tmp_path / "result").iterdir()}
-    assert "Saved to" in printed
-    assert TOKEN not in printed
-    assert TOKEN not in caplog.text
-    assert [path for path in files_of(tmp_path) if TOKEN.encode() in path.read_bytes()] == []
 
 
 def test_token_of_python_arguments_is_in_no_pickle_and_no_text(tiny_backbone: str, tmp_path: Path):
@@ -133,11 +102,3 @@ def test_token_of_python_arguments_is_in_no_pickle_and_no_text(tiny_backbone: st
     found = files_of(tmp_path)
     assert {"training_args.bin", "tokenizer_config.json"} <= {path.name for path in found}
     assert [path for path in found if TOKEN.encode() in path.read_bytes()] == []
-
-
-def test_token_in_a_recipe_is_refused(tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    dataset = {**RECIPE["tasks"]["mood"]["dataset"], "token": TOKEN}
-    job = write_job(tmp_path, tiny_backbone, tasks={"mood": {**RECIPE["tasks"]["mood"], "dataset": dataset}})
-    with pytest.raises(SystemExit, match=r"tasks\.mood\.dataset\.token: a token does not belong in a recipe") as error:
-        main_of(monkeypatch, job)
-    assert TOKEN not in str(error.value)

@@ -23,6 +23,7 @@ from helpers.trainer import (
     make_model,
     make_set,
     make_trainer,
+    train_from,
     without_learning,
 )
 from multitask_sentence.training.distillation.lessons import Lessons
@@ -93,7 +94,7 @@ def train_and_resume(backbone: Path, teacher: str, folder: Path) -> list[dict]:
             save_strategy="steps",
             save_steps=3,
         )
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train_from(checkpoint, trainer)
         weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
     return weights
 

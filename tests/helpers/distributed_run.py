@@ -23,6 +23,7 @@ from helpers.trainer import (
     make_model,
     make_set,
     make_trainer,
+    train_from,
     without_learning,
 )
 from multitask_sentence.tasks_multitask import TaskConfig
@@ -81,7 +82,7 @@ def train_in_stages(backbone: Path, folder: Path, checkpoint: str | None = None,
         **{"per_device_train_batch_size": 3, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4},
         **arguments,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train_from(checkpoint, trainer)
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
@@ -98,7 +99,7 @@ def train_and_resume(backbone: Path, folder: Path) -> tuple[dict, dict]:
             save_strategy="steps",
             save_steps=6,
         )
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train_from(checkpoint, trainer)
         weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
     return tuple(weights)
 

@@ -1,8 +1,11 @@
 """A tiny random encoder, labelled sets and a trainer: what the tests of training, evaluation and collation share."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -126,6 +129,35 @@ def make_trainer(
     """A trainer that prints nothing."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     return MultiTaskTrainer(model, make_arguments(folder, **kwargs), sets, **(trainer_options or {}))
+
+
+@contextmanager
+def blank_start() -> Iterator[None]:
+    """
+    Trainings begin with zeros for all trainable weights.
+
+    A resumed run has the model, rows and seed of the whole one: it equals that also where the checkpoint is ignored.
+    From a blank start, the checkpoint alone can bring the weights.
+    """
+    train = MultiTaskTrainer.train
+
+    def train_blank(self: MultiTaskTrainer, *args: Any, **kwargs: Any) -> Any:
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data.zero_()
+        return train(self, *args, **kwargs)
+
+    with mock.patch.object(MultiTaskTrainer, "train", train_blank):
+        yield
+
+
+def train_from(checkpoint: Path | str | None, trainer: MultiTaskTrainer) -> None:
+    """Train, or go on from a checkpoint after a blank start."""
+    if checkpoint is None:
+        trainer.train()
+    else:
+        with blank_start():
+            trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 class GradientRecorder(TrainerCallback):
