@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import card, evaluate, label, report
 from multitask_sentence.data.text.spelling import visible
 from multitask_sentence.train import main
@@ -57,13 +58,15 @@ def test_control_characters_are_spelled_out_and_other_text_stays() -> None:
 def test_nothing_of_a_label_acts_on_a_terminal(folder: Path) -> None:
     of_train = (folder / "said.txt").read_text(encoding="utf-8")
     of_evaluate = printed(evaluate.main, folder / "run", folder / "recipe.yaml")
-    of_label = printed(label.main, folder / "run", folder / "rows.csv", folder / "labelled.jsonl")
-    for said in (of_train, of_evaluate, of_label):
+    model = MultiTaskModel.from_pretrained(folder / "run")
+    model.heads["mood"].layers[-1].bias.data[model.config.tasks["mood"].labels.index(LABELS[0])] += 100
+    model.save_pretrained(folder / "always red")
+    of_label = printed(label.main, folder / "always red", folder / "rows.csv", folder / "labelled.jsonl")
+    for said in (of_train, of_label):
         assert "\\u001b[31mred" in said, "premise: labels are printed"
-        assert not set(ACTING) & set(said)
+    assert not set(ACTING) & set(of_train + of_evaluate + of_label)
     labelled = [json.loads(line) for line in (folder / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(labelled) == 16
-    assert {row["mood_label"] for row in labelled} <= set(LABELS), "data stays what it is"
+    assert [row["mood_label"] for row in labelled] == [LABELS[0]] * 16, "data stays what it is"
 
 
 def test_nothing_of_a_label_acts_in_card_and_page(folder: Path) -> None:
