@@ -1,5 +1,6 @@
 """Training that learns from teachers: the mixed loss, its schedule, and a run that is the same however it is cut."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,22 @@ def test_unlabelled_text_is_drawn_and_answered_and_has_passes_of_its_own(backbon
     batch = trainer.data_collator([trainer.train_dataset[row] for row in (0, 8, 19)])
     assert len(batch["labels"]["sentiment"]) == 1
     assert len(batch["teacher_targets"]["sentiment"]) == 3
+
+
+def test_only_teachers_of_named_tasks_are_asked_about_unlabelled_text(backbone, teacher, tmp_path):
+    texts = [[sentence] for sentence in helpers.make_sentences(12, 77)]
+    more = {name: datasets.Dataset.from_dict({"sentences": texts}) for name in ("messages", "others")}
+    model = helpers.make_model(backbone, ("sentiment", "rating"))
+    lessons = make_lessons(teacher, model)
+    sets = [helpers.make_set([task], seed=seed, train=8) for seed, task in ((1, "sentiment"), (2, "rating"))]
+    settings = {"messages": {"tasks": ["rating"]}, "others": {}}
+    lessons = Lessons(replace(lessons.settings, unlabeled=settings), lessons.teachers, more)
+    trainer = helpers.make_trainer(model, sets, tmp_path, {"lessons": lessons}, per_device_train_batch_size=8)
+    trainer.train()
+    answered = [
+        {name for name in rows.column_names if name.startswith("teacher_")} for rows in trainer.train_dataset.sets
+    ]
+    assert answered[2:] == [{"teacher_rating"}, {"teacher_sentiment", "teacher_rating"}]
 
 
 @pytest.mark.parametrize(("asked", "expected"), [({}, [8, 1, 8, 1]), ({"others": 4, "more": 2}, [8, 1, 4, 2])])

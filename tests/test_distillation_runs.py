@@ -394,6 +394,10 @@ def test_unlabelled_pairs_are_read_where_a_taught_task_reads_pairs_and_else_refu
     said = refusal(job)
     assert "unlabeled.columns gives pairs, but the tasks with teachers (mood) read single sentences" in said
     block["teachers"]["similarity"] = str(compared / "result")
+    said = refusal(change(job, distillation={**block, "unlabeled": {**more, "tasks": ["mood"]}}))
+    assert "unlabeled.columns gives pairs, but the tasks with teachers (mood) read single sentences" in said
+    said = refusal(change(job, distillation={**block, "unlabeled": {**more, "tasks": ["search"]}}))
+    assert "distillation.unlabeled.tasks names 'search', which has no teacher" in said
     printed = train(change(job, distillation=block, mixture={"passes": {"unlabeled": 2}}))
     assert "distillation.unlabeled: 1 of 3 rows stand in a validation or test split and are left out" in printed
     assert "2 rows of unlabelled text" in printed and "unlabeled 4 rows" in printed

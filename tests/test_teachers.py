@@ -293,6 +293,13 @@ def test_teacher_of_another_kind_than_the_task_is_refused(tmp_path, tiny_tokeniz
             {"teachers": "single", "unlabeled": {"more": {"colums": 1}}},
             "distillation.unlabeled.more: unknown key 'colums'",
         ),
+        (
+            {
+                "teachers": "single",
+                "unlabeled": {"dataset": {"path": "csv"}, "columns": {"sentence": "a"}, "tasks": ["moot"]},
+            },
+            "unlabeled.tasks is \\['moot'\\], but should be a list of those tasks of the recipe",
+        ),
         ({"teachers": "single", "unlabeled": {"more": "a.csv"}}, "distillation.unlabeled.more is 'a.csv'"),
         (
             {"teachers": "single", "unlabeled": {"mood": {"dataset": {"path": "csv"}, "columns": {"sentence": "a"}}}},

@@ -12,7 +12,7 @@ and processes share the work. Answers are what a teacher gives: logits, values o
 an average makes of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -204,7 +204,11 @@ def _sentence_hashes(rows: Dataset) -> Iterator[np.ndarray]:
 
 
 def asked_rows(
-    task: str, which: str, train_sets: Sequence[Dataset], kept_back: Sequence[np.ndarray]
+    task: str,
+    which: str,
+    train_sets: Sequence[Dataset],
+    kept_back: Sequence[np.ndarray],
+    only: Sequence[Collection[str] | None],
 ) -> tuple[int, list[np.ndarray]]:
     """
     The rows that a task's teachers are asked about.
@@ -214,6 +218,7 @@ def asked_rows(
         which: `all` or `own`, as `Distillation.rows`.
         train_sets: training rows in canonical columns; a set without any label column holds unlabelled text.
         kept_back: of each set, `(rows,)`, whether a row stands in a validation or test split.
+        only: of each set, the tasks whose teachers are asked about it; `None` for all.
 
     Returns:
         How many sentences the task's rows have, and of each set the numbers of the rows.
@@ -221,11 +226,13 @@ def asked_rows(
     column = LABEL_PREFIX + task
     own_width = next(width_of(rows) for rows in train_sets if column in rows.column_names)
     numbers = []
-    for rows, held in zip(train_sets, kept_back, strict=True):
+    for rows, held, asked_tasks in zip(train_sets, kept_back, only, strict=True):
         is_unlabeled = not any(name.startswith(LABEL_PREFIX) for name in rows.column_names)
         asked = np.full(len(rows), (which == "all" or is_unlabeled) and width_of(rows) == own_width)
         if column in rows.column_names:
             asked |= is_labelled(rows, task)
+        if asked_tasks is not None and task not in asked_tasks:
+            asked[:] = False
         numbers.append(np.flatnonzero(asked & ~held))
     return own_width, numbers
 
@@ -245,6 +252,7 @@ def answer_rows(
     device: torch.device,
     precision: str = "no",
     show_progress: bool = True,
+    only: Sequence[Collection[str] | None] | None = None,
 ) -> tuple[list[Dataset], dict[str, SoftTargets]]:
     """
     Ask the teachers about the training rows.
@@ -260,6 +268,7 @@ def answer_rows(
         device: where teachers answer.
         precision: how matrix products are computed, such as `Accelerator.mixed_precision`.
         show_progress: whether the main process shows bars.
+        only: of each set, the tasks whose teachers are asked about it, `None` for all; without it, all about all.
 
     Returns:
         The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
@@ -267,7 +276,8 @@ def answer_rows(
     targets = {}
     columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
     for task, of_task in teachers.items():
-        width, numbers = asked_rows(task, distillation.rows, train_sets, kept_back)
+        only = only or [None] * len(train_sets)
+        width, numbers = asked_rows(task, distillation.rows, train_sets, kept_back, only)
         targets[task] = found = SoftTargets(tasks[task], distillation.temperature)
         by_teacher: list[list[np.ndarray]] = []  # of each teacher and set, (rows, places of a row)
         for teacher in of_task:

@@ -76,6 +76,10 @@ class Lessons:
             f"{settings.similarity_loss} for cosines{unlabeled}"
         )
 
+    def asked_tasks(self) -> dict[str, list[str] | None]:
+        """Of each set of unlabelled text, the tasks whose teachers are asked about it; `None` for all of its kind."""
+        return {name: self.settings.unlabeled.get(name, {}).get("tasks") for name in self.unlabeled}
+
     def kept_back(self, train_sets: Sequence[Dataset], sets: Sequence[Any]) -> list[np.ndarray]:
         """Of each training set `(rows,)`: which rows no teacher is asked about, as they stand in another split."""
         held_out = HeldOut(sets)
@@ -95,7 +99,7 @@ class Lessons:
 
         Args:
             tasks: settings of the trained tasks, by name.
-            train_sets: their training rows.
+            train_sets: their training rows, then the unlabelled text.
             sets: labelled sets, whose validation and test rows no teacher is asked about.
             device, precision, show_progress: as for `answer_rows`.
 
@@ -117,6 +121,7 @@ class Lessons:
             device,
             precision,
             show_progress,
+            [None] * (len(train_sets) - len(self.unlabeled)) + list(self.asked_tasks().values()),
         )
         self.teachers = {}
         return answered

@@ -22,7 +22,7 @@ ROWS = ("all", "own")
 SIMILARITY_LOSSES = ("divergence", "cosent", "cosine_mse")
 UNLABELED = "unlabeled"  # what the mixture calls unlabelled text that has no name of its own
 UNLABELED_KEY = "distillation.unlabeled"
-_UNLABELED_KEYS = ("dataset", "columns", "where")
+_UNLABELED_KEYS = ("dataset", "columns", "where", "tasks")
 
 
 def unlabeled_key(name: str) -> str:
@@ -59,7 +59,7 @@ class Distillation:
         rows: `all`: every training row gets the answers of every task that reads its kind, a sentence or a pair;
             `own`: only the rows that are labelled for the task.
         unlabeled: further text, which has teachers' answers only: by name, each with `dataset`, `columns` and
-            optionally `where`.
+            optionally `where`, and `tasks` where only the teachers of some are asked.
         similarity_loss: how similarity and contrastive tasks learn from a teacher's cosines; see losses.py.
 
     Raises:
@@ -161,11 +161,11 @@ def _read_unlabeled(found: Any, tasks: Sequence[str]) -> dict[str, dict[str, Any
             raise ValueError(
                 f"{where}: the mixture calls this text {name!r}, as a task is called. Rename one of them."
             )
-        _check_unlabeled(where, settings)
+        _check_unlabeled(where, settings, tasks)
     return named
 
 
-def _check_unlabeled(where: str, found: Any) -> None:
+def _check_unlabeled(where: str, found: Any, tasks: Sequence[str]) -> None:
     check_mapping(where, found)
     check_keys(where, found, _UNLABELED_KEYS)
     columns = found.get("columns")
@@ -178,6 +178,12 @@ def _check_unlabeled(where: str, found: Any) -> None:
         raise ValueError(
             f"{where}.dataset is {found.get('dataset')!r}, but should hold the arguments of datasets.load_dataset, "
             "such as {path: csv, data_files: more.csv}."
+        )
+    asked = found.get("tasks")
+    if asked is not None and not (isinstance(asked, list) and asked and set(map(str, asked)) <= set(tasks)):
+        raise ValueError(
+            f"{where}.tasks is {asked!r}, but should be a list of those tasks of the recipe whose teachers are asked "
+            f"about this text. Tasks of the recipe: {', '.join(tasks)}."
         )
 
 

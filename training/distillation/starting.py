@@ -194,7 +194,7 @@ def check_kinds(distillation: Distillation, loaded: LoadedTasks) -> None:
     Refuse unlabelled text that no teacher would answer.
 
     Raises:
-        ValueError: every task with a teacher reads another kind of row.
+        ValueError: every task with a teacher, or one of those that are named, reads another kind of row.
     """
     single = distillation.has_single_teachers
     taught = {
@@ -204,14 +204,17 @@ def check_kinds(distillation: Distillation, loaded: LoadedTasks) -> None:
         if single or task in distillation.teachers
     }
     kinds = {1: "single sentences", 2: "pairs"}
-    read = ", ".join(dict.fromkeys(kinds.get(found, f"{found} sentences a row") for found in taught.values()))
     for name, settings in distillation.unlabeled.items():
-        width = len(settings["columns"])
-        if width in taught.values():
+        where, width, named = unlabeled_key(name), len(settings["columns"]), settings.get("tasks")
+        if untaught := [task for task in named or () if task not in taught]:
+            raise ValueError(f"{where}.tasks names {untaught[0]!r}, which has no teacher under distillation.teachers.")
+        asked = {task: taught[task] for task in named or taught}
+        if set(asked.values()) == {width} or (named is None and width in asked.values()):
             continue
+        read = ", ".join(dict.fromkeys(kinds.get(found, f"{found} sentences a row") for found in asked.values()))
         raise ValueError(
-            f"{unlabeled_key(name)}.columns gives {kinds[width]}, but the tasks with teachers ({', '.join(taught)}) "
-            f"read {read}, so that no teacher would answer this text. Give text of their kind, or leave it out."
+            f"{where}.columns gives {kinds[width]}, but the tasks with teachers ({', '.join(asked)}) read {read}, so "
+            "that no teacher would answer this text. Give text of their kind, or leave it out."
         )
 
 

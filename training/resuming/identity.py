@@ -109,7 +109,10 @@ def _describe_lessons(trainer: Trainer) -> dict[str, Any] | None:
         return None
     return {
         **lessons.describe(),
-        "unlabeled": {name: _describe_rows(rows) for name, rows in lessons.unlabeled.items()},
+        "unlabeled": {
+            name: {**_describe_rows(lessons.unlabeled[name]), "tasks": asked}
+            for name, asked in lessons.asked_tasks().items()
+        },
     }
 
 
