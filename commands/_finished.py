@@ -37,6 +37,9 @@ def check_row_options(parser: argparse.ArgumentParser, options: argparse.Namespa
     """Refuse what can be refused before anything is loaded."""
     if len(options.text) > 2:
         parser.error(f"--text: one column, or two for pairs. Found {len(options.text)}.")
+    for name in ("splits", "label") if options.data is None else ():
+        if getattr(options, name):
+            parser.error(f"--{name} is about the rows of --data, which is not given.")
     for pair in options.label:
         if "=" not in pair:
             parser.error(f"--label: {pair!r} should be like TASK=COLUMN, such as topic=category.")
@@ -69,6 +72,11 @@ def claim_output(options: argparse.Namespace) -> Path | None:
     return options.output
 
 
+def short_name(source: str) -> str:
+    """The last part of a folder's path, or of a Hub id without the commit."""
+    return Path(source).resolve().name if Path(source).is_dir() else source.partition("@")[0].split("/")[-1]
+
+
 def wanted_tasks(options: argparse.Namespace, tasks: Mapping[str, Any]) -> dict[str, Any]:
     """The model's tasks that are asked for."""
     from ..answers_multitask import check_tasks
@@ -89,6 +97,11 @@ def read_data(
         return files_data(folder, tasks, data, options.text, dict(pair.split("=", 1) for pair in options.label))
     if len(data) > 1:
         raise ValueError(f"Give one recipe, or any number of files. Found {', '.join(map(str, data))}.")
+    for_files = ["--text"] * (options.text != ["text"] and not getattr(options, "unlabeled", None))
+    if for_files := for_files + ["--label"] * bool(options.label):
+        raise ValueError(
+            f"{for_files[0]} is about files, but {data[0]} is a recipe, which names its columns. Leave it out."
+        )
     return recipe_data(folder, tasks, data[0], options.data_root, with_train or "train" in (options.splits or ()))
 
 

@@ -15,12 +15,21 @@ from pathlib import Path
 from ..data.text.spelling import visible
 from ..training.run.mistakes import told_in_one_line
 from ..training.run.pinned import pinned_folder
-from ._finished import add_data_options, check_options, check_output, claim_output, open_model, read_data, wanted_tasks
+from ._finished import (
+    add_data_options,
+    check_options,
+    check_output,
+    claim_output,
+    open_model,
+    read_data,
+    short_name,
+    wanted_tasks,
+)
 
 
 def _names(sources: Sequence[str]) -> list[str]:
     """What the models are called: by the last part of their paths where that tells them apart, without the commit."""
-    short = [Path(source if Path(source).is_dir() else source.partition("@")[0]).name for source in sources]
+    short = [short_name(source) for source in sources]
     return short if len(set(short)) == len(short) else list(sources)
 
 
@@ -74,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_data_options(parser)
     options = parser.parse_args(argv)
     check_options(parser, options)
+    if options.splits and not {"validation", "test"} & set(options.splits):
+        parser.error(f"--splits: models are compared on validation or test rows. Found {', '.join(options.splits)}.")
     with told_in_one_line():
         print(visible("\n" + run(options)))  # noqa: T201 - what this command is for
 

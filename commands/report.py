@@ -20,25 +20,27 @@ from typing import Any
 from ..data.text.spelling import visible
 from ..training.run.mistakes import told_in_one_line
 from ..training.run.pinned import add_pin_options, download_pinned
-from ._finished import add_row_options, check_row_options, open_model, read_data, wanted_tasks
+from ._finished import add_row_options, check_row_options, open_model, read_data, short_name, wanted_tasks
 
 REPORT_FILE = "report.html"
 
 
-def _next_rows(options: argparse.Namespace, found: Any, model: Any, file: Path) -> Any:
+def _next_rows(options: argparse.Namespace, source: str, found: Any, model: Any, file: Path) -> Any:
     """The rows of --unlabeled that are worth labelling, also as a csv file."""
     import numpy as np
 
-    from ..reporting.next_rows import choose_next, committee, read_unlabeled, tasks_to_answer
+    from ..data.rows.row_hashes import read_row_hashes
+    from ..reporting.next_rows import choose_next, committee, read_unlabeled, tasks_to_answer, write_csv
     from ..reporting.page import NextRows
 
     tasks = tasks_to_answer(wanted_tasks(options, model.config.tasks), options.text)
     known = [own.hashes for by_split in found.rows.values() for own in by_split.values()]
-    rows, note = read_unlabeled(options.unlabeled, options.text, np.concatenate([found.trained, *known]))
+    known += read_row_hashes(source).rows.values()  # of every task and split
+    rows, note = read_unlabeled(options.unlabeled, options.text, np.concatenate(known))
     folders = committee(Path(options.folder))
     others = (open_model(str(folder), options.dtype) for folder in folders)
     chosen = choose_next(model, others, tasks, rows, options.next)
-    chosen.to_csv(file, index=False)
+    write_csv(chosen, file)
     note = f"{len(chosen):,} rows of {options.unlabeled.name}, from {note}."
     return NextRows(chosen, list(tasks), [folder.name for folder in folders], note, file.name)
 
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace) -> str:
     output = options.output or Path(options.folder) / REPORT_FILE
     table = output.with_name(f"{output.stem}_next.csv")
     for file in (output, table) if options.unlabeled else (output,):
+        if file.is_dir():
+            raise ValueError(f"--output: {file} is a folder, but should be a file, such as {file / REPORT_FILE}.")
         if file.exists() and not options.overwrite:
             raise ValueError(f"{file} exists. Name another page with --output, or replace it with --overwrite.")
     if not output.parent.is_dir():
@@ -75,7 +79,7 @@ def run(options: argparse.Namespace) -> str:
         splits = choose_splits(data.loaded.sets, options.splits)
         model = open_model(source, options.dtype)
         measured = measure_model(model, data.loaded.sets, splits, data.groups, data.batch_size)
-        found = measured_run(source, Path(options.folder).name, ", ".join(map(str, options.data)), measured)
+        found = measured_run(source, short_name(options.folder), ", ".join(map(str, options.data)), measured)
     slices = read_slices(data, options.slices, found.rows) if options.slices else {}
     duplicates = data if isinstance(data, str) else "They were not looked for (--most_rows 0)."
     if options.most_rows and not isinstance(data, str):
@@ -84,7 +88,7 @@ def run(options: argparse.Namespace) -> str:
     next_rows = None
     if options.unlabeled:
         model = model or open_model(source, options.dtype)
-        next_rows = _next_rows(options, found, model, table)
+        next_rows = _next_rows(options, source, found, model, table)
     write_whole(output, visible(render_page(found, slices, duplicates, next_rows)))
     written = f"{output} and {table}" if options.unlabeled else output
     return f"Written to {written}. Open the page in a browser."

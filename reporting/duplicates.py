@@ -103,9 +103,9 @@ def find_duplicates(
         tasks: the model's tasks.
         most_rows: of a split that are embedded; of more, some are drawn at random.
 
-    Returns for each set and pair of splits that share rows or nearly: `tasks`, `splits`, `exact` (rows of the second
-    split that stand in the first), `near`, `compared` (rows of both splits that were embedded), `counts` (all rows of
-    both), and `rows`, at most 50 near ones: `texts`, `labels` of both, `cosine` and `shared` words.
+    Returns for each set and pair of its splits, whether they share rows or not: `tasks`, `splits`, `exact` (rows of
+    the second split that stand in the first), `near`, `compared` (rows of both splits that were embedded), `counts`
+    (all rows of both), and `rows`, at most 50 near ones: `texts`, `labels` of both, `cosine` and `shared` words.
     """
     found = []
     for entry in sets:

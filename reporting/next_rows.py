@@ -4,6 +4,7 @@ read_unlabeled   its texts, without those that stand among the run's own rows
 tasks_to_answer  the tasks that it is about
 committee        the models that may disagree
 choose_next      the rows to label, in their order
+write_csv        them as a file
 
 A row is worth more the less sure the model is of its labels, and the more the models of `best/` disagree with it
 (query by committee, Seung et al. 1992). Of ten times as many candidates, those are taken that cover the embedding
@@ -11,6 +12,8 @@ space: each next one is the candidate that is furthest from all taken so far (k-
 arXiv 1708.00489).
 """
 
+import csv
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +35,7 @@ from ..training.run.output_folder import BEST_FOLDER
 
 CANDIDATES = 10  # for each row that is wanted
 ALL = "unlabeled"
+TEXT_COLUMNS = ("text", "text1", "text2")
 
 
 def read_unlabeled(path: Path, text: Sequence[str], known: np.ndarray) -> tuple[list[tuple[str, ...]], str]:
@@ -94,12 +98,17 @@ def tasks_to_answer(tasks: Mapping[str, TaskConfig], text: Sequence[str]) -> dic
     The classification tasks that read this many columns.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one is called like a column of the table.
     """
     found = {name: task for name, task in tasks.items() if task.kind.has_labels and task.pair == (len(text) == 2)}
     if not found:
         kind = "pairs" if len(text) == 2 else "single sentences"
         raise ValueError(f"--unlabeled: no classification task reads {kind}. Tasks: {', '.join(tasks)}.")
+    own = {*TEXT_COLUMNS, "uncertainty", "disagreement", *(f"{name}_confidence" for name in found)}
+    if taken := sorted(own & found.keys()):
+        raise ValueError(
+            f"--unlabeled: a column of the table is called like task {taken[0]!r}. Leave it out with --tasks."
+        )
     return found
 
 
@@ -150,6 +159,12 @@ def spread_out(vectors: np.ndarray, count: int) -> list[int]:
     return taken
 
 
+def write_csv(found: pd.DataFrame, file: Path) -> None:
+    """What `choose_next` gave: texts in quotes, whichever line breaks they hold, and several labels as JSON."""
+    cells = found.map(lambda cell: json.dumps(cell, ensure_ascii=False) if isinstance(cell, list) else cell)
+    cells.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC)
+
+
 def choose_next(
     model: MultiTaskModel,
     others: Iterable[MultiTaskModel],
@@ -198,4 +213,4 @@ def choose_next(
     return pd.DataFrame(columns)
 
 
-__all__ = ["choose_next", "committee", "read_unlabeled", "spread_out", "tasks_to_answer"]
+__all__ = ["choose_next", "committee", "read_unlabeled", "spread_out", "tasks_to_answer", "write_csv"]

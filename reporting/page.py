@@ -10,8 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.metrics.bootstrap import RESAMPLES
+from ..data.text.spelling import visible
 from .duplicates import LEAST_SHARED
 from .label_errors import find_label_errors
+from .next_rows import TEXT_COLUMNS
 from .pictures import reliability_pictures, training_picture
 from .run import Run
 from .sections import confusions, error_rows, score_table
@@ -45,9 +47,18 @@ class NextRows:
     file: str
 
 
+def _visible(content: Any) -> Any:
+    """The same with every text as `visible` shows it: within JSON, no other look at the page finds it."""
+    if isinstance(content, dict):
+        return {key: _visible(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_visible(value) for value in content]
+    return visible(content) if isinstance(content, str) else content
+
+
 def _next_rows(found: NextRows) -> dict[str, Any]:
     """The same for the template: each row's texts as a list."""
-    names = [name for name in ("text", "text1", "text2") if name in found.rows.columns]
+    names = [name for name in TEXT_COLUMNS if name in found.rows.columns]
     rows = [{**row, "texts": [row[name] for name in names]} for row in found.rows.to_dict("records")]
     return {"rows": rows, "tasks": found.tasks, "models": found.models, "note": found.note, "file": found.file}
 
@@ -104,7 +115,7 @@ def render_page(
         duplicates=duplicates,
         next_rows=next_rows and _next_rows(next_rows),
         least_shared=LEAST_SHARED,
-        data={"errors": errors},
+        data=_visible({"errors": errors}),
         style=_own("page.css"),
         script=_own("page.js"),
         **content,

@@ -32,7 +32,10 @@ def training_picture(
     """Loss and validation scores over the steps, from results.json; `None` where nothing was trained."""
     if not results.get("steps") or not results.get("history"):
         return None
-    return _as_address(lambda path: draw_training(path, results["history"], tasks, kept_step(dict(results)), groups))
+    history = results["history"]
+    if results["tasks"].keys() - tasks.keys():  # sum and mean are of all tasks
+        history = [{**entry, **dict.fromkeys({"loss", "eval_score"} & entry.keys())} for entry in history]
+    return _as_address(lambda path: draw_training(path, history, tasks, kept_step(dict(results)), groups))
 
 
 def reliability_pictures(calibration: Mapping[str, Any], tasks: Mapping[str, TaskConfig]) -> list[dict[str, Any]]:

@@ -174,12 +174,20 @@ def test_texts_with_several_values_of_a_column_are_told(trained: Path) -> None:
     assert list(found.values()).count("(several)") == 1 and len(found) == len(frame)
 
 
-def test_page_of_rows_with_one_label_says_that_label_errors_were_not_looked_for(trained: Path, tmp_path: Path) -> None:
+def test_page_of_rows_of_one_split_says_what_was_not_looked_for(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("cleanlab")
-    (tmp_path / "new.csv").write_text("text,label\na good cat,negative\na bad dog,negative\n", encoding="utf-8")
+    rows = [f"the {word} sat {mood} today" for word in ("cat", "dog") for mood in ("good", "bad", "fine")]
+    lines = [f'"{row}\x1b[31m\u202e",negative' for row in rows]
+    (tmp_path / "new.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    (tmp_path / "more.csv").write_text("text\nthe cat sat good today\nthe bank\n", encoding="utf-8")
     arguments = ["--data", tmp_path / "new.csv", "--tasks", "mood", "--output", tmp_path / "report.html"]
-    report([str(argument) for argument in [trained / "result", *arguments]])
-    assert "Not looked for, as all rows are labelled alike: 2 rows of test." in words_of(tmp_path / "report.html")
+    report([str(argument) for argument in [trained / "result", *arguments, "--unlabeled", tmp_path / "more.csv"]])
+    words = words_of(tmp_path / "report.html")
+    assert "Not looked for, as all rows are labelled alike: 6 rows of test." in words
+    assert "There are no two splits of one set to compare." in words
+    assert "(left out: 1 that have labels already)" in words, "in the run's own test split"
+    (text,) = errors_of(tmp_path / "report.html")["mood"]["rows"][0]["text"]
+    assert text.endswith(r"today\u001b[31m\u202e")
 
 
 def test_duplicates_across_splits_are_found_word_for_word_and_nearly(tiny_backbone: str) -> None:
@@ -290,6 +298,9 @@ def test_page_that_exists_is_kept(trained: Path, page: Path, tmp_path: Path, cap
     path = shutil.copy(page, tmp_path)
     assert "exists. Name another page" in refused(capsys, trained / "result", "--output", path)
     assert "no folder" in refused(capsys, trained / "result", "--output", tmp_path / "none/report.html")
+    assert "is a folder, but should be a file" in refused(
+        capsys, trained / "result", "--output", tmp_path, "--overwrite"
+    )
 
 
 def test_folder_without_results_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -37,7 +37,8 @@ def _series(entries: dict[int, dict[str, Any]], key: str) -> tuple[list[int], li
 
 
 def _plot_losses(axes: Any, entries: dict[int, dict[str, Any]], tasks: dict[str, TaskConfig], colours: Any) -> None:
-    axes.plot(*_series(entries, "loss"), color="black", linewidth=2, label="loss (sum)")
+    if (total := _series(entries, "loss"))[0]:
+        axes.plot(*total, color="black", linewidth=2, label="loss (sum)")
     for number, (task, settings) in enumerate(tasks.items()):
         steps, values = _series(entries, f"loss_{task}")
         if not steps:  # only evaluated
@@ -82,8 +83,8 @@ def _plot_scores(
         steps, values = _series(entries, f"eval_{task}_{metric}")
         label = f"{task}: {metric.replace('_', ' ')}" if len(counted) <= MOST_TASKS else None
         axes.plot(steps, values, color=colours(number), marker="o", markersize=4, linewidth=1.4, label=label)
-    if len(counted) > 1:
-        axes.plot(*_series(entries, "eval_score"), color="black", linewidth=2, linestyle="--", label="mean of these")
+    if len(counted) > 1 and (mean := _series(entries, "eval_score"))[0]:
+        axes.plot(*mean, color="black", linewidth=2, linestyle="--", label="mean of these")
     axes.set_title("Validation scores")
     axes.margins(y=0.08)
 
