@@ -35,6 +35,7 @@ from multitask_sentence.data.rows.sets import LoadedTasks
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.staging_multitask import write_whole
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
+from multitask_sentence.training.calibration.scope import abstains_by_scope
 from multitask_sentence.training.card.model_card import CARD_FILE, edited_card, write_model_card
 from multitask_sentence.training.comparison.compare import report_comparison, watch_joint_run
 from multitask_sentence.training.comparison.single_runs import SINGLE_FOLDER
@@ -180,14 +181,20 @@ def train(trainer: MultiTaskTrainer, checked: Checked) -> None:
 
 def settle(trainer: MultiTaskTrainer, recipe: Recipe) -> dict[str, str]:
     """Choose what follows from validation data once the weights are final; by task, why it was not calibrated."""
-    forgotten = trainer.drop_old_scopes()
+    forgotten = trainer.drop_old_scopes(unwanted=recipe.out_of_scope is False)
+    asking = [name for name, task in trainer.tasks.items() if abstains_by_scope(task) and not task.out_of_scope]
     if recipe.out_of_scope or (recipe.out_of_scope is None and forgotten):
-        fitted = trainer.fit_out_of_scope()
-        forgotten = [name for name in forgotten if name not in fitted]
+        trainer.fit_out_of_scope()
+    elif asking:
+        trainer.fit_out_of_scope(tasks=asking)
     left_out = trainer.calibrate(calibration=recipe.calibration)  # a promised risk is that of rows in scope
     trainer.settle_best(calibration=recipe.calibration)
     for name in forgotten:
-        say(f"{name}: what is out of its scope is no longer known, because the embedding has moved")
+        task, unwanted = trainer.model.config.tasks[name], recipe.out_of_scope is False and name in trainer.tasks
+        if not task.out_of_scope:
+            why = "the recipe says out_of_scope: false" if unwanted else "the embedding has moved"
+            silent = ", and it gives no label, because it abstains by that" * abstains_by_scope(task)
+            say(f"{name}: what is out of its scope is no longer known, because {why}{silent}")
     return left_out
 
 

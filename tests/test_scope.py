@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,11 +13,15 @@ from sklearn.covariance import ledoit_wolf
 
 from helpers.small_job import change, make_recipe, write_rows
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.labelling.answers import answer_table
 from multitask_sentence.scope_multitask import Scope
 from multitask_sentence.tasks_multitask import TaskConfig
 from multitask_sentence.train import main, run
-from multitask_sentence.training.calibration.scope import fit_scope
+from multitask_sentence.training import evaluation_loop
+from multitask_sentence.training.calibration import scope as scope_module
+from multitask_sentence.training.calibration.scope import fit_scope, sample_rows
+from multitask_sentence.training.evaluation.scores import near_enough
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "good film", "", "bad news today"]
 LABELS = {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]}
@@ -257,6 +262,90 @@ def test_scope_stays_where_the_embedding_does(job: Path, tmp_path: Path) -> None
     for task in ("mood", "tags"):
         for name, value in before[task].scope.state_dict().items():
             torch.testing.assert_close(after[task].scope.state_dict()[name], value, rtol=0, atol=0)
+
+
+def without_abstain(job: Path, *tasks: str) -> dict[str, Any]:
+    content = yaml.safe_load(job.read_text(encoding="utf-8"))["tasks"]
+    return {task: {key: value for key, value in content[task].items() if key != "abstain"} for task in tasks}
+
+
+def test_task_with_new_labels_that_abstains_by_its_scope_measures_it_anew_and_so_do_the_best_models(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, encode = [], MultiTaskModel.encode
+
+    def count(self: MultiTaskModel, sentences: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(len(sentences))
+        return encode(self, sentences, *args, **kwargs)
+
+    monkeypatch.setattr(MultiTaskModel, "encode", count)
+    monkeypatch.setattr(evaluation_loop, "SENTENCES_AT_ONCE", 4)
+    tasks = without_abstain(job, "mood", "similarity")
+    tasks["mood"]["labels"] = ["negative", "positive", "mixed"]
+    path = continued(job, tmp_path, strategy={"freeze": ["backbone"]}, tasks=tasks)
+    training = yaml.safe_load(path.read_text(encoding="utf-8"))["training"]
+    change(path, training={**training, "eval_strategy": "epoch", "save_strategy": "epoch"})
+    run([str(path), "--data_root", str(job.parent)])
+    assert max(lengths) == 4, "no list of all sentences is read at once"
+    finished = MultiTaskModel.from_pretrained(tmp_path / "result")
+    trained = [f"the {subject} ran {word} today" for subject in ("cat", "dog", "bank") for word in ("good", "bad")]
+    assert finished.config.tasks["mood"].abstain.out_of_scope == 97, "premise"
+    assert set(finished.predict(trained, head="mood")["mood"]["labels"]) - {None}
+    before = MultiTaskModel.from_pretrained(job.parent / "result").heads["tags"].scope.state_dict()
+    best = MultiTaskModel.from_pretrained(tmp_path / "result" / "best" / "mood")
+    scopes = finished.heads["mood"].scope.state_dict(), before
+    for task, expected in zip(("mood", "tags"), scopes, strict=True):
+        assert best.config.tasks[task].out_of_scope
+        for name, value in expected.items():
+            torch.testing.assert_close(best.heads[task].scope.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_scope_that_is_not_wanted_any_more_goes_also_where_the_embedding_stays(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tasks = without_abstain(job, "mood", "tags")
+    path = continued(
+        job, tmp_path, strategy={"freeze": ["backbone"]}, tasks={"tags": tasks["tags"]}, out_of_scope=False
+    )
+    run([str(path), "--data_root", str(job.parent)])
+    found = MultiTaskModel.from_pretrained(tmp_path / "result").config.tasks
+    assert (found["mood"].out_of_scope, found["tags"].out_of_scope) == (True, False)
+    assert "tags: what is out of its scope is no longer known, because the recipe says" in capsys.readouterr().out
+    change(path, tasks=tasks)
+    with pytest.raises(
+        SystemExit, match=r"out_of_scope is false, but the task 'mood' of \S+ abstains out of its scope"
+    ):
+        main([str(path), "--overwrite"])
+
+
+def test_rows_of_rare_tasks_and_classes_are_drawn_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope_module, "MOST_ROWS", 60)
+    monkeypatch.setattr(scope_module, "LEAST_OF_CLASS", 5)
+    rows = range(1000)
+    columns = {
+        "sentences": [[f"text {row}"] for row in rows],
+        "label_common": [2 if row in (17, 900) else row % 2 for row in rows],
+        "label_rare": [row % 3 if row % 100 == 7 else None for row in rows],
+        "label_tags": [[float(row == 33), float(row % 5 == 0)] if row < 500 else None for row in rows],
+    }
+    tags = datasets.List(datasets.Value("float32"))
+    features = {"sentences": datasets.List(datasets.Value("string")), "label_tags": tags}
+    features |= {name: datasets.Value("int64") for name in ("label_common", "label_rare")}
+    train = datasets.Dataset.from_dict(columns, datasets.Features({name: features[name] for name in columns}))
+    (found,) = sample_rows([LabelledSet(["common", "rare", "tags"], {"train": train})], ["common", "rare", "tags"], 0)
+    chosen = [int(text.split()[1]) for (text,) in found.splits["train"]["sentences"]]
+    assert len(chosen) == 60 and chosen == sorted(chosen)
+    assert {*(row for row in rows if row % 100 == 7), 17, 900, 33} <= set(chosen)
+    assert sum(row < 500 for row in chosen) > 30 and sum(row >= 500 for row in chosen) > 10
+    (found,) = sample_rows([LabelledSet(["common", "rare"], {"train": train})], ["rare"], 0)
+    assert len(found.splits["train"]) == 10, "rows that are labelled for none of the tasks say nothing"
+
+
+def test_no_row_is_in_a_scope_that_is_not_known(tiny_model: MultiTaskModel) -> None:
+    tiny_model.config.change_task("mood", abstain={"out_of_scope": 99})
+    rows = torch.arange(3)[:, None]
+    assert near_enough(tiny_model, "mood", torch.randn(3, 32), rows).tolist() == [False] * 3
+    assert near_enough(tiny_model, "tags", torch.randn(3, 32), rows) is None
 
 
 def test_recipe_that_contradicts_itself_is_refused(job: Path, tmp_path: Path) -> None:

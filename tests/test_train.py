@@ -667,6 +667,8 @@ def test_two_processes_give_one_result(
     printed = run_in_two_processes(train_run, job, "--per_device_train_batch_size", 4)
     for once in ("Settings\n", "Mixture: ", "tokens mean/95 %/max", "task        metric", "Saved to "):
         assert printed.count(once) == 1
+    embedded = re.findall(r"(\d+) models embedded", printed)
+    assert len(embedded) == 2 and embedded[0] == embedded[1] != "1", "those of best/ too, by both processes"
     results = json.loads((job.parent / "result" / "results.json").read_text())
     assert results["processes"] == 2
     assert results["rows"] == finished.results["rows"]

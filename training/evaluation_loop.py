@@ -5,26 +5,29 @@ precision, its processes, its log and its callbacks.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_utils import speed_metrics
 
 from ..checks_multitask import check_choice, suggest
 from ..data.loading.in_memory import TaskDatasets, label_datasets
 from ..modeling_multitask import MultiTaskModel
-from .calibration.scope import fit_scopes, has_scope, sample_rows
+from .calibration.scope import abstains_by_scope, fit_scopes, has_scope, sample_rows
 from .calibration.settling import CALIBRATIONS, settle_tasks
 from .evaluation.best_checkpoints import keep_models
 from .evaluation.groups import counted_once, group_scores, with_groups
 from .evaluation.scores import Evaluation, TaskAnswers, answer_task, combined_score, task_scores
 from .features.cache import embed_cached
 from .run.output_folder import BEST_FOLDER, STEP_FILE
+
+logger = logging.getLogger(__name__)
 
 SENTENCES_AT_ONCE = 1 << 17  # of a split are read into memory and encoded; the embeddings of all of them stay
 
@@ -58,13 +61,23 @@ class EvaluationLoop:
                 return evaluation, embed_cached(self.model, cache, places)
         return evaluation, self._embed_shared(evaluation.sentences)
 
-    def _embed_shared(self, sentences: Sequence[str]) -> torch.Tensor:
-        """Embeddings `(sentences, embedding_dim)`, each process having computed its share."""
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+    def _embed_shared(
+        self, sentences: Sequence[str], model: MultiTaskModel | None = None, is_shared: bool = True
+    ) -> torch.Tensor:
+        """
+        Embeddings `(sentences, embedding_dim)`, each process having computed its share unless this one is alone.
+
+        Args:
+            sentences: the same on every process.
+            model: another one than that which trains.
+            is_shared: whether every process calls it.
+        """
+        model = self.model if model is None else model
+        rank, world_size = (self.accelerator.process_index, self.accelerator.num_processes) if is_shared else (0, 1)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             piece = world_size * SENTENCES_AT_ONCE
             encoded = [
-                self.model.encode(
+                model.encode(
                     sentences[start : start + piece : world_size],
                     normalize=False,
                     show_progress=None if rank == 0 and not self.args.disable_tqdm else False,
@@ -72,7 +85,7 @@ class EvaluationLoop:
                 for start in range(rank, max(len(sentences), rank + 1), piece)
             ]
             share = torch.from_numpy(np.concatenate(encoded))
-        if world_size == 1:
+        if world_size == 1 or not sentences:
             return share
         longest = -(-len(sentences) // world_size)
         padded = share.new_zeros(longest, share.shape[1])
@@ -197,11 +210,18 @@ class EvaluationLoop:
             self._take_settings(name)
         return notes
 
-    def drop_old_scopes(self) -> list[str]:
-        """Let tasks forget what they were trained on before this run, if their embeddings have moved; their names."""
-        if all(part.startswith("heads.") for part in self.plan.parameters):
-            return []
-        names = [name for name, task in self.model.config.tasks.items() if task.out_of_scope]
+    def _moves_embedding(self) -> bool:
+        """Whether anything trains that embeddings come from."""
+        return any(not part.startswith("heads.") for part in self.plan.parameters)
+
+    def drop_old_scopes(self, unwanted: bool = False) -> list[str]:
+        """
+        Let tasks forget what they were trained on before this run, if their embeddings have moved; where that is
+        `unwanted`, those that take part forget it in any case. Their names.
+        """
+        moved = self._moves_embedding()
+        scoped = [name for name, task in self.model.config.tasks.items() if task.out_of_scope]
+        names = [name for name in scoped if moved or (unwanted and name in self.tasks)]
         for name in names:
             self.model._set_scope(name, None)
             self._take_settings(name)
@@ -213,17 +233,24 @@ class EvaluationLoop:
             if name in tasks:
                 tasks[name] = self.model.config.tasks[name]
 
-    def fit_out_of_scope(self, split: str = "validation") -> list[str]:
+    def fit_out_of_scope(self, split: str = "validation", tasks: Sequence[str] | None = None) -> list[str]:
         """
         Let each classification task of single sentences know what it was trained on, so that `predict` answers with
         `out_of_scope`: see `fit_scope`. At most 20,000 training rows of each set are embedded once more.
 
         Args:
             split: whose rows give the scale.
+            tasks: only these.
 
         Returns the names of the tasks.
         """
-        train = self._scope_rows()
+        asked = [name for name, task in self.tasks.items() if has_scope(task) and (tasks is None or name in tasks)]
+        train = self._scope_rows(asked)
+        for name in [name for name in asked if name not in train.rows]:
+            logger.warning(
+                f"{name}: no training row is labelled, so that what is out of its scope is not known."
+                + " It gives no label, because it abstains by that." * abstains_by_scope(self.tasks[name])
+            )
         if not train.rows:
             return []
         names = fit_scopes(self.model, train, self._embed_shared(train.sentences), *self._embed_split(split))
@@ -231,42 +258,48 @@ class EvaluationLoop:
             self._take_settings(name)
         return names
 
-    def _scope_rows(self) -> Evaluation:
-        """The training rows that scopes are fitted on."""
-        names = [name for name, task in self.tasks.items() if has_scope(task)]
-        return Evaluation(sample_rows(self.sets, names, self.args.seed), self.tasks, "train")
+    def _scope_rows(self, names: Sequence[str]) -> Evaluation:
+        """The training rows that scopes of these tasks are fitted on."""
+        return Evaluation(sample_rows(self.sets, names, self.args.seed), {n: self.tasks[n] for n in names}, "train")
 
     def settle_best(self, split: str = "validation", calibration: str = "temperature") -> list[Path]:
         """
         Settle the models in `best/` as the finished one is: thresholds, temperatures, confidences for a risk, and what
-        is out of scope where the finished model knows it. The main process does that, after `fit_out_of_scope` and
+        is out of scope where the finished model knows it. Every process has to call it, after `fit_out_of_scope` and
         `calibrate`.
 
         Returns the folders.
         """
         steps: dict[int, list[str]] = {}
         for name, found in self.best_of_tasks.summary.items():
-            if found["folder"] is not None and self.is_world_process_zero():
+            if found["folder"] is not None:
                 steps.setdefault(found["step"], []).append(name)
+        steps = broadcast_object_list([steps])[0]  # what the main process has written
         folder = Path(self.args.output_dir) / BEST_FOLDER
-        names = [name for name, task in self.trained_tasks.items() if task.labels]
-        scoped = any(task.out_of_scope for task in self.tasks.values())
-        evaluation = self._evaluation(split) if steps else None
-        for best in steps.values():
-            model = MultiTaskModel.from_pretrained(folder / best[0], dtype="auto").to(self.args.device).eval()
-            with self.compute_loss_context_manager(), self.accelerator.autocast():
-                embed = partial(self._embed_alone, model)
-                embeddings = embed(evaluation.sentences)
-                for name in [name for name, task in model.config.tasks.items() if task.out_of_scope]:
-                    model._set_scope(name, None)
-                if scoped:
-                    train = self._scope_rows()
-                    fit_scopes(model, train, embed(train.sentences), evaluation, embeddings)
-                settle_tasks(model, names, evaluation, embeddings, calibration)
-            found = {name: json.loads((folder / name / STEP_FILE).read_text(encoding="utf-8")) for name in best}
-            keep_models(model, folder, found, self.row_hashes)
+        # Without a common disk, the other machines do not see the folders, and the main process embeds alone.
+        is_seen = all(gather_object([all((folder / best[0]).is_dir() for best in steps.values())]))
+        if is_seen or self.is_world_process_zero():
+            for best in steps.values():
+                self._settle_kept(folder, best, split, calibration, is_shared=is_seen)
         return [folder / name for best in steps.values() for name in best]
 
-    @staticmethod
-    def _embed_alone(model: MultiTaskModel, sentences: list[str]) -> torch.Tensor:
-        return torch.from_numpy(model.encode(sentences, normalize=False, show_progress=False))
+    def _settle_kept(self, folder: Path, best: list[str], split: str, calibration: str, is_shared: bool) -> None:
+        """Settle the model of one step, which stands in `folder` for each of the tasks `best`."""
+        model = MultiTaskModel.from_pretrained(folder / best[0], dtype="auto").to(self.args.device).eval()
+        finished = self.model.config.tasks
+        scoped = [name for name, task in finished.items() if task.out_of_scope]
+        evaluation = self._evaluation(split)
+        train = self._scope_rows(scoped if self._moves_embedding() else [])
+        embeddings = self._embed_shared(evaluation.sentences, model, is_shared)
+        train_embeddings = self._embed_shared(train.sentences, model, is_shared)
+        if not self.is_world_process_zero():
+            return
+        for name in [name for name, task in model.config.tasks.items() if task.out_of_scope or name in scoped]:
+            # Where the embedding stays as it is, so do the scopes.
+            is_same = name in scoped and not self._moves_embedding()
+            model._set_scope(name, self.model.heads[name].scope.state_dict() if is_same else None)
+        fit_scopes(model, train, train_embeddings, evaluation, embeddings)
+        names = [name for name, task in self.trained_tasks.items() if task.labels]
+        settle_tasks(model, names, evaluation, embeddings, calibration)
+        found = {name: json.loads((folder / name / STEP_FILE).read_text(encoding="utf-8")) for name in best}
+        keep_models(model, folder, found, self.row_hashes)

@@ -1,17 +1,21 @@
 """What a task was trained on: class means and one covariance of its training embeddings, and the scale of distances.
 
-has_scope     whether a task can have one
-sample_rows   of each set so many training rows that the statistics are sure
-fit_scopes    a `Scope` beside the head of each task of a model
-fit_scope     the buffers of a task's `Scope`
+has_scope          whether a task can have one
+abstains_by_scope  whether a task gives no label out of its scope
+sample_rows        of each set so many training rows that the statistics are sure
+fit_scopes         a `Scope` beside the head of each task of a model
+fit_scope          the buffers of a task's `Scope`
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset
 from sklearn.covariance import ledoit_wolf
 
+from ...data.rows.canonical import is_labelled, labels_of
 from ...data.rows.sets import LabelledSet
 from ...data.rows.streamed import StreamedRows
 from ...modeling_multitask import MultiTaskModel
@@ -20,6 +24,7 @@ from ...tasks_multitask import TaskConfig
 from ..evaluation.scores import Evaluation
 
 MOST_ROWS = 20_000  # of a set that are embedded once more; of fewer than that all
+LEAST_OF_CLASS = 100  # of these, where a class has so many and there is room
 LEAST_ROWS = 100  # validation rows that a scale of percentiles is read from
 
 
@@ -28,15 +33,54 @@ def has_scope(task: TaskConfig) -> bool:
     return task.kind.has_labels and not task.pair
 
 
+def abstains_by_scope(task: TaskConfig) -> bool:
+    """Whether a task gives no label to what is out of its scope, and so has to know it."""
+    return task.abstain is not None and task.abstain.out_of_scope is not None
+
+
+def _classes_of(rows: Dataset, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and their classes; of a multi-label task a row for each of its labels, and a class of those without any."""
+    places, labels = np.flatnonzero(is_labelled(rows, task)), labels_of(rows, task).drop_null()
+    if not pa.types.is_list(labels.type):
+        return places, labels.to_numpy()
+    flags = np.concatenate([chunk.flatten().to_numpy() for chunk in labels.chunks]).reshape(len(places), -1) > 0
+    member, classes = np.column_stack([flags, ~flags.any(axis=1)]).nonzero()
+    return places[member], classes
+
+
+def _choose_rows(rows: Dataset, tasks: Sequence[str], generator: np.random.Generator) -> np.ndarray:
+    """
+    At most `MOST_ROWS` rows that are labelled for a task, ascending. They are drawn at random: `LEAST_OF_CLASS` of
+    each class of each task before all others, and of those as many of each task.
+    """
+    turn = np.empty(len(rows), np.int64)
+    turn[generator.permutation(len(rows))] = np.arange(len(rows))  # in which a row is drawn
+    in_class, in_task = np.full(len(rows), LEAST_OF_CLASS), np.full(len(rows), len(rows))  # how many come before it
+    for task in tasks:
+        own = np.flatnonzero(is_labelled(rows, task))
+        own = own[turn[own].argsort()]
+        in_task[own] = np.minimum(in_task[own], np.arange(len(own)))
+        members, classes = _classes_of(rows, task)
+        by_class = np.lexsort((turn[members], classes))
+        members, classes = members[by_class], classes[by_class]
+        np.minimum.at(in_class, members, np.arange(len(members)) - np.searchsorted(classes, classes))
+    labelled = np.flatnonzero(in_task < len(rows))
+    return np.sort(labelled[np.lexsort((in_task[labelled], in_class[labelled]))[:MOST_ROWS]])
+
+
 def sample_rows(sets: Sequence[LabelledSet], tasks: Sequence[str], seed: int) -> list[LabelledSet]:
-    """The training rows that these tasks' statistics are made of, of each set at most 20,000."""
+    """
+    The training rows that these tasks' statistics are made of, of each set at most 20,000: of each class of each task
+    100 where it has so many, and of the rest as many for each task, however few rows of the set are labelled for it.
+    """
     sampled = []
     for which, entry in enumerate(sets):
         if "train" not in entry.splits or not set(tasks) & set(entry.tasks):
             continue
         rows = entry.splits["train"]
         if len(rows) > MOST_ROWS:
-            rows = rows.select(np.sort(np.random.default_rng([seed, which]).permutation(len(rows))[:MOST_ROWS]))
+            own = [task for task in entry.tasks if task in tasks]
+            rows = rows.select(_choose_rows(rows, own, np.random.default_rng([seed, which])))
         if entry.texts is not None:
             rows = StreamedRows(rows, entry.texts).read_all()
         sampled.append(LabelledSet([task for task in entry.tasks if task in tasks], {"train": rows}))
@@ -114,4 +158,4 @@ def fit_scopes(
     return list(train.rows)
 
 
-__all__ = ["LEAST_ROWS", "fit_scope", "fit_scopes", "has_scope", "sample_rows"]
+__all__ = ["LEAST_ROWS", "abstains_by_scope", "fit_scope", "fit_scopes", "has_scope", "sample_rows"]

@@ -148,10 +148,15 @@ def task_confidences(task: TaskConfig, logits: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def near_enough(model: MultiTaskModel, task: str, embeddings: torch.Tensor, rows: torch.Tensor) -> np.ndarray | None:
-    """Of a task that abstains out of its scope, `(rows,)`: whether a row is in it. `None` for any other task."""
+    """
+    Of a task that abstains out of its scope, `(rows,)`: whether a row is in it. No row is, where the task does not
+    know its scope. `None` for any other task.
+    """
     abstain = model.config.tasks[task].abstain
-    if abstain is None or abstain.out_of_scope is None or (scope := model.heads[task].scope) is None:
+    if abstain is None or abstain.out_of_scope is None:
         return None
+    if (scope := model.heads[task].scope) is None:
+        return np.zeros(len(rows), dtype=bool)
     parts = (scope(embeddings[places].to(model.device, model.dtype)) for places in rows[:, 0].split(8192))
     return (torch.cat(list(parts)) <= abstain.out_of_scope).cpu().numpy()
 

@@ -20,6 +20,7 @@ from ...problem_types_multitask import find_problem_type
 from ...tasks_multitask import TaskConfig, complete_task
 from ..arguments import MultiTaskTrainingArguments
 from ..balancing.settings import BalancingConfig
+from ..calibration.scope import abstains_by_scope
 from ..calibration.settling import CALIBRATIONS
 from ..distillation.settings import Distillation, read_distillation
 from ..evaluation.groups import TaskGroup, read_groups
@@ -226,7 +227,7 @@ def _read_card(card: Any) -> dict[str, Any]:
 
 def _read_out_of_scope(wanted: Any, tasks: dict[str, TaskConfig]) -> bool | None:
     """Whether tasks shall know what they were trained on: if it is said, or a task abstains by it."""
-    asking = [name for name, task in tasks.items() if task.abstain and task.abstain.out_of_scope is not None]
+    asking = [name for name, task in tasks.items() if abstains_by_scope(task)]
     if wanted is not None:
         check_flag("out_of_scope", wanted)
         if not wanted and asking:

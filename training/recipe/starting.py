@@ -29,6 +29,7 @@ from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
 from ...tasks_multitask import TaskConfig, complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
+from ..calibration.scope import abstains_by_scope
 from ..evaluation.groups import read_groups
 from ..strategy.plan import Plan, make_plan, planned_parts
 from ..trainer import MultiTaskTrainer
@@ -131,6 +132,12 @@ def _continued_tasks(recipe: Recipe, config: MultiTaskConfig) -> dict[str, TaskC
     tasks = dict(config.tasks)
     tasks |= {name: _continued_task(recipe, name, tasks[name]) for name in recipe.tasks if name in tasks}
     read_groups(recipe.groups, {**recipe.tasks, **tasks})
+    asking = [name for name in recipe.tasks if name in tasks and abstains_by_scope(tasks[name])]
+    if asking and recipe.out_of_scope is False:
+        raise ValueError(
+            f"{recipe.path}: out_of_scope is false, but the task {asking[0]!r} of {recipe.continue_from} abstains out "
+            f"of its scope. Remove out_of_scope, or give tasks.{asking[0]}.abstain without it."
+        )
     return tasks
 
 
