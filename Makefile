@@ -1,6 +1,7 @@
 # make quickstart   install, train on the sample data, open the result in a fresh process
 # make test         install, lint, test
 # make bench-serving  engines, one sentence, cold start and the server, of runs/quickstart or FOLDER=FOLDER
+#                     (whose int8 graph is measured on FOLDER/recipe.yaml or RECIPE=FILE)
 # make bench        every benchmark against what people use now, on the sample data; DATA=FOLDER takes real data
 # All use one virtual environment with the versions of constraints.txt.
 
@@ -43,10 +44,11 @@ bench: $(VENV)/installed
 
 # What is exported already stays. An int8 graph that fails the gate is left out, and said so.
 FOLDER ?= runs/quickstart
+RECIPE ?= $(if $(filter runs/quickstart,$(FOLDER)),recipes/quickstart.yaml,$(FOLDER)/recipe.yaml)
 bench-serving: $(VENV)/installed
 	test -f $(FOLDER)/openvino/export.json || \
 		$(BIN)/python -m multitask_sentence export $(FOLDER) --engines onnx openvino --int8 \
-			--recipe recipes/quickstart.yaml || test -f $(FOLDER)/openvino/export.json
+			--recipe $(RECIPE) || test -f $(FOLDER)/openvino/export.json
 	$(BIN)/python benchmarks/serving.py $(FOLDER) $(if $(DATA),--data_root $(DATA)) --json runs/bench/serving.json \
 		--plot runs/bench/serving.png
 

@@ -104,7 +104,10 @@ def main() -> None:
     parser.add_argument("--risks", nargs="+", type=float, default=RISKS)
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
     options = parser.parse_args()
-    found = {folder.name: measure(folder, options.risks) for folder in options.runs}
+    names = [folder.name for folder in options.runs]
+    if len(set(names)) < len(names):
+        names = list(map(str, options.runs))
+    found = {name: measure(folder, options.risks) for name, folder in zip(names, options.runs, strict=True)}
     rows = [row for tasks in found.values() for task, promises in tasks.items() for row in table_rows(task, promises)]
     header = [
         "task",

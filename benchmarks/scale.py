@@ -259,14 +259,17 @@ def _in_turns(
 ) -> dict[Any, list[str]]:
     """By contender, milliseconds of a step and how many times those of the first one, by clock and by processor."""
     found: dict[Any, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, labels in contenders.items():
+    names = list(contenders)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            labels = contenders[name]
             rows = labelled_texts(labels, BATCH_SIZE * (steps + 1), every_row)
             found[name].append(train_steps(folder, backbone, labels, rows, steps))
-    first, cells = next(iter(found.values())), {}
+    base, cells = found[names[0]], {}
     for name, taken in found.items():
         clock, cpu = (f"{1000 * statistics.median(side):.0f}" for side in zip(*taken, strict=True))
-        ratios = [measuring.ratio([own[side] for own in taken], [own[side] for own in first]) for side in (0, 1)]
+        ratios = [measuring.ratio([own[side] for own in taken], [own[side] for own in base]) for side in (0, 1)]
         cells[name] = [clock, cpu, *(f"{ratio:.2f} x" for ratio in ratios)]
     return cells
 

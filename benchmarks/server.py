@@ -1,6 +1,6 @@
 """The server's section of benchmarks/serving.py: callers that cost little themselves, and answers checked one by one.
 
-    run_load   asks for each sentence once, so many at a time, over connections that stay open
+    run_load   a request for each sentence, so many at a time, over connections that stay open
     server     rows per second, waits and processor time at 1, 8 and 32 callers, against `predict` in a process
 
 Answers are read as bytes while the clock runs, and understood after it has stopped.

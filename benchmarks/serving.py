@@ -229,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown:
         parser.error(f"--sections: there is no {', '.join(unknown)}. Known: {', '.join(SECTIONS)}.")
+    if OURS not in options.contenders and set(sections) != {"server"}:
+        parser.error(f"--contenders lacks {OURS}, whose numbers the others must have in all sections but server.")
     # Sentences a turn for each kind of text, so that none takes much longer than another.
     options.counts = (4, 4, 4, 4) if options.quick else (300, 200, 150, 60)
     options.single_sentences, options.requests = (20, 400) if options.quick else (200, 20_000)

@@ -26,7 +26,8 @@ def main(folder: str) -> None:
     logging.disable_progress_bar()
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     print(f"{folder}: {model.num_parameters() / 1e6:.1f} M parameters, tasks {', '.join(model.config.tasks)}")  # noqa: T201
-    for inputs in (SENTENCES, PAIRS):
+    kinds = {task.pair for task in model.config.tasks.values()}
+    for inputs in [SENTENCES] * (False in kinds) + [PAIRS] * (True in kinds):
         for task, answer in model.predict(inputs).items():
             print(f"\n{task}")  # noqa: T201
             for row, sentence in enumerate(inputs):

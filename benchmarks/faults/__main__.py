@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
@@ -50,21 +51,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="Stop after so many minutes.")
     options = parser.parse_args()
     started, cases, chance = time.monotonic(), [], random.Random(options.seed)
-    with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="faults-") as temporary, ExitStack() as ended:
         folder = Path(temporary)
         backbone = make_backbone(folder / "backbone")
         # What forks comes first, before torch has threads.
-        parts = chain(
+        parts = (
             kill_runs(folder / "kills", backbone, options.kills, chance),
             kill_labelling(folder / "labels", backbone, options.label_kills, chance),
-            kill_actor(folder / "ray", backbone, chance) if options.ray else (),
+            *([kill_actor(folder / "ray", backbone, chance)] if options.ray else []),
             fill_disks(folder / "disks", backbone, options.disks, chance),
             damage_all(folder / "damage", backbone, chance, options.damage, options.exports),
             try_recipes(folder / "recipes", backbone, options.recipes, options.seed),
             try_texts(backbone, options.texts, chance),
             run_threads(backbone, options.thread_seconds, options.seed),
         )
-        for case in parts:
+        for part in parts:
+            ended.enter_context(closing(part))  # one that is left in the middle unmounts its disk
+        for case in chain(*parts):
             cases.append(case)
             if case.outcome == "failure" and options.failures:
                 with options.failures.open("a", encoding="utf-8") as file:

@@ -24,6 +24,7 @@ from outcomes import Case
 from transformers.utils import logging
 
 from multitask_sentence import MultiTaskModel
+from multitask_sentence.data.cache.shards import file_hash
 from multitask_sentence.data.loading.tasks import TaskSource, load_tasks
 from multitask_sentence.data.text.sameness import row_hashes
 from multitask_sentence.manifest_multitask import MAY_CHANGE, find_changes
@@ -67,8 +68,10 @@ def answers(folder: Path) -> np.ndarray:
 
 
 def resumes(checkpoint: Path) -> np.ndarray:
+    """What a run goes on from: every file of it."""
     check_files(checkpoint, num_processes=1)
-    return np.ones(1)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return np.array([f"{path.relative_to(checkpoint)} {file_hash(path)}" for path in files])
 
 
 def exported_answers(folder: Path, engine: str) -> np.ndarray:

@@ -56,6 +56,7 @@ STAGES = (
     "push",
     "finished",
 )
+HANGS = 124  # the status of a run that had to be ended, as of `timeout`
 FROZEN = {"strategy": {"freeze": "backbone"}}
 STAGED = {"strategy": {"unfreeze": [{"epochs": 1, "train": "heads"}, {"train": "all"}]}}
 KINDS_OF_RUN: dict[str, dict[str, Any]] = {
@@ -296,7 +297,7 @@ def train(
         flags: of the command line.
         processes: how many.
         moment: when to end them; `None` to let them run.
-        limit: seconds after which a run counts as one that hangs, and is ended with SIGKILL.
+        limit: seconds after which a run is ended with SIGKILL, and its status is `HANGS`.
         hub: URL and token of a local Hub to push to.
     """
     import datasets
@@ -344,19 +345,21 @@ def train(
 
 
 def wait_for(children: list[int], limit: float) -> int:
-    """The exit status of the first of some processes that ended otherwise than well; all have ended then."""
-    statuses, ends = {}, time.monotonic() + limit
+    """The exit status of the first of some processes that ended otherwise than well, `HANGS` after so many seconds;
+    all have ended then."""
+    statuses, ends, hangs = {}, time.monotonic() + limit, False
     while len(statuses) < len(children):
+        hangs = time.monotonic() > ends
+        if hangs or any(statuses.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(children[0], signal.SIGKILL)
         for child in children:
             if child not in statuses:
                 found, status = os.waitpid(child, os.WNOHANG)
                 if found:
                     statuses[child] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > ends or any(statuses.values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(children[0], signal.SIGKILL)
         time.sleep(0.005)
-    return next((status for status in statuses.values() if status), 0)
+    return HANGS if hangs else next((status for status in statuses.values() if status), 0)
 
 
 def random_moment(stages: bytes, chance: random.Random) -> Moment:

@@ -100,7 +100,7 @@ def half_written(folder: Path, processes: int) -> str | None:
         try:
             check_files(checkpoint, processes)
         except ValueError as error:
-            if (checkpoint / "run.json").is_file() or not list(folder.glob("checkpoint-*")):
+            if (checkpoint / "run.json").is_file():
                 return str(error)
     for model in [*folder.glob("best/*"), folder]:
         if not (model / "config.json").is_file() or UNFINISHED in model.parts:
@@ -175,7 +175,13 @@ def _kill_runs(
         ended = train(killed, processes=processes, moment=moment, hub=hub)
         said = f"{moment}, {STAGES.index(ended.stage)}"
         if ended.status >= 0 and ended.status != 0:
-            yield Case("kill", kind, ended.stage, "failure", f"{said}: failed by itself: {ended.said[-500:]}")
+            yield Case(
+                "kill",
+                kind,
+                ended.stage,
+                "failure",
+                f"{said}: ended with {ended.status}: {ended.said[-500:]}",
+            )
         elif problem := half_written(result, processes) or (pushed() and half_pushed(result, pushed())):
             yield Case("kill", kind, ended.stage, "failure", f"{said}: half of one passes for whole: {problem}")
         else:

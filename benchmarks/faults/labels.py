@@ -100,6 +100,10 @@ def kill_labelling(folder: Path, backbone: Path, count: int, chance: random.Rand
         output.parent.mkdir()
         status = _run(_arguments(folder, output), kill_after=chance.uniform(0, seconds))
         stage = _stage(output)
+        if status > 0:
+            problem = f"failed by itself or hung: status {status}"
+            yield Case("kill", f"label, {kind}", stage, "failure", problem)
+            continue
         if status and (stage != "finished" or Path(f"{output}.job").exists()):
             status = _run(_arguments(folder, output, "--resume"))
         elif status:  # killed after the job's last step
