@@ -371,7 +371,7 @@ class BackboneAdapter:
         """
         import_peft(f"{name_or_path} was saved as an adapter, which")
         model, config, device, dtype = self.base_model, self.config, self.device, self.dtype
-        if config.base_name_or_path.startswith(("./", "../")):
+        if config.base_name_or_path.startswith("."):  # as no Hub id does
             base = os.path.join(os.path.realpath(name_or_path), config.base_name_or_path)
             config.base_name_or_path = os.path.normpath(base)
         base = config.base_name_or_path

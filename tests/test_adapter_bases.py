@@ -138,3 +138,17 @@ def test_adapter_on_a_resized_vocabulary_is_refused_at_saving_and_both_remedies_
     again = MultiTaskModel.from_pretrained(tmp_path / "again")
     assert again.config.vocab_size == 107
     assert np.array_equal(again.encode("the cat sat"), opened.encode("the cat sat"))
+
+
+@pytest.mark.parametrize(("base", "place"), [("base", "base/lora"), (".models/base", ".")])
+def test_base_is_found_wherever_it_lies_as_seen_from_the_adapter(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, place: str
+) -> None:
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=TASKS).save_pretrained(tmp_path / base)
+    model = MultiTaskModel.from_pretrained(tmp_path / base)
+    model.add_adapter(LoraConfig(**LORA, init_lora_weights=False))
+    model.eval().save_pretrained(tmp_path / place)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    opened = MultiTaskModel.from_pretrained(tmp_path / place)
+    assert np.array_equal(opened.encode("the cat sat"), model.encode("the cat sat"))
