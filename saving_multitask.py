@@ -4,13 +4,13 @@ sentence_transformers_files   the small files in which sentence-transformers loo
 MultiTaskPreTrainedModel      from_pretrained, save_pretrained and push_to_hub of the model and of a view of one head
 """
 
-import contextlib
 import glob
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
 from typing import Any
 
 from safetensors import SafetensorError
@@ -172,10 +172,11 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         Save weights, configuration, code, tokenizer and what sentence-transformers needs to open the folder.
 
         An error or a full disk leaves the folder as it was. (Not with `distributed_checkpoint`, where all processes
-        write.)
+        write.) With `push_to_hub`, the folder is complete before anything is asked of the Hub.
         """
         if kwargs.get("push_to_hub"):
             self._check_can_push()
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
         self.config.auto_map = {"AutoConfig": _reference(type(self.config)), **MODEL_CLASSES}
         self.config.custom_pipelines = {
             "multitask": {"impl": _reference(MultiTaskPipeline), "pt": ["AutoModel"], "type": "text"}
@@ -184,25 +185,30 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             raise ValueError(f"{save_directory} is a file, so a model cannot be saved there. Give a folder.")
         if not is_main_process:
             return super().save_pretrained(save_directory, is_main_process=False, **kwargs)
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
         self.base_model._find_tokenizer()
         self._settle_origin(kwargs.get("state_dict"))
-        is_written_by_all = kwargs.get("distributed_checkpoint")
-        files = contextlib.nullcontext(os.fspath(save_directory)) if is_written_by_all else listed(save_directory)
-        with files as folder:
-            # sentence-transformers saves prompts, similarity and truncation before it lets the model be saved.
-            settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
-            if os.path.isfile(settings) and not is_same_folder(folder, save_directory):
-                shutil.copyfile(settings, os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS))
-            self._save_adapter(folder, kwargs.get("state_dict"))
-            with self._base_relative_to(save_directory):
-                super().save_pretrained(folder, **kwargs)
-            self._save_companions(folder)
-            # safetensors writes files that only their owner can read; config.json has what the umask gives.
-            for path in glob.glob(os.path.join(glob.escape(folder), "*.safetensors")):
-                shutil.copymode(os.path.join(folder, CONFIG_NAME), path)
-            update_manifest(folder)
+        if kwargs.get("distributed_checkpoint"):
+            return self._save_into(os.fspath(save_directory), save_directory, **kwargs)
+        with listed(save_directory) as folder:
+            self._save_into(folder, save_directory, **{**kwargs, "push_to_hub": False})
+        if kwargs.get("push_to_hub"):  # from another folder, after the model is safe: an upload may fail
+            with tempfile.TemporaryDirectory() as folder:
+                self._save_into(folder, save_directory, **kwargs)
+
+    def _save_into(self, folder: str | os.PathLike, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Write all files of the model into a folder, as they are meant for `save_directory`."""
+        # sentence-transformers saves prompts, similarity and truncation before it lets the model be saved.
+        settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
+        if os.path.isfile(settings) and not is_same_folder(folder, save_directory):
+            shutil.copyfile(settings, os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS))
+        self._save_adapter(folder, kwargs.get("state_dict"))
+        with self._base_relative_to(save_directory):
+            super().save_pretrained(folder, **kwargs)
+        self._save_companions(folder)
+        # safetensors writes files that only their owner can read; config.json has what the umask gives.
+        for path in glob.glob(os.path.join(glob.escape(folder), "*.safetensors")):
+            shutil.copymode(os.path.join(folder, CONFIG_NAME), path)
+        update_manifest(folder)
 
     def push_to_hub(self, *args, **kwargs) -> str:
         """

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
-from helpers.hub_server import File, HubServer
+from helpers.hub_server import TOKEN, File, HubServer
 from multitask_sentence import MultiTaskModel
 
 PAPERS = {"README.md": "The card of the run. ![Scores](scores.png)", "results.json": "{}", "recipe.yaml": "tasks: {}"}
@@ -79,3 +81,20 @@ def test_tokenizer_is_read_at_the_commit_of_the_weights(
         model.tokenizer("the cat")["input_ids"]
         == MultiTaskModel.from_pretrained(folder).tokenizer("the cat")["input_ids"]
     )
+
+
+def test_folder_is_saved_whole_where_the_push_fails(
+    folder: Path, tmp_path: Path, nearby: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MultiTaskModel.from_pretrained(folder)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "README.md").write_text("mine")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(HfHubHTTPError):
+        model.save_pretrained(tmp_path / "copy", push_to_hub=True, repo_id="team/copy")
+    opened = MultiTaskModel.from_pretrained(tmp_path / "copy", verify=True)
+    assert np.array_equal(opened.encode("the cat sat"), model.encode("the cat sat"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    model.save_pretrained(tmp_path / "copy", push_to_hub=True, repo_id="team/copy")
+    assert {"model.safetensors", "tokenizer.json", "manifest.json", *PAPERS} <= set(pushed(nearby, "team/copy"))
+    assert (tmp_path / "copy" / "README.md").read_text() == "mine"
