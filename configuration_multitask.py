@@ -118,6 +118,8 @@ class MultiTaskConfig(PreTrainedConfig):
             The commit of those weights, where they come from the Hub.
         encoder_fingerprint (`str`, *optional*):
             What tells the weights of backbone and projection that the heads belong to from others.
+        stale_heads (`dict[str, str]`, *optional*):
+            The same of heads that belong to another encoder than the rest, by task.
         format_version (`int`, *optional*):
             Of config.json; one that this code does not know yet is refused.
 
@@ -150,6 +152,7 @@ class MultiTaskConfig(PreTrainedConfig):
     base_name_or_path: str | None = None
     base_revision: str | None = None
     encoder_fingerprint: str | None = None
+    stale_heads: dict[str, str] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):

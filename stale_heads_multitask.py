@@ -4,8 +4,9 @@
     HeadsOrigin   the models' part: what the heads were trained on, written to config.json and asked for at opening
 
 SetFit, sentence-transformers and others move backbone and projection and save the heads as they were. Such heads give
-wrong labels in silence. config.json names the encoder that the heads belong to: saving writes the present one, unless
-the encoder changed while all heads stayed as they were. Heads that were frozen on purpose follow the encoder.
+wrong labels in silence. config.json names the encoder that the heads belong to, and apart from it that of heads which
+belong to another one: those that stayed as they were while the encoder changed. Heads that were frozen on purpose
+follow the encoder.
 """
 
 import contextlib
@@ -60,11 +61,12 @@ class Origin:
 
     encoder: tuple[str, ...] | None
     heads: dict[str, tuple[str, ...] | None]  # by task
-    belongs_to: tuple[str, ...] | None  # the encoder that the heads were trained on
+    belongs_to: dict[str, tuple[str, ...] | None]  # by task, the encoder that the head was trained on
 
     @property
-    def is_stale(self) -> bool:
-        return bool(self.heads) and not _is_same(self.belongs_to, self.encoder)
+    def stale(self) -> dict[str, tuple[str, ...] | None]:
+        """By task whose head belongs to another encoder, that encoder."""
+        return {task: belongs for task, belongs in self.belongs_to.items() if not _is_same(belongs, self.encoder)}
 
 
 class HeadsOrigin:
@@ -85,44 +87,49 @@ class HeadsOrigin:
             task: fingerprint({name: weight for name, weight in weights.items() if name.startswith(f"heads.{task}.")})
             for task in self.base_model.heads
         }
-        return Origin(encoder, heads, belongs_to=encoder)
+        return Origin(encoder, heads, belongs_to=dict.fromkeys(heads, encoder))
 
     def _note_origin(self, name_or_path: str | os.PathLike | None = None) -> None:
         """Remember the model as it was opened or started; warn where heads belong to another encoder."""
         origin = self._find_origin()
         if self.config.encoder_fingerprint:  # of no model that was saved before there were any
-            stored = tuple(self.config.encoder_fingerprint.split("-"))
-            if not _is_same(stored, origin.encoder):
-                origin = replace(origin, belongs_to=stored)
+            stored = dict.fromkeys(origin.heads, self.config.encoder_fingerprint) | (self.config.stale_heads or {})
+            stored = {task: tuple(stored[task].split("-")) for task in origin.heads}
+            origin.belongs_to.update(replace(origin, belongs_to=stored).stale)
         self.base_model._origin = origin
-        if origin.is_stale:
+        if origin.stale:
             logger.warning(
-                f"{name_or_path}: the heads ({', '.join(origin.heads)}) belong to another backbone. It was trained "
-                "after them by something that leaves heads as they are, such as sentence-transformers or SetFit. "
-                "Embeddings are right, but what these heads answer is not to be trusted. Train them again, with a "
-                f"recipe that has continue_from: {name_or_path}, or remove them: model.remove_task(...)."
+                f"{name_or_path}: the heads ({', '.join(origin.stale)}) belong to another backbone. It was trained "
+                "after them by something that leaves heads as they are, such as sentence-transformers, SetFit, or the "
+                "view of another head. Embeddings are right, but what these heads answer is not to be trusted. Train "
+                f"them again, with a recipe that has continue_from: {name_or_path}, or remove them: "
+                "model.remove_task(...)."
             )
 
     def _settle_origin(self, state_dict: dict[str, torch.Tensor] | None = None) -> Origin:
         """
-        Find out which encoder the heads belong to by now, and put it into the configuration.
+        Find out which encoder each head belongs to by now, and put it into the configuration.
 
-        To the present one, unless all heads that were there before have stayed as they were while it changed. Heads
-        that are frozen do so on purpose.
+        To the present one, unless the head stayed as it was while the encoder changed. A head that is frozen does so
+        on purpose.
         """
         before, now = self.base_model._origin, self._find_origin(state_dict)
-        if before is not None and not _is_same(before.belongs_to, now.encoder):
+        if before is not None:
             place = PRECISIONS.index(self.dtype) if self.dtype in PRECISIONS else 0
-            kept = [task for task in now.heads if before.heads.get(task) and now.heads[task]]
-            have_stayed = kept and all(now.heads[task][place] == before.heads[task][place] for task in kept)
-            can_train = any(
-                weight.requires_grad for task in kept for weight in self.base_model.heads[task].parameters()
-            )
-            if have_stayed and (before.is_stale or can_train):
-                now = replace(now, belongs_to=before.belongs_to)
+            for task, belongs in replace(before, encoder=now.encoder).stale.items():
+                was, found = before.heads[task], now.heads.get(task)
+                if was is None or found is None or was[place] != found[place]:
+                    continue
+                can_train = any(weight.requires_grad for weight in self.base_model.heads[task].parameters())
+                if can_train or task in before.stale:
+                    now.belongs_to[task] = belongs
         self.base_model._origin = now
-        if now.belongs_to is not None:  # else quantised, say: what is known stays
-            self.config.encoder_fingerprint = "-".join(now.belongs_to) if now.heads else None
+        if now.encoder is not None:  # else quantised, say: what is known stays
+            kept = [belongs for task, belongs in now.belongs_to.items() if task not in now.stale]
+            common = next(iter([*kept, *now.stale.values()]), None)
+            stale = {task: "-".join(found) for task, found in now.stale.items() if not _is_same(found, common)}
+            self.config.encoder_fingerprint = "-".join(common) if common else None
+            self.config.stale_heads = stale or None
         return now
 
     @contextlib.contextmanager
@@ -131,7 +138,8 @@ class HeadsOrigin:
         before = self._settle_origin()
         yield
         now = self._find_origin()
-        self.base_model._origin = replace(now, belongs_to=before.belongs_to) if before.is_stale else now
+        now.belongs_to.update(before.stale)
+        self.base_model._origin = now
 
 
 __all__ = ["HeadsOrigin", "Origin"]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -101,9 +102,35 @@ def test_view_of_one_head_warns_as_the_model_does(
     move(view.multitask.backbone)
     view.save_pretrained(tmp_path / "view")
     assert opens_with_warning(tmp_path / "view") == 1
-    move(view.multitask.heads["mood"])
+    move(view.multitask.heads)
     view.save_pretrained(tmp_path / "trained")
     assert opens_with_warning(tmp_path / "trained") == 0
+
+
+def test_training_the_view_of_one_head_leaves_the_others_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(name: str, kind: type = MultiTaskModel) -> list[str]:
+        lines = []
+        monkeypatch.setattr(stale_heads_multitask.logger, "warning", lines.append)
+        opened[name] = kind.from_pretrained(tmp_path / name)
+        return [re.search(r"the heads \((.*)\) belong", line)[1] for line in lines]
+
+    opened = {}
+    view = MultiTaskForSequenceClassification.from_pretrained(folder, head="mood")
+    optimizer = torch.optim.AdamW(view.parameters())
+    view(input_ids=torch.tensor([[2, 7, 3]]), labels=torch.tensor([1])).loss.backward()
+    optimizer.step()
+    view.save_pretrained(tmp_path / "view")
+    assert stale("view") == ["rating"]
+    opened["view"].save_pretrained(tmp_path / "copy")
+    assert stale("copy", MultiTaskForSequenceClassification) == ["rating"]
+    move(opened["copy"].multitask.heads["rating"])
+    opened["copy"].save_pretrained(tmp_path / "trained")
+    assert stale("trained") == []
+    move(opened["view"].backbone)
+    opened["view"].save_pretrained(tmp_path / "both")
+    assert stale("both") == ["mood, rating"]
 
 
 @pytest.mark.parametrize(
