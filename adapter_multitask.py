@@ -15,6 +15,7 @@ peft is needed only here, and only where a model has an adapter.
 """
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -38,6 +39,13 @@ ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "default"  # peft's own, and part of parameter names in memory but not in files
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+# Settings of peft's that reach beyond layers of the backbone.
+REFUSED_SETTINGS = {
+    "modules_to_save": "is not needed: heads and projection are always trained and saved",
+    "trainable_token_indices": "trains embeddings of single tokens, which is not supported here",
+    "layer_replication": "makes another backbone, which the saved model could not be built as",
+    "target_parameters": "adapts single parameters, which cannot be merged here; name modules under target_modules",
+}
 FILE_PREFIX = "base_model.model."  # what PeftModel puts before the backbone's own names
 
 
@@ -65,11 +73,14 @@ def inject_adapter(backbone: PreTrainedModel, adapter_config: Any) -> None:
 
     Raises:
         ValueError: there is an adapter already, the kind does not go into layers, no module has the name of a target,
-            or starting the adapter changes the backbone's own weights (as pissa, olora and others do), which would
-            then be in no file.
+            a setting is one of `REFUSED_SETTINGS`, or starting the adapter changes the backbone's own weights (as
+            pissa, olora and others do), which would then be in no file.
     """
     if has_adapter(backbone):
         raise ValueError("The backbone has an adapter already. Merge it first: model.merge_adapter().")
+    for key, reason in REFUSED_SETTINGS.items():
+        if getattr(adapter_config, key, None):
+            raise ValueError(f"The adapter's {key} {reason}. Leave it out.")
     before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
     import_peft("An adapter").inject_adapter_in_model(adapter_config, backbone, ADAPTER_NAME)
     for name, weight in backbone.state_dict().items():
@@ -112,6 +123,11 @@ def _weights_of(backbone: PreTrainedModel, state_dict: dict[str, torch.Tensor] |
     return peft.get_peft_model_state_dict(backbone, state_dict, ADAPTER_NAME, save_embedding_layers=False)
 
 
+def own_weights(backbone: PreTrainedModel) -> set[nn.Parameter]:
+    """The backbone's parameters that its adapter is saved without."""
+    return {*backbone.parameters()} - {*_weights_of(backbone, backbone.state_dict(keep_vars=True)).values()}
+
+
 def write_adapter(
     backbone: PreTrainedModel,
     folder: str | os.PathLike,
@@ -135,12 +151,10 @@ def write_adapter(
     weights = {FILE_PREFIX + name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     with open(os.path.join(folder, WEIGHTS_FILE), "wb") as file:  # `save_file` makes it private to its owner
         file.write(save(weights, metadata={"format": "pt"}))
-    adapter_config = backbone.peft_config[ADAPTER_NAME]
-    kept = adapter_config.base_model_name_or_path, adapter_config.revision, adapter_config.inference_mode
+    adapter_config = copy.copy(backbone.peft_config[ADAPTER_NAME])
     adapter_config.base_model_name_or_path, adapter_config.revision = base, revision
     adapter_config.inference_mode = True  # how peft marks what is saved
     adapter_config.save_pretrained(folder)
-    adapter_config.base_model_name_or_path, adapter_config.revision, adapter_config.inference_mode = kept
 
 
 def cached_commit(name_or_path: str, options: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.nn as nn
 
+from .adapter_multitask import has_adapter, own_weights
 from .checks_multitask import check_count, suggest
 from .turns_multitask import changes_model
 
@@ -181,7 +182,14 @@ class Freezing:
         top_layers: int | None = None,
         heads: str | Sequence[str] | None = None,
     ) -> None:
-        """Let parts train again; the arguments are those of `freeze`."""
+        """
+        Let parts train again; the arguments are those of `freeze`.
+
+        Of a backbone with an adapter only that trains: the other weights are not saved.
+
+        Raises:
+            ValueError: as for `freeze`, or nothing of the parts is in the adapter.
+        """
         self._set_trainable(True, parts, layers=layers, top_layers=top_layers, heads=heads)
 
     def _set_trainable(self, trainable: bool, words: Sequence[str], **counts: Any) -> None:
@@ -189,9 +197,18 @@ class Freezing:
         if not words and not counts:
             raise ValueError(f"Name a part: {', '.join(PART_WORDS)}, layers=3, top_layers=3 or heads=[...].")
         parts = self.parts()
-        for part in select_parts(parts, *words, *([counts] if counts else [])):
-            for parameter in parts[part].values():
-                parameter.requires_grad_(trainable)
+        chosen = select_parts(parts, *words, *([counts] if counts else []))
+        parameters = [parameter for part in chosen for parameter in parts[part].values()]
+        if trainable and parameters and has_adapter(self.backbone):
+            kept = own_weights(self.backbone)
+            parameters = [parameter for parameter in parameters if parameter not in kept]
+            if not parameters:
+                raise ValueError(
+                    f"The adapter is not in {', '.join(chosen)}, and the backbone's own weights are not saved with "
+                    "it. Leave them frozen, or fold the adapter in first: model.merge_adapter()."
+                )
+        for parameter in parameters:
+            parameter.requires_grad_(trainable)
         if self.training:
             self.train()  # which of the modules run in eval mode follows from what is frozen
 

@@ -599,3 +599,43 @@ def test_model_without_adapter_says_how_to_put_one_on(tiny_model: MultiTaskModel
 def test_adapter_of_another_name_is_refused(tiny_backbone: str) -> None:
     with pytest.raises(ValueError, match="adapter_name is 'german', but a model has one adapter, named 'default'"):
         make_model(tiny_backbone).add_adapter(LoraConfig(**LORA), adapter_name="german")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"modules_to_save": ["dense"]},
+        {"trainable_token_indices": [3]},
+        {"layer_replication": [(0, 2), (0, 2)]},
+        {"target_parameters": ["query.weight"]},
+    ],
+)
+def test_setting_that_reaches_beyond_layers_is_refused_as_in_a_recipe(
+    tiny_backbone: str, setting: dict[str, Any]
+) -> None:
+    model = make_model(tiny_backbone)
+    (key,) = setting
+    with pytest.raises(ValueError, match=rf"The adapter's {key} .*\. Leave it out"):
+        model.add_adapter(LoraConfig(r=2, target_modules=["query"], **setting))
+    assert not has_adapter(model.backbone)
+    with pytest.raises(ValueError, match=rf"peft\.{key} .*\. Remove it"):
+        check_adapter(setting, CONFIG)
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_unfreezing_trains_of_the_backbone_only_what_is_saved(tiny_backbone: str, bias: str) -> None:
+    model = make_model(tiny_backbone)
+    model.add_adapter(LoraConfig(**LORA, bias=bias))
+    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("base_layer.bias" in name for name in expected) == (bias == "lora_only")
+    model.freeze("all")
+    model.unfreeze("all")
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
+    model.freeze("all")
+    model.unfreeze(top_layers=1)
+    found = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert found == {name for name in expected if "encoder.layer.1" in name}
+    with pytest.raises(ValueError, match=r"adapter is not in embeddings.*merge_adapter\(\)"):
+        model.unfreeze("embeddings")
+    model.merge_adapter()
+    model.unfreeze("embeddings")

@@ -14,21 +14,18 @@ import torch
 import torch.nn as nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ...adapter_multitask import ADAPTER_NAME, import_peft, inject_adapter, take_off_backbone
+from ...adapter_multitask import ADAPTER_NAME, REFUSED_SETTINGS, import_peft, inject_adapter, take_off_backbone
 from ...checks_multitask import check_choice, check_keys, suggest
 from ...modeling_multitask import MultiTaskModel
 
 SAVES = ("merged", "adapter")
-# Said by the run itself, or reaching beyond layers of the backbone.
+# Said by the run itself, or of no use in a model's file.
 REFUSED_KEYS = {
     **dict.fromkeys(
         ("base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"),
         "is set by the run itself",
     ),
-    "modules_to_save": "is not needed: heads and projection are always trained and saved",
-    "trainable_token_indices": "trains embeddings of single tokens, which is not supported here",
-    "layer_replication": "makes another backbone, which the saved model could not be built as",
-    "target_parameters": "adapts single parameters, which cannot be merged here; name modules under target_modules",
+    **REFUSED_SETTINGS,
     "runtime_config": "is not part of what is saved",
 }
 REFUSED_KINDS = {
