@@ -111,6 +111,8 @@ class MultiTaskConfig(PreTrainedConfig):
             not named follow in the order of `tasks`.
         task (`str`, *optional*):
             The task that `AutoModelForSequenceClassification` answers.
+        shown_labels (`dict[str, list[str]]`, *optional*):
+            Of that task, the names that `id2label` has in place of its labels.
         base_name_or_path (`str`, *optional*):
             Of a model saved as an adapter: Hub id or folder of the encoder, or multi-task model, that the backbone's
             weights come from. In config.json a folder is relative to that file.
@@ -149,6 +151,7 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: dict[str, Any] | None = None  # a TaskConfig for each once it is set
     task_order: list[str] | None = None
     task: str | None = None
+    shown_labels: dict[str, list[str]] | None = None
     base_name_or_path: str | None = None
     base_revision: str | None = None
     encoder_fingerprint: str | None = None
@@ -191,6 +194,12 @@ class MultiTaskConfig(PreTrainedConfig):
         """
         self.tasks[name] = complete_task(name, {**self.tasks[name].to_dict(), **changes})
         return self.tasks[name]
+
+    def show_labels(self, names: list[str]) -> None:
+        """Give the labels of `task` these names in `id2label`, which a view of it shows."""
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        self.shown_labels = {self.task: names} if names != (self.tasks[self.task].labels or [self.task]) else None
 
     def validate_multitask(self):
         """Part of `@strict`-powered validation: runs when the configuration is made and when it is saved."""

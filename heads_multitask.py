@@ -127,6 +127,7 @@ def labels_to_show(config: MultiTaskConfig) -> list[str]:
     """
     labels = config.tasks[config.task].labels or [config.task]
     stored = [task.labels or [name] for name, task in config.tasks.items()]
+    stored += [names for name, names in (config.shown_labels or {}).items() if name != config.task]
     given = config.id2label and [config.id2label.get(index) for index in range(len(config.id2label))]
     if not given or given in stored:  # nothing, or what a saved view of some task has stored
         return labels
@@ -175,6 +176,9 @@ class TaskHeads:
         self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
         if name in self.heads:
             del self.heads[name]
+        if self.config.task == name:
+            self.config.task = self.config.shown_labels = self.config.problem_type = None
+            self.config.id2label = self.config.label2id = None
 
     @changes_model
     def add_labels(self, name: str, labels: list[str]) -> None:
@@ -203,6 +207,8 @@ class TaskHeads:
         layers[-1] = wider.requires_grad_(old.weight.requires_grad).train(old.training)
         self.heads[name].scope = None
         self.config.tasks = {**self.config.tasks, name: task}
+        if self.config.task == name and self.config.id2label:  # what a view of the task shows
+            self.config.show_labels([*self.config.id2label.values(), *task.labels[old.out_features :]])
 
     @changes_model
     def _set_scope(self, name: str, fitted: Mapping[str, torch.Tensor] | None) -> None:

@@ -333,8 +333,7 @@ class MultiTaskForSequenceClassification(MultiTaskPreTrainedModel):
         super().__init__(config)
         config.task = head or config.task
         config.task = self.task = choose_head(config)
-        config.id2label = dict(enumerate(labels_to_show(config)))
-        config.label2id = {label: index for index, label in config.id2label.items()}
+        config.show_labels(labels_to_show(config))
         config.problem_type = config.tasks[self.task].problem_type
         self.multitask = MultiTaskModel(config)
         self.post_init()

@@ -112,6 +112,36 @@ def test_saved_view_opens_for_another_task_with_its_own_labels(folder: str, tmp_
     assert list(view.config.id2label.values()) == ["animal", "place", "money", "time"]
 
 
+def test_other_names_of_a_saved_view_are_those_of_its_own_task(tiny_backbone: str, tmp_path: Path) -> None:
+    tasks = {
+        name: {"problem_type": "single_label_classification", "labels": ["no", "yes"]} for name in ("mood", "spam")
+    }
+    MultiTaskModel.from_backbone(tiny_backbone, tasks=tasks).save_pretrained(tmp_path / "model")
+    open_view(str(tmp_path / "model"), head="mood", id2label={0: "nein", 1: "ja"}).save_pretrained(tmp_path / "view")
+    shown = {head: open_view(str(tmp_path / "view"), head=head).config.id2label for head in ("mood", "spam")}
+    assert shown == {"mood": {0: "nein", 1: "ja"}, "spam": {0: "no", 1: "yes"}}
+    assert open_view(str(tmp_path / "view")).config.id2label == {0: "nein", 1: "ja"}
+    other = open_view(str(tmp_path / "view"), head="spam", id2label={0: "non", 1: "oui"})
+    assert other.config.id2label == {0: "non", 1: "oui"}
+
+
+@pytest.mark.parametrize("names", [None, {0: "bad", 1: "so so", 2: "good"}])
+def test_saved_view_follows_its_task_when_that_changes(folder: str, tmp_path: Path, names: dict | None) -> None:
+    open_view(folder, task="mood", **({"id2label": names} if names else {})).save_pretrained(tmp_path / "view")
+    model = MultiTaskModel.from_pretrained(tmp_path / "view")
+    model.add_labels("mood", ["mixed"])
+    model.save_pretrained(tmp_path / "added")
+    view = open_view(str(tmp_path / "added"))
+    expected = [*(names or {0: "negative", 1: "neutral", 2: "positive"}).values(), "mixed"]
+    assert (view.task, list(view.config.id2label.values())) == ("mood", expected)
+    assert view.config.label2id["mixed"] == 3
+    for task in ("mood", "rating"):
+        model.remove_task(task)
+    model.save_pretrained(tmp_path / "removed")
+    view = open_view(str(tmp_path / "removed"))
+    assert (view.task, len(view.config.id2label)) == ("tags", 4)
+
+
 @pytest.mark.parametrize("task", ["moood", "entails", "similarity"])
 def test_view_refuses_an_unknown_task_and_one_that_reads_pairs(folder: str, task: str) -> None:
     with pytest.raises(ValueError, match=f"There is no task '{task}' of this kind"):
