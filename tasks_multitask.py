@@ -330,8 +330,8 @@ def complete_task(name: str, task: Any, is_new: bool = False) -> TaskConfig:
         name: the task's name, an identifier other than `embedding`.
         task: a `TaskConfig`, or a mapping with its settings: `problem_type`, `labels` for classification, and what
             else differs from the defaults.
-        is_new: whether its head is new: the scale of a regression task that says none is then measured in training.
-            Of any other it is 0 and 1: models that were saved before there was one have these.
+        is_new: whether its head is new: it has no scope yet, and the scale of a regression task that says none is
+            measured in training. Of any other it is 0 and 1: models that were saved before there was one have these.
 
     Returns:
         A record of its own; completing it again changes nothing.
@@ -350,6 +350,8 @@ def complete_task(name: str, task: Any, is_new: bool = False) -> TaskConfig:
     if kind.has_target_scale and not is_new and "target_mean" not in task and "target_deviation" not in task:
         absent |= {"target_mean": 0.0, "target_deviation": 1.0}
     completed = TaskConfig(**{**absent, **task}, where=where)
+    if is_new:
+        completed._settle(out_of_scope=False)
     if completed.head is not None:
         check_activation(f"{where}.head.activation", completed.head.activation)
     return completed

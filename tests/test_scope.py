@@ -162,6 +162,18 @@ def test_new_labels_give_the_scope_up(scoped: MultiTaskModel) -> None:
     assert "out_of_scope" not in scoped.predict(SENTENCES)["mood"]
 
 
+def test_new_task_with_the_settings_of_one_that_knows_its_scope_knows_none(
+    scoped: MultiTaskModel, tiny_backbone: str
+) -> None:
+    name = next(name for name, task in scoped.config.tasks.items() if task.out_of_scope)
+    started = MultiTaskModel.from_backbone(tiny_backbone, scoped.config.tasks)
+    started.add_task("added", scoped.config.tasks[name])
+    for task in (name, "added"):
+        assert started.heads[task].scope is None
+        assert "out_of_scope" not in started.predict("the cat sat", tasks=task)[task]
+    assert scoped.config.tasks[name].out_of_scope, "the settings that were given stay as they are"
+
+
 def test_settings_without_a_percentile_are_written_as_before() -> None:
     task = TaskConfig(**LABELS, abstain={"risk": 0.05})
     assert task.to_dict()["abstain"] == {"risk": 0.05, "confidence": None}
