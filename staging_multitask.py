@@ -110,6 +110,28 @@ def as_disk_error(folder: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def _waits(unfinished: str) -> bool:
+    """Whether files of an unfinished folder are on the disk, and still have to be moved to their place."""
+    return os.path.isfile(os.path.join(unfinished, COMPLETE)) and bool(files_of(unfinished))
+
+
+def _stale(unfinished: str, folder: str | os.PathLike) -> list[str]:
+    """The weights that still have to go from the folder that an unfinished one is moved to."""
+    with open(os.path.join(unfinished, COMPLETE)) as file:
+        names = filter(_WEIGHTS.fullmatch, file.read().split("\n"))
+    return [path for path in (os.path.join(folder, name) for name in names) if os.path.isfile(path)]
+
+
+def _move(unfinished: str, folder: str) -> None:
+    for path in _stale(unfinished, folder):  # before config.json, beside which they would be opened
+        os.remove(path)
+    for name in sorted(files_of(unfinished), key=lambda name: name == FIRST_READ):
+        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        os.replace(os.path.join(unfinished, name), os.path.join(folder, name))
+    sync(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def staged(folder: str | os.PathLike) -> Iterator[str]:
     """
@@ -117,7 +139,7 @@ def staged(folder: str | os.PathLike) -> Iterator[str]:
 
     An error inside, or a full disk, leaves `folder` as it was. Files of the same names are replaced, weights that the
     new ones replace under another name are removed, and all others stay. A folder that is part of something unfinished
-    gets its files at once.
+    gets its files at once. Where moving was interrupted before, the files of that save are moved first.
     """
     folder = os.path.abspath(folder)
     os.makedirs(folder, exist_ok=True)
@@ -126,29 +148,23 @@ def staged(folder: str | os.PathLike) -> Iterator[str]:
             yield folder
         return
     unfinished = os.path.join(folder, UNFINISHED)
+    if _waits(unfinished):
+        _move(unfinished, folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     os.mkdir(unfinished)
     try:
         with as_disk_error(folder):
             yield unfinished
         sync_folder(unfinished)
-        names = files_of(unfinished)
-        stale = stale_weights(folder, names)
         with open(os.path.join(unfinished, COMPLETE), "w") as file:
-            file.write("\n".join(stale))
+            file.write("\n".join(stale_weights(folder, files_of(unfinished))))
             file.flush()
             os.fsync(file.fileno())
         sync(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for name in stale:  # before config.json, beside which they would be opened
-        os.remove(os.path.join(folder, name))
-    for name in sorted(names, key=lambda name: name == FIRST_READ):
-        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-        os.replace(os.path.join(unfinished, name), os.path.join(folder, name))
-    sync(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _move(unfinished, folder)
 
 
 def check_moved(folder: str | os.PathLike) -> None:
@@ -159,11 +175,9 @@ def check_moved(folder: str | os.PathLike) -> None:
         OSError: saving was interrupted while its files were moved; says how to move the others.
     """
     unfinished = os.path.join(folder, UNFINISHED)
-    if os.path.isfile(os.path.join(unfinished, COMPLETE)) and files_of(unfinished):
-        with open(os.path.join(unfinished, COMPLETE)) as file:
-            stale = [os.path.join(folder, name) for name in file.read().split("\n") if name]
+    if _waits(unfinished):
         source, place = shlex.quote(f"{unfinished}/."), shlex.quote(f"{folder}/")
-        gone = shlex.join([unfinished, *filter(os.path.isfile, stale)])
+        gone = shlex.join([unfinished, *_stale(unfinished, folder)])
         raise OSError(
             f"{folder}: saving was interrupted, so that files of the model before may stand beside those of the new "
             f"one. Save it again, or move what was saved to its place: cp -r {source} {place} && rm -r {gone}"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from helpers.little_room import little_room
 from multitask_sentence import MultiTaskModel, staging_multitask
-from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, in_place, staged, write_whole
+from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, check_moved, in_place, staged, write_whole
 from multitask_sentence.training.run import output_folder
 from multitask_sentence.training.run.output_folder import put_folder
 
@@ -94,6 +94,33 @@ def test_model_whose_files_were_moved_by_half_is_refused_until_the_others_follow
     assert os.system(str(caught.value).rsplit("place: ", 1)[1]) == 0, "the remedy can be copied"
     assert MultiTaskModel.from_pretrained(folder).config.tasks == tiny_model.config.tasks
     assert not (folder / UNFINISHED).exists()
+
+
+def test_failed_save_after_an_interrupted_one_leaves_the_whole_model_that_was_to_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    older = dict.fromkeys(("a.py", "config.json", "model.safetensors", "model-00001-of-00002.safetensors"), "older")
+    for name, text in older.items():
+        (tmp_path / name).write_text(text)
+    replace = os.replace
+
+    def stop(*paths: str) -> None:
+        if os.path.basename(paths[1]) == "model.safetensors":
+            raise Killed
+        replace(*paths)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(staging_multitask.os, "replace", stop)
+        with staged(tmp_path) as folder:
+            for name in ("a.py", "config.json", "model.safetensors"):
+                Path(folder, name).write_text("newer")
+    with pytest.raises(OSError, match="saving was interrupted"):
+        check_moved(tmp_path)
+    with pytest.raises(OSError, match="No space left"), staged(tmp_path) as folder:
+        Path(folder, "a.py").write_text("newest")
+        raise OSError("No space left on device")
+    check_moved(tmp_path)
+    assert contents(tmp_path) == dict.fromkeys(("a.py", "config.json", "model.safetensors"), "newer")
 
 
 @pytest.mark.parametrize("stopped", ["remove", "replace"])
