@@ -19,10 +19,10 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter, cached_commit
 from .configuration_multitask import MultiTaskConfig
-from .manifest_multitask import MANIFEST_FILE, WEIGHTS, check_opened, listed, sha256_of, update_manifest
+from .manifest_multitask import MANIFEST_FILE, WEIGHTS, check_opened, listed, read_manifest, sha256_of, update_manifest
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
-from .staging_multitask import check_moved, files_of, is_same_folder
+from .staging_multitask import check_moved, files_of
 from .stale_heads_multitask import HeadsOrigin
 from .tokenizer_multitask import is_gone
 
@@ -187,20 +187,37 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             return super().save_pretrained(save_directory, is_main_process=False, **kwargs)
         self.base_model._find_tokenizer()
         self._settle_origin(kwargs.get("state_dict"))
+        settings = self._choose_settings(save_directory)
         if kwargs.get("distributed_checkpoint"):
-            return self._save_into(os.fspath(save_directory), save_directory, **kwargs)
+            return self._save_into(os.fspath(save_directory), save_directory, settings, **kwargs)
         with listed(save_directory) as folder:
-            self._save_into(folder, save_directory, **{**kwargs, "push_to_hub": False})
+            self._save_into(folder, save_directory, settings, **{**kwargs, "push_to_hub": False})
         if kwargs.get("push_to_hub"):  # from another folder, after the model is safe: an upload may fail
+            settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
             with tempfile.TemporaryDirectory() as folder:
-                self._save_into(folder, save_directory, **kwargs)
+                self._save_into(folder, save_directory, settings, **kwargs)
 
-    def _save_into(self, folder: str | os.PathLike, save_directory: str | os.PathLike, **kwargs) -> None:
+    def _choose_settings(self, folder: str | os.PathLike) -> str | None:
+        """
+        The file with prompts, similarity and truncation that goes along; `None` for the defaults.
+
+        sentence-transformers writes it into the folder before it lets the model be saved there. Any other is what was
+        saved there before, maybe of another model: the one that stands where this model was opened takes its place.
+        """
+        path = os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS)
+        saved = (read_manifest(folder) or {}).get(SENTENCE_TRANSFORMERS_SETTINGS, {}).get("sha256")
+        if os.path.isfile(path) and sha256_of(path) != saved:
+            return path
+        return self._find_in_source(SENTENCE_TRANSFORMERS_SETTINGS, _raise_exceptions_for_connection_errors=False)
+
+    def _save_into(
+        self, folder: str | os.PathLike, save_directory: str | os.PathLike, settings: str | None, **kwargs
+    ) -> None:
         """Write all files of the model into a folder, as they are meant for `save_directory`."""
-        # sentence-transformers saves prompts, similarity and truncation before it lets the model be saved.
-        settings = os.path.join(save_directory, SENTENCE_TRANSFORMERS_SETTINGS)
-        if os.path.isfile(settings) and not is_same_folder(folder, save_directory):
-            shutil.copyfile(settings, os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS))
+        place = os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS)
+        if settings is not None and not (os.path.exists(place) and os.path.samefile(settings, place)):
+            os.makedirs(folder, exist_ok=True)
+            shutil.copyfile(settings, place)
         self._save_adapter(folder, kwargs.get("state_dict"))
         with self._base_relative_to(save_directory):
             super().save_pretrained(folder, **kwargs)
@@ -224,6 +241,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         """Save what stands beside weights, configuration and code."""
         tokenizer = self.base_model._find_tokenizer()
         if tokenizer is not None:
+            tokenizer.model_max_length = self.config.max_length  # it may have changed, or be another model's
             if tokenizer.is_fast:  # how it was called last would stand in its file
                 tokenizer.backend_tokenizer.no_truncation()
                 tokenizer.backend_tokenizer.no_padding()
@@ -236,11 +254,11 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2)
 
-    def _find_in_source(self, filename: str) -> str | None:
+    def _find_in_source(self, filename: str, **lookup: bool) -> str | None:
         """A file that stands beside the weights, where the model was opened."""
         if not self.config.name_or_path or is_gone(self.config.name_or_path):
             return None
-        options = {"_raise_exceptions_for_missing_entries": False, **self.base_model._hub_options}
+        options = {"_raise_exceptions_for_missing_entries": False, **lookup, **self.base_model._hub_options}
         return cached_file(self.config.name_or_path, filename, **options)
 
     def _copy_from_source(self, filename: str, folder: str | os.PathLike) -> None:

@@ -324,6 +324,30 @@ def test_settings_chosen_there_are_kept_by_its_save(folder: Path, tmp_path: Path
     np.testing.assert_array_equal(again.encode_query(SENTENCES), opened.encode_query(SENTENCES))
 
 
+def test_settings_chosen_there_follow_the_model_and_not_the_folder(
+    folder: Path, tiny_backbone: str, tmp_path: Path
+) -> None:
+    chosen = {"prompts": {"query": "the cat "}, "default_prompt_name": "query", "truncate_dim": 16}
+    open_folder(folder, similarity_fn_name="dot", **chosen).save_pretrained(str(tmp_path / "chosen"))
+
+    def found(name: str) -> dict[str, Any]:
+        return json.loads((tmp_path / name / "config_sentence_transformers.json").read_text())
+
+    expected = found("chosen")
+    assert expected["similarity_fn_name"] == "dot"
+    assert expected.items() >= {**chosen, "prompts": expected["prompts"]}.items()
+    model = MultiTaskModel.from_pretrained(tmp_path / "chosen")
+    model.save_pretrained(tmp_path / "again")
+    other = MultiTaskModel.from_backbone(tiny_backbone)
+    other.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "again")
+    assert found("other") == expected
+    assert found("again")["prompts"] == {}
+    open_folder(tmp_path / "chosen", prompts={"query": "a dog "}).save_pretrained(str(tmp_path / "chosen"))
+    assert found("chosen")["prompts"]["query"] == "a dog "
+
+
 def test_card_is_kept_by_its_save_unless_it_was_trained_there(
     opened: SentenceTransformer, folder: Path, trained: tuple[SentenceTransformer, float, Path], tmp_path: Path
 ) -> None:

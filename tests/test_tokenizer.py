@@ -182,3 +182,13 @@ def test_models_that_share_a_tokenizer_keep_their_own_lengths(tiny_backbone: str
     short.tokenizer = long.tokenizer
     np.testing.assert_array_equal(short.encode(LONG), expected[0])
     np.testing.assert_array_equal(long.encode(LONG), expected[1])
+
+
+def test_saved_tokenizer_cuts_where_the_model_does(tiny_model: MultiTaskModel, tiny_backbone: str, tmp_path: Path):
+    other = MultiTaskModel.from_backbone(tiny_backbone, max_length=30)
+    other.tokenizer = tiny_model.tokenizer
+    tiny_model.config.max_length = 12
+    for model, expected in ((tiny_model, 12), (other, 30)):
+        model.save_pretrained(tmp_path / "saved")
+        settings = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+        assert settings["model_max_length"] == expected
