@@ -284,7 +284,9 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         for filename in ("README.md", "results.json", "recipe.yaml", *pictures):
             self._copy_from_source(filename, folder)
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike, repo_id: str, files_timestamps: dict[str, float], **kwargs
+    ):
         # push_to_hub and save_pretrained(push_to_hub=True) both come here, the latter before the rest is saved, and
         # both with a card that transformers made up where the repository has none.
         self._save_companions(working_dir)
@@ -300,7 +302,9 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             self._copy_papers(working_dir, saved)
         self._copy_exports(working_dir, saved)
         update_manifest(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+        written_first = (ADAPTER_FOLDER, SENTENCE_TRANSFORMERS_SETTINGS)  # before transformers notes what is there
+        files_timestamps = {name: time for name, time in files_timestamps.items() if name not in written_first}
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
     def _copy_exports(self, folder: str | os.PathLike, saved: dict[str, str]) -> None:
         """Copy the exported graphs of where the model was opened, if they are of the weights that were saved now."""

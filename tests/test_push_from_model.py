@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from helpers.hub_server import TOKEN, File, HubServer
@@ -98,3 +99,8 @@ def test_folder_is_saved_whole_where_the_push_fails(
     model.save_pretrained(tmp_path / "copy", push_to_hub=True, repo_id="team/copy")
     assert {"model.safetensors", "tokenizer.json", "manifest.json", *PAPERS} <= set(pushed(nearby, "team/copy"))
     assert (tmp_path / "copy" / "README.md").read_text() == "mine"
+    model.add_adapter(LoraConfig(r=2, target_modules=["query"]))
+    model.config.base_name_or_path = "team/copy"
+    model.save_pretrained(tmp_path / "adapter", push_to_hub=True, repo_id="team/adapter")
+    written = {"adapter/adapter_model.safetensors", "config_sentence_transformers.json", "model.safetensors"}
+    assert written <= set(pushed(nearby, "team/adapter"))
