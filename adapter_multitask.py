@@ -257,8 +257,17 @@ class BackboneAdapter:
 
     @changes_model
     def merge_adapter(self) -> None:
-        """Fold the adapter into the backbone: a plain model, with the same outputs up to rounding."""
-        self._check_adapter()
+        """
+        Fold the adapter into the backbone: a plain model, with the same outputs up to rounding.
+
+        Raises:
+            ValueError: there is no adapter, or it is disabled.
+        """
+        if not self.active_adapters():
+            raise ValueError(
+                "The adapter is disabled, so that folding it in would change every output. Switch it on first, "
+                "model.enable_adapters(), or take it off: model.delete_adapter()."
+            )
         with self._same_embedding():
             take_off_backbone(self.base_model.backbone)
         self._forget_base()

@@ -1,7 +1,7 @@
 """Answers to rows: which tasks give one, and what a row's answers look like in Python's own types.
 
 one_word        the heads that a caller named, in either spelling
-listed          one name or several as a list
+head_names      one name or several as a list
 check_tasks     refuses the name of a task that does not exist
 tasks_for       the tasks that answer a kind of input, or the named ones
 when_to_abstain from which confidence on each task gives a label

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeatures
 from sklearn.utils.validation import check_consistent_length
 
 from .modeling_multitask import MultiTaskModel
+from .rows_multitask import check_container
 from .tasks_multitask import TaskConfig
 
 LABELS_SHOWN = 10
@@ -38,6 +39,7 @@ def _rows(sentences: Any) -> list[Any]:
     if getattr(sentences, "ndim", 1) == 2:
         cells = np.asarray(sentences, dtype=object)
         return list(cells[:, 0]) if cells.shape[1] == 1 else [tuple(row) for row in cells]
+    check_container(sentences)
     return list(sentences)
 
 

@@ -75,6 +75,15 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None
     return files
 
 
+def read_older_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """The entries of a manifest that is written anew; none, with a warning, where it is damaged."""
+    try:
+        return read_manifest(folder) or {}
+    except OSError as error:
+        logger.warning(f"{error} It is written anew, for the files that are saved now.")
+        return {}
+
+
 def describe_files(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """By file, `bytes` and `sha256`, in the order of the names."""
     found = {}
@@ -135,7 +144,7 @@ def update_manifest(
     files = {name: entry for name, entry in files.items() if os.path.isfile(os.path.join(folder, name))}
     if place is not None:
         gone = {*files, *stale_weights(place, files)}
-        kept = {name: entry for name, entry in (read_manifest(place) or {}).items() if name not in gone}
+        kept = {name: entry for name, entry in read_older_manifest(place).items() if name not in gone}
         files |= {name: entry for name, entry in kept.items() if os.path.isfile(os.path.join(place, name))}
     write_whole(path, format_manifest(files))
 

@@ -159,7 +159,8 @@ class MultiTaskModel(
         stored = _stored or read_sentence_transformers(path, unless_given=pooling)
         max_length = choose_max_length(backbone, backbone_config, max_length, stored)
         pretrained = open_backbone(path, backbone_config, dtype, trust_remote_code)
-        pretrained.config._name_or_path = os.fspath(backbone)
+        # Absolute, wherever the process goes before an adapter is put on it.
+        pretrained.config._name_or_path = os.path.abspath(backbone) if os.path.isdir(backbone) else os.fspath(backbone)
         config = MultiTaskConfig(
             backbone_config=pretrained.config,
             pooling=pooling or stored.pooling or "mean",

@@ -27,6 +27,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .backbone_multitask import longest_input
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # of an older torch
@@ -247,18 +249,24 @@ def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
         inputs["attention_mask"] = dict.fromkeys(LAYER_TYPES[backbone.config.model_type])
     groups = [(length, sentences) for length, sentences in row.length_groups if length]
     cumulative = cumulate(groups, backbone.device) if backbone.device.type == VARIABLE_LENGTH_DEVICE else None
-    with token_ids_explained(backbone, row.input_ids):
+    longest = max((length for length, _ in groups), default=0)
+    with tokens_explained(backbone, row.input_ids, longest):
         return backbone(**inputs, length_groups=groups, cumulative_lengths=cumulative).last_hidden_state[0]
 
 
 @contextlib.contextmanager
-def token_ids_explained(backbone: nn.Module, input_ids: torch.Tensor | None) -> Iterator[None]:
-    """Turn the IndexError of a token that the backbone has no embedding for into a ValueError that says so."""
+def tokens_explained(backbone: nn.Module, input_ids: torch.Tensor | None, longest: int) -> Iterator[None]:
+    """Turn the error of a token without embedding, or of a text beyond all positions, into one that says so."""
     try:
         yield
-    except IndexError as error:
-        rows = backbone.get_input_embeddings().weight.shape[0]
-        if input_ids is None or int(input_ids.max()) < rows:
+    except (IndexError, RuntimeError) as error:
+        rows, limit = backbone.get_input_embeddings().weight.shape[0], longest_input(backbone.config)
+        if limit and longest > limit:
+            raise ValueError(
+                f"A text has {longest} tokens, but the backbone has positions for {limit}. Let longer texts be cut: "
+                f"model.config.max_length = {limit}, in sentence-transformers model.max_seq_length."
+            ) from error
+        if isinstance(error, RuntimeError) or input_ids is None or int(input_ids.max()) < rows:
             raise
         raise ValueError(
             f"The text has a token with the id {int(input_ids.max())}, but the model has embeddings for {rows} tokens "

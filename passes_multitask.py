@@ -23,7 +23,7 @@ from .padding_free_multitask import (
     packed_pass,
     pool_row,
     row_states,
-    token_ids_explained,
+    tokens_explained,
 )
 from .prepacked_multitask import can_prepack, computed_rows, prepacked
 from .turns_multitask import evaluating
@@ -138,7 +138,7 @@ class BackbonePass:
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
             output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
         else:
-            with token_ids_explained(self.backbone, inputs.get("input_ids")):
+            with tokens_explained(self.backbone, inputs.get("input_ids"), attention_mask.shape[-1]):
                 output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
         states = output.last_hidden_state
         # An offloaded backbone leaves its states on the device that it was computed on.
@@ -159,7 +159,7 @@ class BackbonePass:
         states, pooled = [], []
         for rows, length in parts:
             seen, given = attention_mask[rows, :length], {name: ids[rows, :length] for name, ids in inputs.items()}
-            with token_ids_explained(self.backbone, given.get("input_ids")):
+            with tokens_explained(self.backbone, given.get("input_ids")):
                 found = self.backbone(attention_mask=seen, **given).last_hidden_state
             pooled.append(POOLING_FUNCTIONS[self.config.pooling](found, seen))
             states.append(F.pad(found, (0, 0, 0, attention_mask.shape[1] - length)))

@@ -19,7 +19,15 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter, cached_commit
 from .configuration_multitask import MultiTaskConfig
-from .manifest_multitask import MANIFEST_FILE, WEIGHTS, check_opened, listed, read_manifest, sha256_of, update_manifest
+from .manifest_multitask import (
+    MANIFEST_FILE,
+    WEIGHTS,
+    check_opened,
+    listed,
+    read_older_manifest,
+    sha256_of,
+    update_manifest,
+)
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
 from .staging_multitask import check_moved, files_of
@@ -118,6 +126,8 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         """
         name_or_path = pretrained_model_name_or_path
         kwargs.setdefault("use_safetensors", True)  # never unpickle
+        if kwargs.get("subfolder") and name_or_path is not None and os.path.isdir(name_or_path):
+            name_or_path = os.path.join(name_or_path, kwargs.pop("subfolder"))
         if name_or_path is not None:
             check_moved(name_or_path)
         sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
@@ -205,7 +215,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
         saved there before, maybe of another model: the one that stands where this model was opened takes its place.
         """
         path = os.path.join(folder, SENTENCE_TRANSFORMERS_SETTINGS)
-        saved = (read_manifest(folder) or {}).get(SENTENCE_TRANSFORMERS_SETTINGS, {}).get("sha256")
+        saved = read_older_manifest(folder).get(SENTENCE_TRANSFORMERS_SETTINGS, {}).get("sha256")
         if os.path.isfile(path) and sha256_of(path) != saved:
             return path
         return self._find_in_source(SENTENCE_TRANSFORMERS_SETTINGS, _raise_exceptions_for_connection_errors=False)

@@ -47,6 +47,15 @@ class Scope(nn.Module):
         self.register_buffer("means", torch.zeros(centres, embedding_dim, dtype=torch.float32))
         self.register_buffer("quantiles", torch.arange(NUM_QUANTILES, dtype=torch.float32))
 
+    def _apply(self, fn, recurse: bool = True) -> "Scope":
+        """Follow the model to its device, and not into half precision."""
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer.dtype != kept[name].dtype:
+                self._buffers[name] = kept[name].to(buffer.device)
+        return self
+
     def distances(self, embeddings: torch.Tensor) -> torch.Tensor:
         """`(rows,)`: the Mahalanobis distance to the nearest centre."""
         # In float32 whatever the model's precision: distances are small differences of large numbers.

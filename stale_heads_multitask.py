@@ -76,6 +76,11 @@ class HeadsOrigin:
         """Say that the heads belong to the encoder as it is, also where it was trained and they were not."""
         self.base_model._origin = None
 
+    def resize_token_embeddings(self, *args, **kwargs) -> torch.nn.Module:
+        """As of any transformers model; texts of known tokens have the same embeddings, so that heads still fit."""
+        with self._same_embedding():
+            return super().resize_token_embeddings(*args, **kwargs)
+
     def _find_origin(self, state_dict: dict[str, torch.Tensor] | None = None) -> Origin:
         """The model as it is, or as `state_dict` has it where weights are gathered elsewhere."""
         prefix = "" if self.base_model is self else f"{self.base_model_prefix}."

@@ -104,7 +104,7 @@ def _complete_loss_options(where: str, options: Any, loss: str, labels: list[str
             )
         elif key == "symmetric":
             check_flag(f"{where}.{key}", value)
-        completed[key] = value
+        completed[key] = float(value) if key in ("label_smoothing", "temperature") else value  # numpy's are not JSON
     return completed
 
 
@@ -259,7 +259,8 @@ class TaskConfig(Record):
             raise ValueError(
                 f"{where}.out_of_scope is true, but only tasks of single sentences know what is. Remove it."
             )
-        if pair and self.abstain is not None and settings_of(self.abstain).get("out_of_scope") is not None:
+        abstain = complete_abstain(f"{where}.abstain", self.abstain)
+        if pair and abstain is not None and abstain.out_of_scope is not None:
             raise ValueError(
                 f"{where}.abstain.out_of_scope: only tasks of single sentences know their scope. Remove it."
             )
@@ -284,7 +285,7 @@ class TaskConfig(Record):
             temperatures=_complete_temperatures(
                 f"{where}.temperatures", self.temperatures, len(labels) if kind.is_multi_label else 1
             ),
-            abstain=complete_abstain(f"{where}.abstain", self.abstain),
+            abstain=abstain,
             score_range=_complete_score_range(f"{where}.score_range", self.score_range)
             if kind.has_score_range
             else None,

@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from multitask_sentence import MultiTaskConfig, MultiTaskModel
 from multitask_sentence.labelling.answers import answer_table
+from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.training.calibration.abstention import (
     choose_confidence,
     describe_answered,
@@ -251,3 +252,11 @@ def test_report_says_what_the_promise_came_to_on_test_and_which_is_not_reached()
     text = format_abstention(found)
     assert "broken: no confidence keeps the risk within 0.01 at 95% certainty, so that it gives no label." in text
     assert "The lowest risk that one keeps is 0.0582;" in text
+
+
+@pytest.mark.parametrize("abstain", [0.05, True, "x"])
+@pytest.mark.parametrize("pair", [False, True])
+def test_abstain_that_is_no_mapping_is_named(abstain: Any, pair: bool) -> None:
+    settings = {"problem_type": "single_label_classification", "labels": ["no", "yes"], "pair": pair}
+    with pytest.raises(ValueError, match=rf"tasks\.entails\.abstain is {abstain!r}, but should be like"):
+        complete_task("entails", {**settings, "abstain": abstain})

@@ -152,3 +152,24 @@ def test_base_is_found_wherever_it_lies_as_seen_from_the_adapter(
     monkeypatch.chdir(tmp_path / "elsewhere")
     opened = MultiTaskModel.from_pretrained(tmp_path / place)
     assert np.array_equal(opened.encode("the cat sat"), model.encode("the cat sat"))
+
+
+def test_base_given_by_a_relative_path_is_found_after_the_process_went_elsewhere(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(tiny_backbone).parent)
+    model = MultiTaskModel.from_backbone(Path(tiny_backbone).name, tasks=TASKS)
+    monkeypatch.chdir(tmp_path)
+    model.add_adapter(LoraConfig(**LORA))
+    assert model.config.base_name_or_path == tiny_backbone
+
+
+def test_adapter_in_a_subfolder_finds_its_base_and_is_a_base_itself(
+    model: MultiTaskModel, tiny_backbone: str, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "runs" / "mine")
+    opened = MultiTaskModel.from_pretrained(tmp_path / "runs", subfolder="mine")
+    assert np.array_equal(opened.encode("the cat sat"), model.encode("the cat sat"))
+    opened.merge_adapter()
+    opened.add_adapter(LoraConfig(**LORA))
+    assert opened.config.base_name_or_path == str(tmp_path / "runs" / "mine")

@@ -258,3 +258,13 @@ def test_example_of_the_page_runs(folder: str) -> None:
 def test_mistakes_are_told(folder: str, task: str, call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(TaskClassifier(folder, task))
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [({"a": 1, "b": 2}, "are a dict.*a mapping"), ({"the cat", "a dog"}, "are a set.*which has no order")],
+)
+def test_what_has_no_rows_is_refused(folder: str, sentences: Any, message: str) -> None:
+    for estimator in (SentenceEmbedder(folder).transform, TaskClassifier(folder, "mood").predict):
+        with pytest.raises(TypeError, match=message):
+            estimator(sentences)

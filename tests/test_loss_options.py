@@ -327,3 +327,16 @@ def test_evaluation_loss_has_the_weights_and_the_smoothing_of_training(backbone,
     weights = torch.tensor(WEIGHTED["class_weights"])
     expected = F.cross_entropy(logits, torch.tensor(labels), weights, label_smoothing=0.1, reduction="sum") / 8
     assert trainer.evaluate()["eval_sentiment_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"problem_type": SINGLE, "labels": ["a", "b"]}, {"label_smoothing": np.float32(0.25)}),
+        ({"problem_type": "similarity"}, {"temperature": np.float64(0.5)}),
+        ({"problem_type": "similarity"}, {"temperature": np.int64(2)}),
+    ],
+)
+def test_number_of_numpy_is_kept_as_json_holds_it(settings: dict[str, Any], options: dict[str, Any]) -> None:
+    task = complete_task("task", {**settings, "loss_options": options})
+    assert json.loads(json.dumps(task.to_dict()))["loss_options"] == dict(options)

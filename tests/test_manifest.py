@@ -197,3 +197,12 @@ def test_damaged_weights_are_not_pushed(folder: Path) -> None:
     flip_bit(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors is not what was saved: .* so nothing was pushed"):
         push_folder(folder, "team/model")
+
+
+def test_folder_with_a_damaged_manifest_is_saved_to_with_a_warning(folder: Path, warnings: list[str]) -> None:
+    model = MultiTaskModel.from_pretrained(folder)
+    (folder / MANIFEST_FILE).write_text("{")
+    model.save_pretrained(folder)
+    assert any("manifest.json is damaged" in line and "is written anew" in line for line in warnings)
+    assert "model.safetensors" in read_manifest(folder)
+    MultiTaskModel.from_pretrained(folder, verify=True)

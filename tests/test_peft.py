@@ -561,6 +561,8 @@ def test_adapter_is_switched_off_and_on_as_in_transformers(tiny_backbone: str) -
         switch_on()
         np.testing.assert_array_equal(model.encode(SENTENCES), adapted)
         model.disable_adapters()
+    with pytest.raises(ValueError, match=r"The adapter is disabled.*enable_adapters\(\).*delete_adapter\(\)"):
+        model.merge_adapter()
     names = {name.split(".lora_")[-1] for name in model.get_adapter_state_dict()}
     assert names == {"A.weight", "B.weight"}
     with pytest.raises(ValueError, match=r"no adapter 'german'\. The model has one, named 'default'"):

@@ -1,5 +1,6 @@
 """Out of scope: the distance and its percentile, in predict and files, abstention by it, and what a run leaves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_scope_keeps_its_precision_in_bfloat16(scoped: MultiTaskModel, tmp_path:
         assert model.heads["mood"].layers[-1].weight.dtype == torch.bfloat16, "premise"
         for name, value in scoped.heads["mood"].scope.state_dict().items():
             torch.testing.assert_close(model.heads["mood"].scope.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", [lambda model: model.to(torch.bfloat16), lambda model: model.half()])
+def test_scope_keeps_its_precision_when_the_model_is_put_into_half(
+    scoped: MultiTaskModel, tmp_path: Path, change: Callable[[MultiTaskModel], MultiTaskModel]
+) -> None:
+    before = {name: buffer.clone() for name, buffer in scoped.heads["mood"].scope.named_buffers()}
+    change(scoped).save_pretrained(tmp_path)
+    assert scoped.heads["mood"].layers[-1].weight.dtype != torch.float32, "premise"
+    for model in (scoped, MultiTaskModel.from_pretrained(tmp_path)):
+        found = dict(model.heads["mood"].scope.named_buffers())
+        assert all(torch.equal(found[name], buffer) for name, buffer in before.items())
+        assert {buffer.dtype for buffer in found.values()} == {torch.float32}
 
 
 def test_label_is_none_beyond_the_percentile(scoped: MultiTaskModel) -> None:

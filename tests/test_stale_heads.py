@@ -333,3 +333,15 @@ def test_checkpoints_of_our_own_trainer_are_never_stale(
     assert not torch.equal(first.backbone.embeddings.word_embeddings.weight, last.get_input_embeddings().weight)
     assert torch.equal(first.heads["mood"].layers[-1].weight, last.heads["mood"].layers[-1].weight)
     assert [opens_with_warning(folder) for folder in folders] == [0] * 5
+
+
+@pytest.mark.parametrize("kind", [MultiTaskModel, MultiTaskForSequenceClassification])
+def test_resized_vocabulary_leaves_no_heads_behind_and_training_after_it_does(
+    folder: Path, tmp_path: Path, opens_with_warning: Callable[..., int], kind: type
+) -> None:
+    model = kind.from_pretrained(folder, **({} if kind is MultiTaskModel else {"head": "mood"}))
+    model.resize_token_embeddings(107)
+    model.save_pretrained(tmp_path / "resized")
+    move(model.base_model.backbone)
+    model.save_pretrained(tmp_path / "stale")
+    assert [opens_with_warning(tmp_path / name) for name in ("resized", "stale")] == [0, 1]

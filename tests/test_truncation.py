@@ -145,3 +145,15 @@ def test_truncate_batch_keeps_start_and_end_of_long_rows_and_all_of_short_ones()
     cut, cut_mask = truncate_batch({"input_ids": ids}, mask, max_length=4, kept_at_start=3)
     assert cut["input_ids"].tolist() == [[1, 2, 3, 6], [7, 8, 9, 0], [1, 2, 3, 0]]
     assert cut_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_text_beyond_all_positions_says_how_to_cut_it(folder: str, padding_free: bool) -> None:
+    opened = MultiTaskModel.from_pretrained(folder, max_length=200)
+    opened.padding_free = padding_free
+    text = "the cat " * 50
+    for use in (opened.encode, lambda text: opened(**whole(opened, [text]))):
+        with pytest.raises(ValueError, match=r"has 102 tokens, but .* positions for 64.*config\.max_length = 64"):
+            use(text)
+    opened.config.max_length = 64
+    assert opened.encode(text).shape == (32,)
