@@ -129,7 +129,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, rounds=3)
+    parser = measuring.options(__doc__, ["data_root", "dtypes", "sentences", "plot"], rounds=3)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--folder", type=Path, help="where generated files go")

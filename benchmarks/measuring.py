@@ -39,17 +39,24 @@ LARGEST_DIFFERENCE = 1e-5  # of float32 embeddings and answers between contender
 SMALLEST_COSINE = 0.9998  # of a bfloat16 embedding to the float32 one
 
 
-def options(description: str, **defaults: Any) -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark has; `defaults` sets others for some of them."""
+FLAGS: dict[str, dict[str, Any]] = {
+    "backbone": {"default": "sentence-transformers/all-MiniLM-L6-v2", "help": "Hub id or folder"},
+    "data_root": {"type": Path, "help": "folder of data sets as parquet files (default: data/samples)"},
+    "dtypes": {"nargs": "+", "default": list(DTYPES), "choices": DTYPES},
+    "rounds": {"type": int, "default": 5, "help": "turns that count, after one that does not"},
+    "threads": {"type": int, "default": os.cpu_count(), "help": "threads of torch"},
+    "sentences": {"type": int, "default": 500, "help": "how many are drawn; 0 takes all"},
+    "plot": {"type": Path, "help": "also draw the table as this PNG file"},
+    "json": {"type": Path, "help": "also write the tables into this file, beside those that it holds"},
+}
+
+
+def options(description: str, without: Sequence[str] = (), **defaults: Any) -> argparse.ArgumentParser:
+    """A parser with the flags that benchmarks share, but those it does not read; `defaults` sets others for some."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder")
-    parser.add_argument("--data_root", type=Path, help="folder of data sets as parquet files (default: data/samples)")
-    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--rounds", type=int, default=5, help="turns that count, after one that does not")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
-    parser.add_argument("--sentences", type=int, default=500, help="how many are drawn; 0 takes all")
-    parser.add_argument("--plot", type=Path, help="also draw the table as this PNG file")
-    parser.add_argument("--json", type=Path, help="also write the tables into this file, beside those that it holds")
+    for name, settings in FLAGS.items():
+        if name not in without:
+            parser.add_argument(f"--{name}", **settings)
     parser.set_defaults(**defaults)
     return parser
 

@@ -24,7 +24,7 @@ BATCHES = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, dtypes=["float32"], rounds=3)
+    parser = measuring.options(__doc__, ["sentences"], dtypes=["float32"], rounds=3)
     parser.add_argument("--rows", type=int, default=64, help="sentences of a batch")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)

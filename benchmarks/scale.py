@@ -296,7 +296,7 @@ def measure_labels(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, rounds=3)
+    parser = measuring.options(__doc__, ["data_root", "dtypes", "sentences", "plot"], rounds=3)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--large_rows", type=int, default=10_000_000, help="0: only files of --rows")

@@ -4,9 +4,9 @@
     python benchmarks/steps.py --parts processes --processes 1 2 4 --json docs/data/scale.json
     python benchmarks/steps.py --parts compile --dtypes float32 bfloat16 --json docs/data/scale.json
 
-    processes   the same 32 rows a step dealt to any number of processes (torchrun, gloo or NCCL, one thread each):
-                steps a second, memory of a process, and what the gradients' way between the processes costs: a step
-                against one that leaves it out, in turns within a run
+    processes   the same 32 rows a step, in float32, dealt to any number of processes (torchrun, gloo or NCCL, one
+                thread each): steps a second, memory of a process, and what the gradients' way between the processes
+                costs: a step against one that leaves it out, in turns within a run
     compile     `torch_compile: true` with inductor against training as it is: seconds to the end of the first step,
                 without and with a cache of compiled code, and milliseconds of a step
 
@@ -178,7 +178,7 @@ def measure_compile(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, rounds=2, dtypes=["float32"])
+    parser = measuring.options(__doc__, ["data_root", "sentences", "plot"], rounds=2, dtypes=["float32"])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of a run")

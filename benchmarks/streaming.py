@@ -80,7 +80,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, rounds=1)
+    parser = measuring.options(__doc__, ["data_root", "dtypes", "sentences", "plot", "rounds"])
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--kinds", nargs="+", default=["csv"], choices=["csv", "parquet"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)

@@ -207,7 +207,7 @@ def gradient_difference(options: Any, tables: dict[str, pd.DataFrame], rows: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measuring.options(__doc__, rounds=3)
+    parser = measuring.options(__doc__, ["sentences"], rounds=3)
     parser.add_argument("--rows", type=int, default=1280, help="training rows of all tasks together")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_length", type=int, default=128, help="longest sentence in tokens")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -124,3 +125,15 @@ def test_model_of_one_kind_of_task_is_shown(
     runpy.run_path(str(BENCHMARKS.parent / "recipes" / "open_model.py"))["main"](str(tmp_path))
     printed = capsys.readouterr().out
     assert "M parameters" in printed and all(part in printed for part in shown)
+
+
+SHARED = ("backbone", "data_root", "dtypes", "rounds", "threads", "sentences", "plot", "json")
+
+
+@pytest.mark.parametrize("name", ["labelling", "padding", "scale", "steps", "streaming", "training"])
+def test_benchmark_has_no_flag_that_it_does_not_read(name: str, load: Callable, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        load(name).main(["--help"])
+    known = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
+    read = set(re.findall(r"options\.(\w+)", (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")))
+    assert known & set(SHARED) == read & set(SHARED)
