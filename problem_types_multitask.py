@@ -5,8 +5,8 @@
     METRICS            by name, a `Metric`: which way is better, and what the Hub calls it
     find_problem_type  the record of a name that a user wrote, or an error that names the known ones
 
-A new problem type is a record here. What computes its loss and its metrics stands in training/losses.py and
-data/metrics/. This file travels with every saved model.
+A new problem type is a record here. What computes its loss and its metrics stands in
+training/losses/losses.py and data/metrics/. This file travels with every saved model.
 """
 
 from dataclasses import dataclass

@@ -199,7 +199,11 @@ def source(name: str = "mood", augmentation: dict[str, Any] | None = None, **cha
 
 
 def test_function_is_found_in_the_recipe_folder_and_given_every_sentence_once(tmp_path: Path):
-    (tmp_path / "recipe_words.py").write_text("def shout(sentences):\n    return [s.upper() for s in sentences]\n")
+    neighbour = "from neighbour_of_recipe_words import louder\n    "
+    (tmp_path / "recipe_words.py").write_text(
+        f"def shout(sentences):\n    {neighbour}return list(map(louder, sentences))\n"
+    )
+    (tmp_path / "neighbour_of_recipe_words.py").write_text("louder = str.upper\n")
     path = list(sys.path)
     (opened,) = open_augmentations([source(augmentation={"method": "recipe_words.shout", "share": 1})], tmp_path)
     assert sys.path == path
@@ -208,6 +212,7 @@ def test_function_is_found_in_the_recipe_folder_and_given_every_sentence_once(tm
     added = augment(loaded, lambda sentences: seen.extend(sentences) or opened.augment(sentences))
     assert [row["sentences"] for row in added] == [["A"], ["B"], ["A"]]
     assert seen == ["a", "b"]
+    assert sys.path == path
 
 
 @pytest.mark.parametrize(
@@ -223,11 +228,13 @@ def test_function_is_found_in_the_recipe_folder_and_given_every_sentence_once(tm
         ),
         ("other_words.number", r"other_words\.py holds no function 'number'\."),
         ("broken_words.shout", r"the module broken_words cannot be imported \(No module named 'nowhere'\)"),
+        ("wrong_words.shout", r"the module wrong_words cannot be imported \(SyntaxError: .*wrong_words\.py, line 1\)"),
     ],
 )
 def test_function_that_is_not_there_is_named(tmp_path: Path, method: str, message: str):
     (tmp_path / "other_words.py").write_text("number = 7\ndef shout(sentences):\n    return sentences\n")
     (tmp_path / "broken_words.py").write_text("import nowhere\n")
+    (tmp_path / "wrong_words.py").write_text("def shout(sentences:\n")
     with pytest.raises(ValueError, match=message):
         open_augmentations([source(augmentation={"method": method, "share": 1})], tmp_path)
 

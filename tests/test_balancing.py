@@ -371,11 +371,13 @@ def test_methods_learn_once_a_step_from_its_whole_losses_times_their_static_weig
         assert values == pytest.approx([STATIC[task] * entry[f"loss_{task}"] for task in SINGLE], rel=1e-6)
 
 
-def test_famo_learns_nothing_from_a_step_that_changed_nothing(backbone, tmp_path):
+@pytest.mark.parametrize("compiled", [{}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_famo_learns_nothing_from_a_step_that_changed_nothing(backbone, tmp_path, compiled):
     """The second pass is made with the dropout of the first: only a change of the weights changes its losses."""
-    trainer, _ = train("famo", backbone, tmp_path, per_device_train_batch_size=4, **helpers.without_learning())
+    options = {"per_device_train_batch_size": 4, **compiled}
+    trainer, _ = train("famo", backbone, tmp_path, **options, **helpers.without_learning())
     assert trainer.balancer.state()[0]["value"] == [0.0, 0.0, 0.0]
-    trainer, _ = train("famo", backbone, tmp_path, per_device_train_batch_size=4)
+    trainer, _ = train("famo", backbone, tmp_path, **options)
     assert 0.0 not in trainer.balancer.state()[0]["value"]
 
 

@@ -222,6 +222,20 @@ def test_calibrating_finds_the_temperatures_and_keeps_every_score(trainer: Multi
     assert sum(found["tags"]["after"]["forecasts"]) == 3000
 
 
+def test_thresholds_that_are_chosen_alone_say_that_temperatures_are_given_up(
+    trainer: MultiTaskTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    trainer.choose_thresholds()
+    assert "temperatures" not in caplog.text
+    trainer.tasks["tags"] = trainer.model.config.change_task("tags", temperatures=[0.5, 0.5])
+    trainer.choose_thresholds()
+    assert trainer.tasks["tags"].temperatures == []
+    assert (
+        "tags: temperatures are given up, because thresholds are chosen alone. `calibrate` chooses both" in caplog.text
+    )
+
+
 def test_calibrating_chooses_the_confidence_that_keeps_a_risk(trainer: MultiTaskTrainer) -> None:
     trainer.tasks["sentiment"] = trainer.model.config.change_task("sentiment", abstain={"risk": 0.35})
     trainer.tasks["tags"] = trainer.model.config.change_task("tags", abstain={"risk": 0.001})

@@ -177,8 +177,16 @@ class EvaluationLoop:
         return {task: self._answer(evaluation, embeddings, task) for task in evaluation.rows if task in tasks}
 
     def choose_thresholds(self, split: str = "validation") -> dict[str, list[float]]:
-        """Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them."""
+        """
+        Set the trained multi-label tasks' thresholds in the configuration to the best of a split; return them. They
+        are those of probabilities without temperatures, which are given up: `calibrate` chooses both.
+        """
         multi_label = [name for name, task in self.trained_tasks.items() if task.kind.is_multi_label]
+        if calibrated := [name for name in multi_label if self.tasks[name].temperatures]:
+            logger.info(
+                f"{', '.join(calibrated)}: temperatures are given up, because thresholds are chosen alone. "
+                "`calibrate` chooses both."
+            )
         self._settle(split, multi_label, "none")
         return {name: self.tasks[name].thresholds for name in multi_label}
 

@@ -380,7 +380,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
 
     def _weighted_losses(self, inputs: dict[str, Any], counts: dict[str, int]) -> torch.Tensor:
         """The losses `(tasks,)` of a batch times their static weights, with the model as it is now."""
-        with self.compute_loss_context_manager():
+        with self.compiled_layers(), self.compute_loss_context_manager():  # draws the dropout of a training step
             losses, _ = self.task_losses(self.model, self._prepare_inputs(inputs), counts)
         return self.loss_meter.loss_weights.to(losses) * losses
 

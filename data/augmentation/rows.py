@@ -15,7 +15,8 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -103,19 +104,32 @@ def complete_augmentation(where: str, block: Any) -> dict[str, Any] | None:
 # ---- opening it ----
 
 
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Look for modules in a folder first."""
+    sys.path.insert(0, path := str(folder.absolute()))
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+
+
 def _own_function(where: str, method: str, folder: Path) -> Callable[[list[str]], Any]:
     """The function of a dotted path, whose module is looked for in the recipe's folder, then in the environment."""
     module_name, name = method.rsplit(".", 1)
-    sys.path.insert(0, str(folder.absolute()))
     try:
-        module = importlib.import_module(module_name)
+        with _importable(folder):
+            module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(
             f"{where}.method: the module {module_name} cannot be imported ({error}). Put it into {folder}, or install "
             "it where this command runs."
         ) from error
-    finally:
-        sys.path.remove(str(folder.absolute()))
+    except Exception as error:  # somebody's code
+        raise ValueError(
+            f"{where}.method: the module {module_name} cannot be imported ({type(error).__name__}: {error}). Correct "
+            "it."
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         found = f"has no {name!r}.{suggest(name, dir(module))}" if function is None else f"holds no function {name!r}."
@@ -126,7 +140,8 @@ def _own_function(where: str, method: str, folder: Path) -> Callable[[list[str]]
         if not PartialState().is_main_process:
             return None
         try:
-            return function(list(sentences))
+            with _importable(folder):  # for what it imports only now
+                return function(list(sentences))
         except Exception as error:  # somebody's code: what it raises says nothing of where it was called
             raise RuntimeError(f"{where}.method: {method} failed for {len(sentences)} sentences: {error!r}") from error
 

@@ -9,8 +9,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
-import numpy as np
-
 Batch = list[tuple[int, int]]
 
 
@@ -29,11 +27,6 @@ class Layout:
 
     def __len__(self) -> int:
         return len(self._ends)
-
-    @property
-    def num_empty(self) -> int:
-        """Batches without a row."""
-        return int(np.count_nonzero(np.diff(np.asarray(self._ends), prepend=0) == 0))
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0

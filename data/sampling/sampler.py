@@ -121,11 +121,6 @@ class MixtureBatchSampler:
             for _ in range(-len(self.layout) % num_processes):
                 self.layout.append([])
 
-    @property
-    def num_fillers(self) -> int:
-        """Batches of one unlabelled row in an epoch."""
-        return self.layout.num_empty
-
     def __len__(self) -> int:
         return len(self.layout)
 

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.numpy import save
@@ -49,8 +48,6 @@ RESULT_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.safetensors"
 OF_ONE_RUN = ("output_dir", "resume_from_checkpoint")  # arguments that runs of the same settings differ in
 MEAN_COSINES = ("mean_cosine_related", "mean_cosine_unrelated")
-
-Predictions = tuple[np.ndarray, np.ndarray | None]
 
 
 def single_set(joint: MultiTaskTrainer, task: str) -> tuple[LabelledSet, float]:

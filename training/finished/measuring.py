@@ -60,7 +60,7 @@ def choose_splits(sets: Sequence[LabelledSet], wanted: Sequence[str] | None = No
     chosen = list(wanted or [split for split in ("validation", "test") if split in known])
     if not chosen:
         raise ValueError(
-            f"The data has neither a validation nor a test split, but {', '.join(known)}. Name a split with --split."
+            f"The data has neither a validation nor a test split, but {', '.join(known)}. Name a split with --splits."
         )
     return chosen
 
