@@ -268,7 +268,8 @@ class EvaluationLoop:
 
     def _scope_rows(self, names: Sequence[str]) -> Evaluation:
         """The training rows that scopes of these tasks are fitted on."""
-        return Evaluation(sample_rows(self.sets, names, self.args.seed), {n: self.tasks[n] for n in names}, "train")
+        tasks = {name: task for name, task in self.tasks.items() if name in names}
+        return Evaluation(sample_rows(self.sets, list(tasks), self.args.seed), tasks, "train")
 
     def settle_best(self, split: str = "validation", calibration: str = "temperature") -> list[Path]:
         """
