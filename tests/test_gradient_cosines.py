@@ -1,6 +1,7 @@
 """Cosines between the tasks' gradients: right, where parameters are shared, and without a trace in training."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,10 +34,9 @@ def make_trainer(backbone: Path, folder: Path, strategy: dict | None = None, **k
 
 
 def test_cosine_matrix_of_known_gradients():
-    first = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]  # of length 5
-    second = [torch.tensor([0.0, 5.0]), torch.tensor([[12.0]])]  # of length 13
-    nothing = [torch.zeros(2), torch.zeros(1, 1)]
-    found = cosine_matrix([first, second, nothing])
+    first = torch.tensor([3.0, 0.0, 4.0])  # of length 5
+    second = torch.tensor([0.0, 5.0, 12.0])  # of length 13
+    found = cosine_matrix([first, second, torch.zeros(3)])
     assert found[0][:2] == pytest.approx([1, 48 / 65])
     assert found[1][:2] == pytest.approx([48 / 65, 1])
     assert [row[2] for row in found] == found[2] == [None] * 3
@@ -75,6 +75,27 @@ def test_measured_cosines_are_those_of_the_gradients_that_training_would_take(ba
     expected = torch.stack(gradients)
     expected = torch.nn.functional.normalize(expected, dim=1)
     np.testing.assert_allclose(measured["cosines"], (expected @ expected.T).numpy(), atol=1e-5)
+
+
+def test_gradient_of_a_task_is_one_vector_on_the_cpu(backbone: Path, tmp_path: Path):
+    trainer = make_trainer(backbone, tmp_path)
+    callback = GradientCosines(trainer)
+    shared = [p for name, p in trainer.model.named_parameters() if not name.startswith("heads.")]
+    found = callback._gradient("rating", shared)
+    assert found.shape == (sum(parameter.numel() for parameter in shared),) and found.device.type == "cpu"
+
+
+def test_loss_of_a_probe_is_computed_outside_autocast(backbone: Path, tmp_path: Path):
+    trainer = make_trainer(backbone, tmp_path, bf16=True)
+    callback, seen = GradientCosines(trainer), []
+
+    def look(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return task_loss(*args, **kwargs)
+
+    with mock.patch("multitask_sentence.training.comparison.gradient_cosines.task_loss", look):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert seen == [False] * len(TASKS)
 
 
 def test_measuring_leaves_gradients_modes_and_random_numbers_alone(backbone: Path, tmp_path: Path):

@@ -28,20 +28,18 @@ MEASUREMENTS = 10  # spread evenly over the steps; one more stands before them
 KEY = "gradient_cosines"  # in the log history
 
 
-def cosine_matrix(gradients: Sequence[Sequence[torch.Tensor]]) -> list[list[float | None]]:
+def cosine_matrix(gradients: Sequence[torch.Tensor]) -> list[list[float | None]]:
     """
-    Cosines between gradients, each a list of tensors with the same shapes; `None` where one of the two is zero.
+    Cosines between gradients `(parameters,)` on the CPU; `None` where one of the two is zero.
 
-    >>> cosine_matrix([[torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])]])[0][1]
+    >>> cosine_matrix([torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])])[0][1]
     0.7071067811865475
     """
     products = np.zeros((len(gradients), len(gradients)))
     for row, first in enumerate(gradients):
         for column, second in enumerate(gradients[: row + 1]):
-            product = sum(
-                torch.sum(one * other, dtype=torch.float64).item() for one, other in zip(first, second, strict=True)
-            )
-            products[row, column] = products[column, row] = product
+            product = torch.sum(first * second, dtype=torch.float64)  # which Apple's GPUs cannot
+            products[row, column] = products[column, row] = product.item()
     lengths = np.sqrt(products.diagonal())
     scale = np.outer(lengths, lengths)
     return [
@@ -90,20 +88,22 @@ class GradientCosines(TrainerCallback):
             gradients = [self._gradient(task, shared) for task in self.trainer.trained_tasks]
             state.log_history.append({KEY: cosine_matrix(gradients), "epoch": state.epoch, "step": state.global_step})
 
-    def _gradient(self, task: str, shared: list[torch.nn.Parameter]) -> Sequence[torch.Tensor]:
+    def _gradient(self, task: str, shared: list[torch.nn.Parameter]) -> torch.Tensor:
+        """`(parameters,)` on the CPU, so that a GPU holds the gradient of one task at a time."""
         trainer = self.trainer
         batch = send_to_device(self.probes[task], trainer.args.device)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with evaluating(trainer.model), trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             outputs = trainer.model(**inputs)
-            loss = task_loss(
-                trainer.trained_tasks[task],
-                outputs.logits[task],
-                batch["labels"][task],
-                outputs.sentence_embedding,
-                batch["task_rows"][task],
-            )
-        return torch.autograd.grad(loss, shared, materialize_grads=True)
+        loss = task_loss(  # in the model's own precision, as in training
+            trainer.trained_tasks[task],
+            outputs.logits[task],
+            batch["labels"][task],
+            outputs.sentence_embedding,
+            batch["task_rows"][task],
+        )
+        gradients = torch.autograd.grad(loss, shared, materialize_grads=True)
+        return torch.cat([gradient.flatten().cpu() for gradient in gradients])
 
 
 def cosines_of_history(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
