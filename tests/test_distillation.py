@@ -13,6 +13,7 @@ from helpers import trainer as helpers
 from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.modeling_multitask import MultiTaskModel
 from multitask_sentence.training.distillation.lessons import Lessons
+from multitask_sentence.training.distillation.report import _joint_answers
 from multitask_sentence.training.distillation.settings import Distillation, TeacherName
 from multitask_sentence.training.distillation.teachers import open_teacher
 from multitask_sentence.training.resuming.files import read_record, write_record
@@ -318,6 +319,16 @@ def test_run_goes_on_with_the_same_rows_kept_from_its_teachers_alone(backbone, t
     del record["run"]["text_kept_from_teachers.content"]
     write_record(checkpoint, record["run"], record["optimizer"], record["save_only_model"])
     run(backbone, tmp_path, sets, teacher, checkpoint=str(checkpoint), **arguments)
+
+
+def test_joint_model_is_scored_in_the_precision_of_the_student(backbone, tmp_path):
+    sets = all_sets(train=4, validation=12)
+    trainer = helpers.make_trainer(helpers.make_model(backbone), sets, tmp_path / "run", bf16=True)
+    trainer.model.save_pretrained(tmp_path / "joint")
+    own = trainer.predictions("validation", trainer.tasks)
+    found = _joint_answers(tmp_path / "joint", trainer, dict.fromkeys(trainer.tasks, "validation"))
+    for task, answers in own.items():
+        np.testing.assert_array_equal(found[task][1], answers.predictions, err_msg=task)
 
 
 def test_trainer_that_trains_again_asks_nothing_again_and_lessons_serve_one_trainer(backbone, teacher, tmp_path):

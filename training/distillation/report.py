@@ -74,10 +74,10 @@ def _joint_answers(folder: Path, trainer: Any, splits: dict[str, str]) -> dict[s
         evaluation = trainer.evaluations[split]
         with trainer.accelerator.autocast():
             embeddings = torch.from_numpy(model.encode(evaluation.sentences, normalize=False, show_progress=False))
-            for task in [task for task in splits if splits[task] == split]:
-                answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
-                scores = metric_scores(trainer.tasks[task], answers.predictions, answers.references)
-                found[task] = scores[trainer.tasks[task].primary_metric], answers.predictions
+        for task in [task for task in splits if splits[task] == split]:  # without autocast, as the trainer does
+            answers = answer_task(model, task, embeddings, evaluation.rows[task], evaluation.labels[task])
+            scores = metric_scores(trainer.tasks[task], answers.predictions, answers.references)
+            found[task] = scores[trainer.tasks[task].primary_metric], answers.predictions
     return found
 
 
