@@ -14,6 +14,7 @@ from multitask_sentence.train import run
 from multitask_sentence.training.argument_checks import TRACKERS, check_packages
 from multitask_sentence.training.arguments import SHARDED, WITHOUT_EFFECT, WORKS, MultiTaskTrainingArguments
 from multitask_sentence.training.recipe.command_line import RecipeArgumentParser
+from multitask_sentence.training.report.results import changed_arguments
 
 RECIPE = """
 tasks:
@@ -87,6 +88,20 @@ def test_sharding_that_a_launcher_asks_for_is_refused(
 ) -> None:
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ValueError, match=rf"training\.{name}: models are not sharded"):
+        make()
+
+
+def test_precision_that_a_launcher_asks_for_is_recorded_like_the_flag(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    launched = make()
+    assert launched.bf16 and not launched.fp16
+    assert changed_arguments(launched)["bf16"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert make().fp16, "which gradient balancing refuses"
+    with_flag = make(bf16=True)
+    assert with_flag.bf16 and not with_flag.fp16, "as transformers does it"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(ValueError, match=r"asks for mixed precision fp8, but should ask for one of no, bf16, fp16\."):
         make()
 
 
@@ -282,6 +297,15 @@ def test_optimizer_and_schedule_that_cannot_be_made_are_refused(arguments: dict,
 )
 def test_optimizer_and_schedule_that_can_be_made_pass(arguments: dict):
     check_packages(make(**arguments))
+
+
+def test_process_that_sees_several_gpus_is_refused_before_data_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MultiTaskTrainingArguments, "n_gpu", 2)
+    (tmp_path / "mine.yaml").write_text(RECIPE.format(training=f"output_dir: {tmp_path / 'result'}"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"One process sees 2 GPUs\..*in a notebook, restart the kernel"):
+        run([str(tmp_path / "mine.yaml")])
 
 
 # ---- what is said to work does ----

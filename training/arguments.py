@@ -80,6 +80,7 @@ WITHOUT_EFFECT = {
 }
 # Schedules that make up their rates as they go, from the metric; there is no peak to change.
 FOLLOWS_METRIC = ("reduce_lr_on_plateau", "greedy")
+MIXED_PRECISIONS = ("no", "bf16", "fp16")
 # Of `accelerator_config`, what batches here leave to accelerate's defaults.
 _LEFT_TO_BATCHES = {"split_batches": False, "dispatch_batches": None, "use_seedable_sampler": True}
 
@@ -177,6 +178,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
             errors = [name for name, metric in METRICS.items() if metric.is_error]
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", *errors))
         super().__post_init__()
+        if self.mixed_precision not in MIXED_PRECISIONS:
+            raise ValueError(
+                f"The launcher asks for mixed precision {self.mixed_precision}, but should ask for one of "
+                f"{', '.join(MIXED_PRECISIONS)}. Start with `accelerate launch --mixed_precision bf16`."
+            )
+        # What `accelerate launch` was asked for is recorded like the flags, which win.
+        self.bf16, self.fp16 = self.mixed_precision == "bf16", self.mixed_precision == "fp16"
         if self.lr_scheduler_type in FOLLOWS_METRIC:
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
@@ -206,7 +214,7 @@ def check_process(args: Any) -> None:
     if args.n_gpu > 1:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs. Start one process per GPU with `accelerate launch train.py`, "
-            "or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+            "or choose one GPU with CUDA_VISIBLE_DEVICES=0 (in a notebook, restart the kernel and set it first)."
         )
 
 

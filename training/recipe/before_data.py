@@ -10,7 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...backbone_multitask import find_backbone
 from ...data.augmentation.rows import Augmentation, open_augmentations
 from ..argument_checks import check_packages
-from ..arguments import MultiTaskTrainingArguments
+from ..arguments import MultiTaskTrainingArguments, check_process
 from ..balancing.balancers import Balancer
 from ..balancing.making import check_shared_parts, make_balancer
 from ..balancing.settings import BalancingConfig
@@ -142,6 +142,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         ValueError: recipe, arguments and output folder do not fit each other; says where and what would be right.
         ImportError: a package is missing.
     """
+    check_process(arguments)
     check_hub_names(recipe, options.require_pinned)
     checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
