@@ -5,19 +5,15 @@
     write_adapter        writes peft's own two files into the folder `adapter` of a saved model
     read_adapter         puts a saved adapter on the backbone it was trained on
     read_weights         only its weights, into layers that are there already
-    BackboneAdapter      the models' part: putting an adapter on, switching it, taking it off, saving and opening
 
-A model saved as an adapter holds in `model.safetensors` heads and projection only; the backbone's weights stay where
-`base_name_or_path` in its config.json says. The two files are not in the root of the repository, because there an
-adapter_config.json makes AutoModel open the base instead of a repository on the Hub.
+The models' part stands in model_adapter_multitask.py. The two files of a saved adapter are not in the root of the
+repository, because there an adapter_config.json makes AutoModel open the base instead of a repository on the Hub.
 
-peft is needed only here, and only where a model has an adapter.
+peft is needed only where a model has an adapter.
 """
 
-import contextlib
 import copy
 import os
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -25,15 +21,10 @@ import torch
 import torch.nn as nn
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+from safetensors.torch import load_file, save
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
-
-from .backbone_multitask import find_backbone, open_backbone
-from .configuration_multitask import public_name
-from .staging_multitask import in_place, is_same_folder
-from .turns_multitask import changes_model
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "default"  # peft's own, and part of parameter names in memory but not in files
@@ -92,7 +83,7 @@ def inject_adapter(backbone: PreTrainedModel, adapter_config: Any) -> None:
             )
 
 
-def _adapter_layers(backbone: PreTrainedModel) -> list[tuple[str, Any]]:
+def adapter_layers(backbone: PreTrainedModel) -> list[tuple[str, Any]]:
     """peft's layers and their names in the backbone."""
     kind = import_peft("An adapter").tuners.tuners_utils.BaseTunerLayer
     return [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, kind)]
@@ -109,7 +100,7 @@ def take_off_backbone(backbone: PreTrainedModel, fold: bool = True) -> None:
     Raises:
         NotImplementedError: peft cannot merge this kind.
     """
-    for name, layer in _adapter_layers(backbone):
+    for name, layer in adapter_layers(backbone):
         if fold:
             layer.merge()
         backbone.set_submodule(name, layer.get_base_layer())
@@ -117,7 +108,7 @@ def take_off_backbone(backbone: PreTrainedModel, fold: bool = True) -> None:
     backbone.requires_grad_(True)
 
 
-def _weights_of(backbone: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+def adapter_weights(backbone: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
     peft = import_peft("An adapter")
     # Not "auto", which asks the Hub for the base's vocabulary. Embeddings that are a target are there all the same.
     return peft.get_peft_model_state_dict(backbone, state_dict, ADAPTER_NAME, save_embedding_layers=False)
@@ -125,7 +116,7 @@ def _weights_of(backbone: PreTrainedModel, state_dict: dict[str, torch.Tensor] |
 
 def own_weights(backbone: PreTrainedModel) -> set[nn.Parameter]:
     """The backbone's parameters that its adapter is saved without."""
-    return {*backbone.parameters()} - {*_weights_of(backbone, backbone.state_dict(keep_vars=True)).values()}
+    return {*backbone.parameters()} - {*adapter_weights(backbone, backbone.state_dict(keep_vars=True)).values()}
 
 
 def write_adapter(
@@ -147,7 +138,7 @@ def write_adapter(
     """
     folder = os.path.join(folder, ADAPTER_FOLDER)
     os.makedirs(folder, exist_ok=True)
-    weights = _weights_of(backbone, state_dict)
+    weights = adapter_weights(backbone, state_dict)
     weights = {FILE_PREFIX + name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     with open(os.path.join(folder, WEIGHTS_FILE), "wb") as file:  # `save_file` makes it private to its owner
         file.write(save(weights, metadata={"format": "pt"}))
@@ -194,7 +185,7 @@ def read_weights(
     except SafetensorError as error:
         raise OSError(f"{path}: the adapter's weights are damaged ({error}). Download or save them again.") from error
     weights = {name.removeprefix(FILE_PREFIX): weight for name, weight in weights.items()}
-    sides = weights, _weights_of(backbone, None)
+    sides = weights, adapter_weights(backbone, None)
     found, expected = ({(name, weight.shape) for name, weight in side.items()} for side in sides)
     different = sorted({name for name, _ in found ^ expected})
     if different:
@@ -215,210 +206,3 @@ def read_adapter(
     adapter_config.inference_mode = False
     peft.inject_adapter_in_model(adapter_config, backbone, ADAPTER_NAME)
     read_weights(backbone, name_or_path, options)
-
-
-class BackboneAdapter:
-    """
-    What a model needs to have an adapter on its backbone; expects `config`, `base_model.backbone` and `HeadsOrigin`.
-
-    With an adapter, `save_pretrained` writes it beside heads and projection, and leaves the backbone's weights out.
-    """
-
-    @changes_model
-    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """
-        Put a new adapter on the backbone: it is trainable, the backbone's own weights no longer are.
-
-        Its base is what the model was started or opened from, whose weights should not have changed since.
-
-        Args:
-            adapter_config: a `peft.PeftConfig` of a kind that is put into layers, such as `LoraConfig`.
-            adapter_name: only `"default"`: a model has one adapter, and files do not hold its name.
-
-        Raises:
-            ValueError: there is an adapter already, it does not fit or has another name, or the model was not started
-                from anything.
-            ImportError: peft is not installed.
-        """
-        if adapter_name not in (None, ADAPTER_NAME):
-            raise ValueError(
-                f"adapter_name is {adapter_name!r}, but a model has one adapter, named {ADAPTER_NAME!r}, and files do "
-                "not hold its name. Leave adapter_name out."
-            )
-        opened_from = self.config.name_or_path
-        base = opened_from or self.config.backbone_config.name_or_path
-        if not base:
-            raise ValueError("An adapter needs a base: start the model with from_backbone or from_pretrained.")
-        with self._same_embedding():
-            inject_adapter(self.base_model.backbone, adapter_config)
-        self.config.base_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
-        self.config.base_revision = cached_commit(base, self.base_model._hub_options if opened_from else {})
-        self._leave_out_backbone()
-
-    @changes_model
-    def merge_adapter(self) -> None:
-        """
-        Fold the adapter into the backbone: a plain model, with the same outputs up to rounding.
-
-        Raises:
-            ValueError: there is no adapter, or it is disabled.
-        """
-        if not self.active_adapters():
-            raise ValueError(
-                "The adapter is disabled, so that folding it in would change every output. Switch it on first, "
-                "model.enable_adapters(), or take it off: model.delete_adapter()."
-            )
-        with self._same_embedding():
-            take_off_backbone(self.base_model.backbone)
-        self._forget_base()
-
-    @changes_model
-    def delete_adapter(self, adapter_names: list[str] | str = ADAPTER_NAME) -> None:
-        """
-        Take the adapter off the backbone, whose own weights stay as they are and train again.
-
-        Raises:
-            ValueError: there is no adapter, or none of this name.
-        """
-        self._check_adapter(adapter_names)
-        take_off_backbone(self.base_model.backbone, fold=False)
-        self._forget_base()
-
-    def disable_adapters(self) -> None:
-        """Compute without the adapter, which stays on the backbone; a ValueError where there is none."""
-        self._set_enabled(False)
-
-    def enable_adapters(self) -> None:
-        """Compute with the adapter again; a ValueError where there is none."""
-        self._set_enabled(True)
-
-    def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """The same as `enable_adapters`: there is only one. A ValueError where it has another name."""
-        self._check_adapter(adapter_name)
-        self._set_enabled(True)
-
-    def active_adapters(self) -> list[str]:
-        """The adapter's name in a list, empty while it is disabled; a ValueError where there is none."""
-        self._check_adapter()
-        layers = _adapter_layers(self.base_model.backbone)
-        return [] if any(layer.disable_adapters for _, layer in layers) else [ADAPTER_NAME]
-
-    def get_adapter_state_dict(
-        self, adapter_name: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """The adapter's weights by their names in the backbone; a ValueError where there is none of this name."""
-        self._check_adapter(ADAPTER_NAME if adapter_name is None else adapter_name)
-        return _weights_of(self.base_model.backbone, state_dict)
-
-    def _check_adapter(self, names: list[str] | str = ADAPTER_NAME) -> None:
-        """Raise a ValueError where there is no adapter, or where one of other names is asked for."""
-        if not has_adapter(self.base_model.backbone):
-            raise ValueError("The backbone has no adapter. Put one on: model.add_adapter(peft.LoraConfig(...)).")
-        if names not in (ADAPTER_NAME, [ADAPTER_NAME]):
-            raise ValueError(f"There is no adapter {names!r}. The model has one, named {ADAPTER_NAME!r}.")
-
-    @changes_model
-    def _set_enabled(self, enabled: bool) -> None:
-        self._check_adapter()
-        for _, layer in _adapter_layers(self.base_model.backbone):
-            layer.enable_adapters(enabled)
-
-    def _forget_base(self) -> None:
-        """The backbone's weights are saved with the model again."""
-        self.config.base_name_or_path = self.config.base_revision = None
-        self._leave_out_backbone(False)
-
-    @property
-    def _backbone_prefix(self) -> str:
-        """What the names of the backbone's weights begin with."""
-        return "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
-
-    def _leave_out_backbone(self, leave_out: bool = True) -> None:
-        """Whether transformers leaves the backbone's weights out in saving, and does not miss them in loading."""
-        names = [name for name in self.state_dict() if name.startswith(self._backbone_prefix)]
-        self._keys_to_ignore_on_save = set(names if leave_out else ())
-
-    def _save_adapter(self, folder: str | os.PathLike, state_dict: dict[str, torch.Tensor] | None) -> None:
-        """Save the adapter beside heads and projection, where there is one."""
-        if not has_adapter(self.base_model.backbone):
-            return
-        if is_same_folder(self.config.base_name_or_path, in_place(folder)):
-            raise ValueError(
-                f"{in_place(folder)} holds the weights that the adapter was trained on, which would be written over. "
-                "Save to another folder, or fold the adapter in first: model.merge_adapter()."
-            )
-        known, rows = self.base_model._vocab_size_of_base, self.config.vocab_size
-        if rows != known:
-            raise ValueError(
-                f"The vocabulary was resized to {rows} rows, but the adapter's base {self.config.base_name_or_path} "
-                f"has {known}, and an adapter is saved without them. Fold the adapter in first: "
-                "model.merge_adapter(). Or resize the model without adapter, save it, and put the adapter on what is "
-                "opened from there."
-            )
-        prefix, state_dict = self._backbone_prefix, state_dict or self.state_dict()
-        of_backbone = {
-            name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)
-        }
-        if len(of_backbone) == len(state_dict):  # transformers writes no file without weights, but looks for one
-            os.makedirs(folder, exist_ok=True)
-            save_file({}, os.path.join(folder, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-        base, revision = public_name(self.config.base_name_or_path), self.config.base_revision
-        write_adapter(self.base_model.backbone, folder, base, revision, of_backbone)
-
-    def _check_can_push(self) -> None:
-        """Raise a ValueError where the adapter's base is a folder: nobody else has it."""
-        base = self.config.base_name_or_path
-        if base and os.path.isabs(base):
-            raise ValueError(
-                f"The adapter was trained on the folder {base}, which nobody else has, so the model would not open "
-                "from the Hub. Fold the adapter in first, model.merge_adapter(), or push the base and train on that."
-            )
-
-    @contextlib.contextmanager
-    def _base_relative_to(self, folder: str | os.PathLike) -> Iterator[None]:
-        """Inside, a base that is a folder is named as seen from the place of `folder`, in which the model is saved."""
-        base = self.config.base_name_or_path
-        if base and os.path.isdir(base):
-            relative = os.path.relpath(os.path.realpath(base), os.path.realpath(in_place(folder))).replace(os.sep, "/")
-            self.config.base_name_or_path = relative if relative.startswith(".") else f"./{relative}"
-        try:
-            yield
-        finally:
-            self.config.base_name_or_path = base
-
-    def _open_adapter(self, name_or_path: str | os.PathLike, options: dict[str, Any]) -> None:
-        """
-        Load the backbone from where config.json says, and put the adapter on that lies beside it.
-
-        Whoever trusts the adapter need not know its base: nothing there is run or unpickled.
-        """
-        import_peft(f"{name_or_path} was saved as an adapter, which")
-        model, config, device, dtype = self.base_model, self.config, self.device, self.dtype
-        if config.base_name_or_path.startswith("."):  # as no Hub id does
-            base = os.path.join(os.path.realpath(name_or_path), config.base_name_or_path)
-            config.base_name_or_path = os.path.normpath(base)
-        base = config.base_name_or_path
-        reached = {name: options[name] for name in ("token", "cache_dir") if name in options}
-        reached["revision"] = config.base_revision
-        try:
-            path = find_backbone(base)
-            if is_same_folder(path, name_or_path):
-                raise ValueError("that is the folder itself.")
-            found, _ = PreTrainedConfig.get_config_dict(path, **reached)
-            if found.get("model_type") == config.model_type:
-                opened = type(model).from_pretrained(path, dtype=dtype, trust_remote_code=False, **reached)
-                if has_adapter(opened.backbone):
-                    opened.merge_adapter()
-                model.backbone = opened.backbone
-            else:
-                model.backbone = open_backbone(path, config.backbone_config, dtype, **reached)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{name_or_path} was saved as an adapter on {base}, which cannot be opened: {error}"
-            ) from error
-        config.backbone_config = model.backbone.config
-        config.backbone_config._name_or_path = base
-        model._adopt_backbone()
-        read_adapter(model.backbone, name_or_path, options)
-        model.backbone.to(device, dtype).eval()
-        self._leave_out_backbone()

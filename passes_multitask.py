@@ -159,7 +159,7 @@ class BackbonePass:
         states, pooled = [], []
         for rows, length in parts:
             seen, given = attention_mask[rows, :length], {name: ids[rows, :length] for name, ids in inputs.items()}
-            with tokens_explained(self.backbone, given.get("input_ids")):
+            with tokens_explained(self.backbone, given.get("input_ids"), length):
                 found = self.backbone(attention_mask=seen, **given).last_hidden_state
             pooled.append(POOLING_FUNCTIONS[self.config.pooling](found, seen))
             states.append(F.pad(found, (0, 0, 0, attention_mask.shape[1] - length)))

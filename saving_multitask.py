@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .adapter_multitask import ADAPTER_FOLDER, BackboneAdapter, cached_commit
+from .adapter_multitask import ADAPTER_FOLDER, cached_commit
 from .configuration_multitask import MultiTaskConfig
 from .manifest_multitask import (
     MANIFEST_FILE,
@@ -28,6 +28,7 @@ from .manifest_multitask import (
     sha256_of,
     update_manifest,
 )
+from .model_adapter_multitask import BackboneAdapter
 from .pipeline_multitask import MultiTaskPipeline  # also registers it with transformers
 from .processes_multitask import make_importable, use_one_thread_in_forked_children
 from .staging_multitask import check_moved, files_of
