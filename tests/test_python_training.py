@@ -220,6 +220,35 @@ def test_wrong_data_sets_are_refused_with_a_mend(data, tiny_backbone, tmp_path):
         MultiTaskTrainer(make_model(tiny_backbone), TrainingArguments(str(tmp_path)), data["train"])
 
 
+PAIRS = {"premise": ["the cat ran", "a dog"], "hypothesis": ["it ran", "a bird"], "label": ["good", "bad"]}
+
+
+@pytest.mark.parametrize("columns", [{"sentence1": "premise", "sentence2": "hypothesis", "label": "label"}, None])
+def test_pairs_are_refused_for_a_task_of_single_sentences(columns, tiny_backbone, tmp_path):
+    names = {"premise": "sentence1", "hypothesis": "sentence2"} if columns is None else {}
+    rows = Dataset.from_dict({names.get(name, name): cells for name, cells in PAIRS.items()})
+    with pytest.raises(ValueError, match=r"'mood' .* reads single sentences, but .* sentence1 and sentence2\..*pair"):
+        MultiTaskTrainer(
+            make_model(tiny_backbone, "mood"),
+            make_arguments(tmp_path, **without_evaluation()),
+            {"mood": rows},
+            columns={"mood": columns} if columns else None,
+        )
+
+
+@pytest.mark.parametrize("columns", [{"sentence": "premise", "label": "label"}, None])
+def test_single_sentences_are_refused_for_a_task_of_pairs(columns, tiny_backbone, tmp_path):
+    model = MultiTaskModel.from_backbone(tiny_backbone, tasks={"nli": {**TASKS["mood"], "pair": True}}, max_length=20)
+    rows = Dataset.from_dict({**PAIRS, "sentence": PAIRS["premise"]})
+    with pytest.raises(ValueError, match=r"'nli' of the model reads pairs, but its data has the columns sentence\."):
+        MultiTaskTrainer(
+            model,
+            make_arguments(tmp_path, **without_evaluation()),
+            {"nli": rows},
+            columns={"nli": columns} if columns else None,
+        )
+
+
 def test_arguments_of_the_caller_stay_as_they_are(data, tiny_backbone, tmp_path):
     arguments = make_arguments(tmp_path)
     before = arguments.to_dict()

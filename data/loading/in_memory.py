@@ -45,9 +45,26 @@ def _check_datasets(where: str, found: Any, tasks: Mapping[str, TaskConfig]) -> 
 def _columns_like_keys(task: TaskConfig, rows: Dataset) -> dict[str, str]:
     """The default columns of a task's rows, named like a recipe's keys."""
     kind = task.kind
-    forms = [form for form in kind.columns if (len(form) > 1) == task.pair]
-    form = next((form for form in reversed(forms) if set(form) <= set(rows.column_names)), forms[0])
+    fitting = [form for form in kind.columns if (len(form) > 1) == task.pair]
+    forms = (*reversed(fitting), *kind.columns)  # another form than the task's is refused afterwards
+    form = next((form for form in forms if set(form) <= set(rows.column_names)), fitting[0])
     return {key: key for key in (*form, *(["label"] if kind.has_label_column else []))}
+
+
+def _check_pairs(tasks: Mapping[str, TaskConfig], sources: Mapping[str, TaskSource]) -> None:
+    """Refuse pairs for a task that reads single sentences, which would read the first ones alone, and the reverse."""
+    for task, source in sources.items():
+        keys = [key for key, _ in sentence_columns(source)]
+        if (len(keys) > 1) == tasks[task].pair:
+            continue
+        if tasks[task].pair:
+            reads, mend = "pairs", "name its two columns sentence1 and sentence2, or make the task without pair: True"
+        else:
+            reads, mend = "single sentences", f"make the task with pair: True, {{{task!r}: {{'pair': True, ...}}}}"
+        raise ValueError(
+            f"Task {task!r} of the model reads {reads}, but its data has the columns {' and '.join(keys)}. To train "
+            f"it on them, {mend}."
+        )
 
 
 def _groups(found: TaskDatasets, sources: Mapping[str, TaskSource]) -> list[list[str]]:
@@ -95,8 +112,8 @@ def label_datasets(
 
     Raises:
         TypeError: something is no mapping, or no `datasets.Dataset`.
-        ValueError: a task is unknown or has no entry, a column is missing, or a row is wrong; says where, and what
-            would be right.
+        ValueError: a task is unknown or has no entry, a column is missing, a row is wrong, or pairs are given for a
+            task of single sentences, or the reverse; says where, and what would be right.
     """
     given = {split: found for split, found in (("train", train), ("validation", validation)) if found is not None}
     for split, found in given.items():
@@ -117,6 +134,7 @@ def label_datasets(
         )
         for task, rows in first.items()
     }
+    _check_pairs(tasks, sources)
     loaded = LoadedTasks([])
 
     def add_set(names: list[str], splits: list[str]) -> None:
