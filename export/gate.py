@@ -12,20 +12,18 @@ again where it is used.
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..data.loading.tasks import load_tasks
-from ..data.rows.row_hashes import read_row_hashes
 from ..modeling_multitask import MultiTaskModel
 from ..runtime import MultiTaskRuntime
 from ..runtime.graphs import GRAPHS
 from ..training.evaluation.scores import Evaluation, answer_task, task_scores
-from ..training.recipe.recipe import load_recipe
+from ..training.finished.data import recipe_data
 
 POINTS = 0.3  # of a score between 0 and 100
 RECIPE_FILE = "recipe.yaml"
@@ -85,15 +83,8 @@ def load_rows(
             f"int8 is measured on validation rows, and there is no {recipe_path} that says where they are. Give the "
             "recipe that the model was trained with: --recipe RECIPE --data_root FOLDER."
         )
-    recipe = load_recipe(recipe_path)
     tasks = model.config.tasks
-    sources = [
-        replace(source, labels=tasks[source.name].labels or None, augmentation=None)
-        for source in recipe.sources
-        if source.name in tasks
-    ]
-    seed = int(recipe.training.get("seed", 42))
-    loaded = load_tasks(sources, data_root or recipe_path.parent, seed, earlier=read_row_hashes(str(folder)))
+    loaded = recipe_data(str(folder), tasks, recipe_path, data_root, with_train=True).loaded
     evaluation = Evaluation(loaded.sets, tasks, "validation")
     missing = [name for name in tasks if name not in evaluation.rows]
     if missing:
@@ -102,6 +93,8 @@ def load_rows(
             "Give the recipe that the model was trained with (--recipe)."
         )
     train = Evaluation(loaded.sets, tasks, "train").sentences
+    if not len(train):
+        raise ValueError(f"{recipe_path} names no training rows, which int8 is calibrated with. Name them there.")
     step = max(1, len(train) // most)
     return GateRows(evaluation, train[::step][:most])
 

@@ -161,12 +161,28 @@ def test_rows_are_split_by_the_seed_of_the_recipe(folder: Path) -> None:
     assert first != measured()
 
 
+def test_cells_of_another_order_are_read_by_the_recipes_labels(folder: Path) -> None:
+    def labels() -> list[int]:
+        return gate.load_rows(command_model(folder), folder, None, None, 5).evaluation.labels["mood"].tolist()
+
+    names = labels()
+    assert 0 < sum(names) < len(names), "premise: rows of both classes"
+    texts, recipe = folder / "texts.csv", folder / "recipe.yaml"
+    texts.write_text(texts.read_text().replace(",good", ",0").replace(",bad", ",1"))  # the model has bad, good
+    recipe.write_text(recipe.read_text().replace("label: mood}", "label: mood}\n    labels: [good, bad]"))
+    assert labels() == names
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: None, r"there is no .*recipe\.yaml that says where they are"),
         (lambda text: text.replace("  distance:", "  other:"), "there is no validation row for distance"),
         (lambda text: text.replace("texts.csv", "nowhere.csv"), r"nowhere\.csv"),
+        (
+            lambda text: text.replace("{train: ", "{validation: ").replace("validation_split: 0.4", "where: null"),
+            r"recipe\.yaml names no training rows",
+        ),
     ],
 )
 def test_rows_that_cannot_be_measured_on_are_said_before_anything_is_done(
