@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--embeddings", action="store_true", help="Also write each row's embedding.")
     add_pin_options(parser)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(float32)")
+    parser.add_argument("--device", help="Such as cpu or cuda:1 (the accelerator, if any; with --ray cpu).")
     parser.add_argument("--no_quotes", action="store_true", help="Quotes of a csv file are part of its text.")
     parser.add_argument("--rows_per_part", type=int, default=10_000, help="What a kill can cost (10000).")
     parser.add_argument("--processes", type=int, help="Each with a model of its own (1; with --ray all processors).")
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} is {getattr(options, name)}, but should be at least 1")
     if len(options.text) > 2:
         parser.error(f"--text: one column, or two for pairs. Found {len(options.text)}.")
+    if options.ray and options.device not in (None, "cpu"):
+        parser.error(f"--device is {options.device}, but the actors of --ray compute on processors. Leave it out.")
     if options.resume and options.overwrite:
         parser.error("--resume keeps what is there, --overwrite replaces it: give one of them")
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from ..configuration_multitask import public_name
@@ -47,6 +48,7 @@ class Job:
         embeddings: whether to write embeddings, too.
         revision: of a Hub id.
         dtype: of the weights.
+        device: that the model computes on; `None` for this machine's accelerator, where there is one.
         quoted: whether quotes enclose cells of a csv or tsv file.
         rows_per_part: rows of the input that are computed, written and counted together.
         processes: how many, each with a model of its own; 0 for one, or with `ray` for as many as it has processors.
@@ -63,6 +65,7 @@ class Job:
     embeddings: bool = False
     revision: str | None = None
     dtype: str = "float32"
+    device: str | None = None
     quoted: bool = True
     rows_per_part: int = 10_000
     processes: int = 0
@@ -96,11 +99,18 @@ class Job:
         return self.output.with_name(f"{self.output.name}.set_aside.jsonl")
 
 
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, by default this machine's accelerator; a ValueError where there is no such device."""
+    try:
+        return torch.empty(0, device=name or PartialState().device).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device: {name!r} is no device of this machine: {str(error).splitlines()[0]}") from error
+
+
 def open_model(job: Job) -> MultiTaskModel:
-    """The job's model, in eval mode."""
-    return MultiTaskModel.from_pretrained(
-        job.source, revision=job.revision, dtype=job.dtype, trust_remote_code=True
-    ).eval()
+    """The job's model on its device, in eval mode."""
+    options = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
+    return MultiTaskModel.from_pretrained(job.source, **options).to(find_device(job.device)).eval()
 
 
 def model_fingerprint(model: MultiTaskModel) -> str:
@@ -279,6 +289,7 @@ def run_job(job: Job) -> list[PartRecord]:
     schema = read_schema(job.input, job.text, job.quoted)
     if job.ray:
         import_ray()
+    find_device(job.device)  # said before the model is read
     model = open_model(job)
     tasks = choose_tasks(model, job.tasks, pairs=len(job.text) == 2)
     if not tasks and not job.embeddings:
@@ -321,7 +332,7 @@ def _open_workers(job: Job, model: MultiTaskModel) -> Workers:
     """Who answers; `model` is taken where this process does."""
     if job.ray:  # whose workers may run elsewhere, in another folder
         source = os.path.abspath(job.source) if os.path.isdir(job.source) else job.source
-        own = replace(job, source=source, input=job.input.absolute(), output=job.output.absolute())
+        own = replace(job, device="cpu", source=source, input=job.input.absolute(), output=job.output.absolute())
         return RayActors(partial(ChunkLabeller, own, 1), job.processes)
     if job.processes > 1:
         threads = max(1, torch.get_num_threads() // job.processes)

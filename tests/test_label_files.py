@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import PartialState
 
 from helpers.answered import answered_chunks
 from multitask_sentence import MultiTaskModel
@@ -46,6 +48,41 @@ def interrupt(patch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- the device ----
+
+
+def test_model_is_opened_on_the_accelerator_or_on_the_device_that_is_asked_for(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job.Job(str(model), Path("in.csv"), Path("out.csv"), ("text",))
+    assert PartialState().device.type == "cpu", "premise: tests have no accelerator"
+    assert job.open_model(replace(asked, device="meta")).device.type == "meta"
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("meta"))
+    assert job.open_model(asked).device.type == "meta"
+    assert job.open_model(replace(asked, device="cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "gpu"])
+def test_device_that_is_not_there_is_one_line_and_leaves_nothing(model: Path, tmp_path: Path, device: str) -> None:
+    (tmp_path / "in.csv").write_text(TEN)
+    with pytest.raises(SystemExit, match=rf"^error: --device: '{device}' is no device of this machine: [^\n]+$"):
+        label(model, tmp_path / "in.csv", tmp_path / "out.csv", "--device", device)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_job_that_names_its_device_has_the_same_answers(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(TEN)
+    label(model, tmp_path / "in.csv", tmp_path / "plain.csv")
+    label(model, tmp_path / "in.csv", tmp_path / "named.csv", "--device", "cpu")
+    assert (tmp_path / "named.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+def test_actors_take_no_device(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        label(model, tmp_path / "in.csv", tmp_path / "out.csv", "--ray", "--device", "cuda")
+    assert "the actors of --ray compute on processors" in capsys.readouterr().err
 
 
 # ---- outputs ----
