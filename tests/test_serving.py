@@ -355,6 +355,7 @@ def test_callers_that_do_not_send_or_do_not_read_cannot_keep_the_server_from_end
             deaf.sendall(f"{head}{len(body)}\r\n\r\n{body}".encode() * 4)
             assert deaf.recv(12) == b"HTTP/1.1 200", "its answer is there, of which it reads no more"
             slow.sendall(f'{head}100\r\n\r\n{{"sentences": "th'.encode())
+            assert Server(url, None, process).send("/health")[0] == 200, "what came before has been taken in"
             process.send_signal(signal.SIGTERM)
             assert slow.recv(65_536).startswith(b"HTTP/1.1 408")
             process.wait(timeout=30)
