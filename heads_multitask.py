@@ -166,7 +166,7 @@ class TaskHeads:
             with torch.device("cpu"):  # whatever the default is
                 head = MultiTaskHead(self.config.embedding_dim, task).float()
             head.apply(self._init_weights)
-            self.heads[name] = head.to(self.device, self.dtype).train(self.training)
+            self.heads[name] = head.to(self._input_device, self.dtype).train(self.training)
         self.config.tasks = {**self.config.tasks, name: task}
 
     @changes_model
@@ -265,7 +265,10 @@ def task_logits(
                 f"Task {name!r} compares two sentences. Say which rows of the batch belong together: "
                 f"task_rows={{{name!r}: tensor of shape (pairs, 2)}}, or use model.predict."
             )
-        chosen = embedding if rows is None else embedding[rows]  # (rows, [sentences,] embedding_dim)
+        # Of a model on several devices, the embedding may be on another one than its inputs.
+        chosen = (
+            embedding if rows is None else embedding[rows.to(embedding.device)]
+        )  # (rows, [sentences,] embedding_dim)
         if name in model.heads:
             logits[name] = _in_units(model.config.tasks[name], model.heads[name](chosen))
         else:

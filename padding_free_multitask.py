@@ -213,6 +213,7 @@ def is_installed(backbone: nn.Module) -> bool:
 
 def pack(backbone: nn.Module, token_ids: list[list[int]]) -> PackedRow:
     """Token ids of sentences, sorted by length (either way), as one row on the backbone's device."""
+    check_token_ids(backbone, max(chain.from_iterable(token_ids), default=0))
     groups = [(length, len(list(run))) for length, run in groupby(map(len, token_ids))]
     input_ids = torch.tensor(list(chain.from_iterable(token_ids)), dtype=torch.long, device=backbone.device)
     positions, start = [], 0
@@ -254,25 +255,32 @@ def row_states(backbone: nn.Module, row: PackedRow) -> torch.Tensor:
         return backbone(**inputs, length_groups=groups, cumulative_lengths=cumulative).last_hidden_state[0]
 
 
+def check_token_ids(backbone: nn.Module, highest: int) -> None:
+    """A ValueError where the highest id has no embedding; a GPU says nothing of use, and computes nothing after it."""
+    rows = backbone.get_input_embeddings().weight.shape[0]
+    if highest >= rows:
+        raise ValueError(
+            f"The text has a token with the id {highest}, but the model has embeddings for {rows} tokens only. Where "
+            "tokens were added to the tokenizer, give them embeddings and train: "
+            "model.resize_token_embeddings(len(model.tokenizer))."
+        )
+
+
 @contextlib.contextmanager
 def tokens_explained(backbone: nn.Module, input_ids: torch.Tensor | None, longest: int) -> Iterator[None]:
     """Turn the error of a token without embedding, or of a text beyond all positions, into one that says so."""
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        rows, limit = backbone.get_input_embeddings().weight.shape[0], longest_input(backbone.config)
+        limit = longest_input(backbone.config)
         if limit and longest > limit:
             raise ValueError(
                 f"A text has {longest} tokens, but the backbone has positions for {limit}. Let longer texts be cut: "
                 f"model.config.max_length = {limit}, in sentence-transformers model.max_seq_length."
             ) from error
-        if isinstance(error, RuntimeError) or input_ids is None or int(input_ids.max()) < rows:
-            raise
-        raise ValueError(
-            f"The text has a token with the id {int(input_ids.max())}, but the model has embeddings for {rows} tokens "
-            "only. Where tokens were added to the tokenizer, give them embeddings and train: "
-            "model.resize_token_embeddings(len(model.tokenizer))."
-        ) from error
+        if isinstance(error, IndexError) and input_ids is not None:
+            check_token_ids(backbone, int(input_ids.max()))
+        raise
 
 
 def pool_row(states: torch.Tensor, length_groups: list[tuple[int, int]], pooling: str) -> torch.Tensor:

@@ -6,6 +6,7 @@ BackbonePass   the model's part: passes for `forward` and for `encode`, and whet
 
 import contextlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .heads_multitask import POOLING_FUNCTIONS
 from .padding_free_multitask import (
     cannot_pack,
     cannot_pack_on_gpu,
+    check_token_ids,
     install,
     is_installed,
     pack,
@@ -225,6 +227,7 @@ class BackbonePass:
 
     def _padded_batch(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, each `(batch, sequence)`."""
+        check_token_ids(self.backbone, max(chain.from_iterable(token_ids), default=0))
         longest = max(map(len, token_ids))
         pad_id = self.tokenizer.pad_token_id or 0
         input_ids = [ids + [pad_id] * (longest - len(ids)) for ids in token_ids]

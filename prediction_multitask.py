@@ -106,11 +106,11 @@ class TaskPrediction:
                 count += len(index)
                 if keep_embeddings:
                     embeddings.append(window[index])
-                window, index = window.to(self._input_device, self.dtype), index.to(self._input_device)
+                window = window.to(self._input_device, self.dtype)
                 for name, found in task_logits(self, window, asked.names, dict.fromkeys(asked.names, index)).items():
                     logits[name].append(found.float().cpu())
                 for name, found in out_of_scope(self.heads, window, asked.names).items():
-                    beyond.setdefault(name, []).append(found[index].cpu())
+                    beyond.setdefault(name, []).append(found.cpu()[index])
                 if bar is not None:
                     bar.update(index.numel() - len(sentences))  # some stood there twice
         answers: dict[str, Any] = {}

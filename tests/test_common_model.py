@@ -192,3 +192,17 @@ def test_added_tokens_without_embeddings_are_named_with_the_way_out(
             use()
     tiny_model.resize_token_embeddings(len(tokenizer))
     assert tiny_model.encode("a wolpertinger ran").shape == (24,)
+
+
+@pytest.mark.parametrize("padding_free", [None, False])
+def test_token_without_embedding_is_named_before_a_backbone_that_would_not_say_so_sees_it(
+    tiny_model: MultiTaskModel, padding_free: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model.padding_free = padding_free
+    tiny_model.tokenizer = copy.deepcopy(tiny_model.tokenizer)
+    tiny_model.tokenizer.add_tokens(["wolpertinger"])
+    seen = []
+    monkeypatch.setattr(tiny_model.backbone, "forward", lambda **inputs: seen.append(inputs))  # as on a GPU
+    with pytest.raises(ValueError, match=r"id 99, but the model has embeddings for 99 tokens"):
+        tiny_model.encode("a wolpertinger ran")
+    assert not seen

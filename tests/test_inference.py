@@ -572,6 +572,9 @@ def test_offloaded_model_encodes_and_predicts(tiny_model: MultiTaskModel, tmp_pa
     input_ids = tiny_model.tokenizer(sentences[0], return_tensors="pt")["input_ids"]
     found, expected = offloaded(input_ids).sentence_embedding, tiny_model(input_ids).sentence_embedding
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    offloaded.add_task("joy", {"problem_type": "single_label_classification", "labels": ["no", "yes"]})
+    assert offloaded.heads["joy"].layers[-1].weight.device.type == "cpu"
+    assert offloaded.predict(sentences, "joy")["joy"]["probabilities"].shape == (2, 2)
 
 
 def test_pooling_is_done_where_the_backbone_leaves_its_states(tiny_model: MultiTaskModel, monkeypatch) -> None:
