@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -67,6 +68,7 @@ def write_space(folder: Path, space: Path, title: str | None = None) -> None:
         "colorTo": "green",
         "sdk": "gradio",
         "sdk_version": SDK_VERSION,
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",  # which has all that is required
         "app_file": "app.py",
     }
     text = (

@@ -7,6 +7,7 @@ on keeps the parts whose checksums are right and makes the others again. What th
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..manifest_multitask import sha256_of
 from ..staging_multitask import sync
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "job.json"
 LOCK = "lock"
@@ -110,18 +113,27 @@ class JobFolder:
                     "move what stands there elsewhere."
                 )
 
+    def _lock(self, file: IO[str]) -> bool:
+        """Lock the open lock file; whether no other job has it."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            logger.warning(
+                f"{self.path}: this file system has no locks ({error}). See to it that no other job writes there."
+            )
+        try:
+            return os.path.samestat((self.control / LOCK).stat(), os.fstat(file.fileno()))
+        except FileNotFoundError:  # a job that has just ended took it away
+            return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; a ValueError where another job has it."""
         self.control.mkdir(parents=True, exist_ok=True)
-        lock = self.control / LOCK
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_held = os.path.samestat(lock.stat(), os.fstat(file.fileno()))  # not one that a job took away
-            except OSError:
-                is_held = False
-            if not is_held:
+        with (self.control / LOCK).open("w") as file:
+            if not self._lock(file):
                 raise ValueError(f"{self.path}: another job is writing there. Wait for it, or give another output.")
             yield
 

@@ -250,6 +250,22 @@ def test_field_may_differ_from_split_to_split(tmp_path: Path) -> None:
         load_tasks([source], tmp_path, seed=42)
 
 
+@pytest.mark.parametrize("dataset", [{"path": "jsonl"}, {"path": "jsonl", "streaming": True}, {"path": "of_the_hub"}])
+def test_rows_that_look_like_traces_of_agents_are_rows(tmp_path: Path, dataset: dict[str, Any]) -> None:
+    found = [
+        {"type": "question", "payload": {"text": "How?", "stars": 4}},
+        {"type": "complaint", "payload": {"text": "It broke.", "reply": "Sorry"}},
+    ]
+    (tmp_path / "of_the_hub").mkdir()
+    for split in BOTH:
+        write_json(tmp_path / "of_the_hub" / f"{split}.jsonl", found)
+    if dataset["path"] == "jsonl":
+        dataset = dataset | {"data_files": {split: f"of_the_hub/{split}.jsonl" for split in BOTH}}
+    loaded = load(tmp_path, dataset, sentence="payload.text", label="type")
+    assert rows(loaded, "validation") == [("How?", "question"), ("It broke.", "complaint")]
+    assert loaded.labels["t"] == ["complaint", "question"] and len(loaded.sets[0].splits["train"]) == 2
+
+
 def test_large_object_names_its_field(tmp_path: Path) -> None:
     write_json(
         tmp_path / "x.json", {"data": [{"text": "a b c " * 600 + str(n), "label": n % 2} for n in range(4_000)]}

@@ -244,6 +244,12 @@ def write_recipe(folder: Path, backbone: str, **changes: Any) -> Path:
     return folder / "job.yaml"
 
 
+def test_names_of_a_run_that_differ_in_case_alone_are_refused(tmp_path: Path, tiny_backbone: str):
+    recipe = write_recipe(tmp_path, tiny_backbone, groups={"Dogs": PETS})
+    with pytest.raises(ValueError, match="tasks: 'dogs' and 'Dogs' differ in upper and lower case alone"):
+        run([str(recipe)])
+
+
 def train_recipe(recipe: Path, *flags: str) -> str:
     printed = io.StringIO()
     with redirect_stdout(printed):

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset
 from transformers import AutoModel, TrainingArguments, set_seed
 
 from multitask_sentence import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments
+from multitask_sentence.data.loading.in_memory import label_datasets
 from multitask_sentence.train import run
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -212,6 +213,8 @@ def test_wrong_data_sets_are_refused_with_a_mend(data, tiny_backbone, tmp_path):
         make({"star": data["train"]["stars"]})
     with pytest.raises(ValueError, match=r"eval_dataset has no entry for task 'mood', which train_dataset has"):
         make(data["train"], {"stars": data["validation"]["stars"]})
+    with pytest.raises(ValueError, match="'mood' and 'Mood' differ in upper and lower case alone"):
+        label_datasets(*(dict.fromkeys(("mood", "Mood"), own["mood"]) for own in (TASKS, data["train"])))
     with pytest.raises(
         ValueError, match=r"eval_strategy is epoch, but there is nothing to evaluate on\. Give eval_da"
     ):

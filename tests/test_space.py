@@ -55,6 +55,7 @@ def test_space_has_the_header_the_requirements_and_the_model_alone(space: Path) 
     assert not [name for name in left_out if (space / "model" / name).exists()]
     header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert (header["sdk"], header["app_file"], header["title"]) == ("gradio", "app.py", 'News "and" # more')
+    assert header["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"  # as text: 3.10 is no 3.1
     for line in (space / "requirements.txt").read_text().splitlines():
         __import__(re.split("[=<>]", line)[0])
 

@@ -130,8 +130,8 @@ def _read_folder(task: str, file: str, options: dict[str, Any], columns: dict[st
 def _own(config: type[BuilderConfig]) -> tuple[str, ...]:
     """The options of a builder of `datasets` beyond those of all builders."""
     general = {option.name for option in fields(BuilderConfig)}
-    without_effect = {"use_threads", "newlines_in_values"}
-    return tuple(sorted({option.name for option in fields(config)} - general - without_effect))
+    not_ours = {"use_threads", "newlines_in_values", "parse_agent_traces"}  # without effect; always as AS_ROWS
+    return tuple(sorted({option.name for option in fields(config)} - general - not_ours))
 
 
 FORMATS = {

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.packaged_modules.json.json import JsonConfig
 
 from ...checks_multitask import suggest
 from ..text.half_characters import (
@@ -22,6 +23,10 @@ from .parts import SPLIT_NAMES, Part, attempt, encoding_hint, format_hint, one_f
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
+
+# `datasets` 5.2 takes rows with columns such as `type` and `payload` for what a coding agent did, and makes one row of
+# a file of them.
+AS_ROWS = {key: False for key in ("parse_agent_traces",) if key in JsonConfig.__dataclass_fields__}
 
 
 def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, Any]) -> Part:
@@ -39,7 +44,7 @@ def read_json(task: str, file: str, options: dict[str, Any], columns: dict[str, 
         count_halves(task, file, found)
         rows = attempt(task, shown, partial(Dataset.from_list, found, on_mixed_types="use_json"), hint)
     else:
-        load = partial(load_dataset, "json", **one_file(file), **options)
+        load = partial(load_dataset, "json", **one_file(file), **AS_ROWS, **options)
         rows = attempt(task, shown, load, hint)["train"]
     if len(rows) == 1 and (turned := _turned(rows[0], columns)) is not None:
         rows = turned
@@ -67,7 +72,7 @@ def stream_json(task: str, file: str, options: dict[str, Any], columns: dict[str
             f"{file} holds halves of characters (lone surrogates), which a stream does not mend. {remedy}, or write "
             "the file anew without them."
         )
-    load = partial(load_dataset, "json", **one_file(file), streaming=True, **options)
+    load = partial(load_dataset, "json", **one_file(file), streaming=True, **AS_ROWS, **options)
     return Stream(task, file, attempt(task, shown, load, hint)["train"], failure=hint)
 
 
@@ -194,4 +199,4 @@ def _json_hint(task: str, rows: Dataset, missing: str) -> str:
     return f" The file holds one object with rows below {lists}: add `field: {field}`{named} to tasks.{task}.dataset."
 
 
-__all__ = ["read_json", "stream_json"]
+__all__ = ["AS_ROWS", "read_json", "stream_json"]

@@ -15,7 +15,7 @@ from ...tasks_multitask import TaskConfig
 from ..files.parts import Part
 from ..rows.sets import LabelledSet, LoadedTasks
 from ..rows.sides import Sides
-from ..sources.task_source import TaskSource, check_text_columns, sentence_columns
+from ..sources.task_source import TaskSource, check_file_names, check_text_columns, sentence_columns
 from ..text.half_characters import without_halves
 from .label_parts import label_parts
 
@@ -112,8 +112,9 @@ def label_datasets(
 
     Raises:
         TypeError: something is no mapping, or no `datasets.Dataset`.
-        ValueError: a task is unknown or has no entry, a column is missing, a row is wrong, or pairs are given for a
-            task of single sentences, or the reverse; says where, and what would be right.
+        ValueError: a task is unknown or has no entry, two names differ in case alone, a column is missing, a row is
+            wrong, or pairs are given for a task of single sentences, or the reverse; says where, and what would be
+            right.
     """
     given = {split: found for split, found in (("train", train), ("validation", validation)) if found is not None}
     for split, found in given.items():
@@ -124,6 +125,7 @@ def label_datasets(
         lacking, other = ("eval_dataset", "train_dataset") if task in train else ("train_dataset", "eval_dataset")
         raise ValueError(f"{lacking} has no entry for task {task!r}, which {other} has. Add one, or take it out.")
     first, *others = given.values()
+    check_file_names(first)
     sources = {
         task: TaskSource(
             name=task,

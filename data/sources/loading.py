@@ -19,11 +19,13 @@ import datasets
 from datasets import DatasetDict, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.csv.csv import CsvConfig
+from datasets.packaged_modules.json.json import JsonConfig
 from datasets.packaged_modules.text.text import TextConfig
 
 from ...checks_multitask import suggest
 from ..files.csv_files import CSV_OPTIONS, check_csv_options, read_csv
 from ..files.formats import FORMATS, SPLIT_NAMES, UNREAD, check_options
+from ..files.json_files import AS_ROWS
 from ..files.parts import Part, attempt
 from ..files.streams import Stream
 from ..text.half_characters import without_halves
@@ -120,6 +122,7 @@ def _load_repository(source: TaskSource, scores: bool, data_root: Path, wanted_s
             given |= {"path": "csv", "data_files": files} | ({} if wanted is None else {"splits": wanted})
             given |= {"streaming": True} if source.is_streamed else {}
             return _load_files(replace(source, dataset=given), scores, data_root, wanted_splits)
+        arguments |= AS_ROWS if isinstance(builder.config, JsonConfig) else {}
         arguments |= {"streaming": True} if source.is_streamed else {}
         loaded = attempt(task, shown, partial(load_dataset, **arguments))
     chosen = choose_splits(task, list(loaded), wanted)

@@ -1,5 +1,6 @@
 """What a recipe says of a task's data, checked as far as that needs no look at the data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,22 @@ def _check_streaming(source: TaskSource) -> None:
             )
 
 
+def check_file_names(names: Iterable[str]) -> None:
+    """
+    Refuse names of tasks and groups that a file system without upper and lower case takes for one.
+
+    Raises:
+        ValueError: two names are equal in lower case.
+    """
+    folded: dict[str, str] = {}
+    for name in names:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise ValueError(
+                f"tasks: {other!r} and {name!r} differ in upper and lower case alone. A run writes files named like "
+                "its tasks and groups, and on macOS and Windows these would be one. Rename one."
+            )
+
+
 def sentence_columns(source: TaskSource) -> list[tuple[str, str | list[str]]]:
     """The (key, column) pairs that make up a row's sentences, in order; checks the whole `columns` block.
 
@@ -166,4 +183,4 @@ def check_text_columns(source: TaskSource, parts: list[Part]) -> None:
                 part.check_texts(source.name, key, name)
 
 
-__all__ = ["BUFFER_SIZE", "TaskSource", "check_source", "check_text_columns", "sentence_columns"]
+__all__ = ["BUFFER_SIZE", "TaskSource", "check_file_names", "check_source", "check_text_columns", "sentence_columns"]

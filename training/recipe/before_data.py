@@ -9,6 +9,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...backbone_multitask import find_backbone
 from ...data.augmentation.rows import Augmentation, open_augmentations
+from ...data.sources.task_source import check_file_names
 from ..argument_checks import check_packages
 from ..arguments import MultiTaskTrainingArguments, check_process
 from ..balancing.balancers import Balancer
@@ -143,6 +144,7 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
         ImportError: a package is missing.
     """
     check_process(arguments)
+    check_file_names((*recipe.tasks, *recipe.groups))
     check_hub_names(recipe, options.require_pinned)
     checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
     starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
