@@ -64,7 +64,10 @@ def run(options: argparse.Namespace) -> str:
         if file.exists() and not options.overwrite:
             raise ValueError(f"{file} exists. Name another page with --output, or replace it with --overwrite.")
     if not output.parent.is_dir():
-        raise ValueError(f"--output: there is no folder {output.parent}. Make it, or give a folder with --output.")
+        raise ValueError(
+            f"--output: there is no folder {output.parent}. Make it, or name the page's file with --output, such as "
+            f"{REPORT_FILE}."
+        )
     show_facts()
     source = download_pinned(options.folder, options.revision, options.require_pinned)
     config = MultiTaskConfig.from_pretrained(source)

@@ -241,6 +241,33 @@ def test_continued_run_resumes_to_the_same_weights(second: SimpleNamespace, firs
 # ---- only the new head ----
 
 
+def test_recipe_of_the_docs_adds_a_task_and_keeps_the_answers_of_the_old_ones(first: SimpleNamespace, tmp_path: Path):
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    block = yaml.safe_load(next(re.finditer(r"^```yaml\n(continue_from: .*?)^```", page, re.DOTALL | re.MULTILINE))[1])
+    job = write_job(tmp_path / "job", [], continue_from=str(first.folder))
+    (task,) = block["tasks"]
+    words = [f"the {subject} is {word} today" for subject in SUBJECTS for word in (*MOODS, "new")]
+    rows = [f"{text},{('joy', 'anger')[number % 2]}" for number, text in enumerate(words)]
+    (job.parent / "emotions.csv").write_text("\n".join(["text,emotion", *rows, ""]))
+    change(job, "tasks", value=block["tasks"])
+    # The recipe's own comment: the model of this file has a projection.
+    assert block["strategy"] == {"freeze": "backbone"} and "[backbone, projection] where" in page
+    change(job, "strategy", value={"freeze": ["backbone", "projection"]})
+    folder = finish(job).folder
+
+    old, new = (MultiTaskModel.from_pretrained(path).eval() for path in (first.folder, folder))
+    assert old.projection is not None and set(new.config.tasks) - set(old.config.tasks) == {task}
+    before, after = old.state_dict(), new.state_dict()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=0)
+    for name, settings in old.config.tasks.items():
+        assert new.config.tasks[name] == settings
+    said = [model.predict(SENTENCES, head=["mood", "tags"]) for model in (old, new)]
+    for name in ("mood", "tags"):
+        assert said[0][name]["labels"] == said[1][name]["labels"]
+        assert (said[0][name]["probabilities"] == said[1][name]["probabilities"]).all()
+
+
 def test_old_scores_are_bit_identical_where_only_the_new_head_is_trained(tmp_path: Path):
     """What `strategy: {freeze: [backbone, projection, {heads: [...]}]}` does, done by hand."""
     backbone = helpers.make_backbone(tmp_path / "backbone", dropout=0.1)

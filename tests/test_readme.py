@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.commands import COMMANDS
 from multitask_sentence.data.files.formats import FORMATS, UNREAD, check_options
+from multitask_sentence.data.files.parts import SPLIT_NAMES
 from multitask_sentence.export.folder import export_folder
 from multitask_sentence.training.arguments import MultiTaskTrainingArguments
 from multitask_sentence.training.balancing.making import make_balancer
@@ -155,6 +156,29 @@ def test_part_of_a_recipe_is_valid_as_it_stands(block: str, tmp_path: Path) -> N
     arguments = MultiTaskTrainingArguments(output_dir=str(tmp_path), num_train_epochs=3)
     assert check_start(recipe, arguments).plan.stages
     make_balancer(recipe.balancing, len(recipe.settings), arguments)
+
+
+WHOLE_RECIPES = [
+    block for text in (README, *PAGES.values()) for block in blocks("yaml", text) if "tasks" in yaml.safe_load(block)
+]
+
+
+@pytest.mark.parametrize("block", WHOLE_RECIPES)
+def test_every_task_of_a_recipe_block_has_validation_rows(block: str) -> None:
+    for name, task in yaml.safe_load(block)["tasks"].items():
+        files = task["dataset"].get("data_files")
+        splits = files if isinstance(files, dict) else {"train": files}
+        assert "validation_split" in task or set(SPLIT_NAMES["validation"]) & set(splits), name
+
+
+@pytest.mark.pretrained
+@pytest.mark.parametrize("block", [block for block in WHOLE_RECIPES if "continue_from" in block])
+def test_recipe_that_goes_on_fits_the_quickstart(workplace: Path, monkeypatch, tmp_path: Path, block: str) -> None:
+    monkeypatch.chdir(workplace)
+    (tmp_path / "whole.yaml").write_text(block, encoding="utf-8")
+    arguments = MultiTaskTrainingArguments(output_dir=str(tmp_path), num_train_epochs=3)
+    known = check_start(load_recipe(tmp_path / "whole.yaml"), arguments).tasks
+    assert set(known) == {"sentiment", "topic", "similarity"}
 
 
 def datasets_in(block: Any) -> list[dict[str, Any]]:

@@ -297,7 +297,8 @@ def test_page_is_never_pushed() -> None:
 def test_page_that_exists_is_kept(trained: Path, page: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = shutil.copy(page, tmp_path)
     assert "exists. Name another page" in refused(capsys, trained / "result", "--output", path)
-    assert "no folder" in refused(capsys, trained / "result", "--output", tmp_path / "none/report.html")
+    said = refused(capsys, trained / "result", "--output", tmp_path / "none/report.html")
+    assert "no folder" in said and "name the page's file with --output" in said
     assert "is a folder, but should be a file" in refused(
         capsys, trained / "result", "--output", tmp_path, "--overwrite"
     )

@@ -227,7 +227,7 @@ def test_help_begins_with_our_own_arguments(capsys: pytest.CaptureFixture):
         run(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: train.py RECIPE [--data_root FOLDER] [--overwrite]")
+    assert text.startswith("usage: multitask-sentence train RECIPE [--data_root FOLDER] [--overwrite]")
     places = [text.index(f"\n  {word}") for word in ("recipe", "--data_root", "--overwrite", "--output_dir")]
     assert places == sorted(places)
     for name in ("--learning_rate", "--head_learning_rate", "--resume_from_checkpoint"):

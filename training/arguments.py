@@ -140,7 +140,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "An improvement is a gain over the best score so far by more than this."}
     )
     early_stopping_task: str | None = field(
-        default=None, metadata={"help": "Watch the first metric of this task, not metric_for_best_model."}
+        default=None, metadata={"help": "Watch the first metric of this task or group, not metric_for_best_model."}
     )
     keep_best_of_tasks: bool = field(
         default=True,

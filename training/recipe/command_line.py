@@ -23,9 +23,8 @@ class RecipeArgumentParser(HfArgumentParser):
         super().__init__(
             MultiTaskTrainingArguments,
             description="Train a multi-task sentence model from a recipe. Flags win over the recipe.",
-            usage="train.py RECIPE [--data_root FOLDER] [--overwrite] [--check] [--seeds N] [--compare_single] "
-            "[--joint FOLDER] [--require_pinned] "
-            "[--any_training_argument VALUE ...]",
+            usage="multitask-sentence train RECIPE [--data_root FOLDER] [--overwrite] [--check] [--seeds N] "
+            "[--compare_single] [--joint FOLDER] [--require_pinned] [--any_training_argument VALUE ...]",
             allow_abbrev=False,
         )
         own = self.add_argument_group("this command")
