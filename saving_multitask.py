@@ -292,7 +292,7 @@ class MultiTaskPreTrainedModel(HeadsOrigin, BackboneAdapter, PreTrainedModel):
             return
         with open(card, encoding="utf-8") as file:
             pictures = re.findall(r"\]\(([\w-]+\.png)\)", file.read())
-        for filename in ("README.md", "results.json", "recipe.yaml", *pictures):
+        for filename in ("README.md", "results.json", "recipe.yaml", "row_hashes.parquet", *pictures):
             self._copy_from_source(filename, folder)
 
     def _upload_modified_files(

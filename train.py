@@ -54,7 +54,7 @@ from multitask_sentence.training.recipe.starting import describe_origin, describ
 from multitask_sentence.training.report.abstention import describe_abstention, format_abstention
 from multitask_sentence.training.report.calibration import describe_calibration, format_calibration
 from multitask_sentence.training.report.predictions import write_predictions
-from multitask_sentence.training.report.publish import check_can_push, push_folder
+from multitask_sentence.training.report.publish import check_can_push, describe_push, push_folder
 from multitask_sentence.training.report.results import (
     format_scores,
     format_settings,
@@ -233,11 +233,7 @@ def take_over_push(args: MultiTaskTrainingArguments) -> tuple[str | None, bool]:
 def publish(args: MultiTaskTrainingArguments, repo_id: str) -> None:
     """Push the finished folder, and say how to open it from there."""
     url = push_folder(Path(args.output_dir), repo_id, args.hub_private_repo, args.hub_revision, args.hub_token)
-    *_, owner, name, _, commit = url.split("/")
-    say(
-        f"Pushed to {url}. Open it with AutoModel.from_pretrained({f'{owner}/{name}'!r}, revision={commit!r}, "
-        "trust_remote_code=True)."
-    )
+    say(describe_push(url))
 
 
 def run(argv: Sequence[str] | None = None) -> MultiTaskTrainer | None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "compare trained models on the same rows",
     "report": "write one HTML page about a run: scores, errors to search, confusion, calibration",
     "card": "write the model card of a finished folder anew",
+    "push": "push a finished folder to the Hugging Face Hub",
     "label": "label a file, every row with all answers",
     "serve": "answer requests over HTTP",
     "export": "write the graphs that serve a trained folder without torch",

@@ -44,7 +44,7 @@ def hashing_config(folder: Path) -> Any:
         raise ImportError('This needs model-signing: pip install "multitask-sentence[signing]".') from error
     from ..manifest_multitask import MANIFEST_FILE, MAY_CHANGE
     from ..staging_multitask import files_of
-    from ..training.report.publish import stays_behind
+    from ..training.report.publish import nested_models, stays_behind
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no config.json, so it is no folder of a model.")
@@ -54,6 +54,7 @@ def hashing_config(folder: Path) -> Any:
     # Whole folders where that is what stays behind: the signature, which is pushed, names what it leaves out.
     tops = {name: f"{name.split('/')[0]}/" for name in files_of(folder) if stays_behind(name) and name not in compiled}
     left_out += [top if stays_behind(top) else name for name, top in tops.items()]
+    left_out += nested_models(folder)
     left_out += [name for name in os.listdir(folder) if name.startswith(".")]  # .cache of `hf download`
     return hashing.Config().set_ignored_paths(paths=left_out)
 

@@ -6,7 +6,7 @@ The Hub is `helpers/hub_server.py`.
 import hashlib
 import json
 import os
-import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from helpers import hub_server
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.commands import compare
+from multitask_sentence.__main__ import main
+from multitask_sentence.commands import compare, push
 from multitask_sentence.train import run
 from multitask_sentence.training.recipe.before_data import check_hub_names
 from multitask_sentence.training.recipe.recipe import load_recipe
-from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder, stays_behind
+from multitask_sentence.training.report.publish import MARK, check_can_push, push_folder
 from multitask_sentence.training.run.pinned import check_pinned, pinned_folder
 
 HubServer = hub_server.HubServer
@@ -488,12 +488,14 @@ def test_card_that_is_as_it_was_written_is_replaced_without_a_word(
     assert "stays as it is" not in caplog.text
 
 
-def test_command_of_a_failed_push_leaves_an_edited_card_alone(nearby: Any, own: Path) -> None:
+def test_models_that_were_saved_in_the_folder_stay_behind(nearby: Any, own: Path) -> None:
+    shutil.copytree(own, own.parent / "other")
+    shutil.move(own.parent / "other", own / "final")
+    (own / "plain" / "mood").mkdir(parents=True)
+    (own / "plain" / "mood" / "config.json").write_text("{}", encoding="utf-8")
     push_folder(own, "team/mine")
-    edit_on_the_hub(nearby, "team/mine", "# Mine\n")
-    nearby.forbidden = {"commit"}
-    with pytest.raises(OSError, match=r'hf upload team/mine .* --exclude "README\.md"$'):
-        push_folder(own, "team/mine")
+    files = pushed_files(nearby, "team/mine")
+    assert "plain/mood/config.json" in files and not [path for path in files if path.startswith("final/")]
 
 
 # ---- pushes that fail ----
@@ -526,45 +528,40 @@ def test_failed_push_keeps_the_folder_commits_nothing_and_says_how_to_repeat(
     before = contents(folder)
     with pytest.raises(OSError, match=says) as caught:
         push_folder(folder, "team/mine", token=tokens.get(trouble))
-    excluded = '--exclude "checkpoint-*" --exclude "best/*" --exclude "single/*" '
-    excluded += '--exclude "predictions/*" --exclude "runs/*" '
-    excluded += '--exclude "*.bin" --exclude "*.pt" --exclude "*.part" --exclude ".*"'
     assert f"The folder {folder} is complete and unchanged." in str(caught.value)
-    assert str(caught.value).endswith(f"\n    hf upload team/mine {folder} . {excluded}")
+    assert str(caught.value).endswith(f"\n    multitask-sentence push {folder} team/mine")
     assert contents(folder) == before
     assert all(len(repository.branches["main"]) == 1 for repository in nearby.repositories.values())
 
 
-def test_command_of_a_failed_push_repeats_it(nearby: Any, folder: Path, tmp_path: Path) -> None:
+def test_command_of_a_failed_push_repeats_it(nearby: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nearby.drops_uploads = True
-    with pytest.raises(OSError, match="hf upload") as caught:
-        push_folder(folder, "team/mine", private=True, revision="trial")
+    with pytest.raises(SystemExit, match="was not pushed to team/mine") as caught:
+        push.main([str(folder), "team/mine", "--private", "--revision", "trial"])
     assert nearby.count("PUT", "/lfs/") > 1, "premise: the upload began, and was tried again"
     nearby.drops_uploads = False
-    command = str(caught.value).splitlines()[-1]
-    assert f" {folder} . --private --revision trial --exclude " in command
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, **nearby.environment(tmp_path), "PATH": path}
-    finished = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    command, *arguments = shlex.split(str(caught.value).splitlines()[-1])
+    assert command == "multitask-sentence"
+    capsys.readouterr()
+    main(arguments)
     expected = {path: content for path, content in contents(folder).items() if path not in STAYS_BEHIND}
-    assert pushed_files(nearby, "team/mine", "trial") == expected
+    assert {**pushed_files(nearby, "team/mine", "trial"), "manifest.json": expected["manifest.json"]} == expected
     assert nearby.repositories["team/mine"].private
     assert titles(nearby, "team/mine") == []
+    commit = nearby.repositories["team/mine"].branches["trial"][-1].oid
+    assert f"AutoModel.from_pretrained('team/mine', revision='{commit}'" in capsys.readouterr().out
 
 
-def test_command_of_a_failed_push_takes_the_weights_of_openvino_along(nearby: Any, own: Path) -> None:
-    for name in ("checkpoint-5/training_args.bin", "training_args.bin", "openvino/openvino_model.bin", "runs/a.csv"):
+def test_weights_of_openvino_are_pushed_and_pickles_are_not(nearby: Any, own: Path) -> None:
+    names = {"training_args.bin", "openvino/openvino_model.bin", "runs/a.csv"}
+    for name in names:
         (own / name).parent.mkdir(exist_ok=True)
         (own / name).write_bytes(b"numbers")
-    nearby.forbidden = {"commit"}
-    with pytest.raises(OSError, match="hf upload") as caught:
-        push_folder(own, "team/mine")
-    patterns = re.findall('--exclude "(.*?)"', str(caught.value))
-    uploaded = set(filter_repo_objects(contents(own), ignore_patterns=patterns))
-    assert uploaded == {name for name in contents(own) if not stays_behind(name)}
-    assert "openvino/openvino_model.bin" in uploaded, "premise"
-    assert "*.csv" not in patterns, "one pattern a file"
+    push_folder(own, "team/mine")
+    files = set(pushed_files(nearby, "team/mine"))
+    assert files & {"training_args.bin", "openvino/openvino_model.bin", "runs/a.csv"} == {
+        "openvino/openvino_model.bin"
+    }
 
 
 def test_push_again_after_the_connection_was_lost_succeeds(nearby: Any, folder: Path) -> None:
@@ -608,7 +605,7 @@ def test_push_of_a_folder_without_a_model_is_refused_before_the_hub_is_asked(nea
 def test_id_that_can_be_none_is_refused_before_the_hub_is_asked(nearby: Any, folder: Path, repo_id: str) -> None:
     with pytest.raises(ValueError, match="but should be like user/name"):
         check_can_push(repo_id)
-    with pytest.raises(OSError, match="hf upload user/name"):
+    with pytest.raises(OSError, match=r"multitask-sentence push .* user/name$"):
         push_folder(folder, repo_id)
     assert nearby.requests == []
 

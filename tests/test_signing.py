@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import snapshot_download
 
+from helpers.hub_server import HubServer
 from multitask_sentence import MultiTaskModel
-from multitask_sentence.commands import doctor, sign, verify
+from multitask_sentence.commands import doctor, push, sign, verify
 from multitask_sentence.training.report.publish import stays_behind
 
 pytest.importorskip("model_signing", reason="the extra signing is not installed")
@@ -58,6 +60,26 @@ def test_signature_covers_all_that_is_pushed_and_finds_every_change(
             verify.main([str(changed), "--public_key", public])
     with pytest.raises(SystemExit, match="is not verified"):
         verify.main([str(pushed), "--public_key", private])
+
+
+def test_folder_that_is_pushed_and_downloaded_is_verified(
+    tiny_model: MultiTaskModel, keys: tuple[str, str], nearby: HubServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    tiny_model.save_pretrained(folder / "final")
+    (folder / "predictions").mkdir()
+    (folder / "predictions" / "mood.parquet").write_text("texts of the data")
+    sign.main([str(folder), "--private_key", keys[0]])
+    verify.main([str(folder), "--public_key", keys[1]])
+    push.main([str(folder), "team/signed"])
+    downloaded = Path(snapshot_download("team/signed", local_dir=tmp_path / "downloaded"))
+    assert not (downloaded / "predictions").exists() and not (downloaded / "final").exists()
+    verify.main([str(downloaded), "--public_key", keys[1]])
+    with (downloaded / "modeling_multitask.py").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(SystemExit, match="is not verified"):
+        verify.main([str(downloaded), "--public_key", keys[1]])
 
 
 @pytest.fixture

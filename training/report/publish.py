@@ -56,21 +56,15 @@ EXCLUDED = (
 INCLUDED = ("openvino/*.bin",)
 
 
-def stays_behind(path: str) -> list[str]:
-    """The patterns by which a file is not pushed."""
-    if any(fnmatchcase(path, pattern) for pattern in INCLUDED):
-        return []
-    return [pattern for pattern in EXCLUDED if fnmatchcase(path, pattern)]
+def stays_behind(path: str) -> bool:
+    """Whether a file of a folder is not pushed."""
+    is_included = any(fnmatchcase(path, pattern) for pattern in INCLUDED)
+    return not is_included and any(fnmatchcase(path, pattern) for pattern in EXCLUDED)
 
 
-def _excludes(paths: list[str]) -> list[str]:
-    """What `hf upload` has to exclude: a pattern of each file that stays, or its path where each holds others back."""
-    going, found = [path for path in paths if not stays_behind(path)], set()
-    for path in paths:
-        if patterns := stays_behind(path):
-            harmless = (pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in going))
-            found.add(next(harmless, path))
-    return [*(pattern for pattern in EXCLUDED if pattern in found), *sorted(found.difference(EXCLUDED))]
+def nested_models(folder: Path) -> tuple[str, ...]:
+    """The folders in it that hold models of their own, such as `final/`: they are not pushed either."""
+    return tuple(f"{path.parent.name}/" for path in sorted(folder.glob("*/modeling_multitask.py")))
 
 
 def is_generated(text: str) -> bool:
@@ -176,7 +170,7 @@ def push_folder(
     kept, and a warning says so: the folder's goes up as README.generated.md.
 
     Args:
-        folder: of the finished model; checkpoints and pickles in it (`EXCLUDED`) stay behind.
+        folder: of the finished model; checkpoints and pickles in it (`EXCLUDED`) and other models stay behind.
         repo_id: `user/name`; the repository is created where there is none.
         private: whether a new repository is private; `None` for what the account or organization does by default.
         revision: the branch, created from `main` where there is none; `None` for `main`.
@@ -201,10 +195,9 @@ def push_folder(
             f"{folder}: {damaged[0]}, so nothing was pushed. Save the model again; if it was changed on purpose, "
             f"write its manifest anew: multitask-sentence doctor {folder} --seal"
         )
+    keeps_card, nested = False, nested_models(folder)
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    keeps_card = False
-    excluded = _excludes(paths)
-    paths = [path for path in paths if not stays_behind(path) and path != MANIFEST_FILE]
+    paths = [path for path in paths if not (stays_behind(path) or path.startswith(nested) or path == MANIFEST_FILE)]
     try:
         check_can_push(repo_id, token)
         api = HfApi(token=token)
@@ -231,14 +224,12 @@ def push_folder(
         )
     except Exception as error:  # the Hub's, httpx's and xet's errors have no class in common
         is_no_id = isinstance(error.__cause__, HFValidationError)
-        words = ["hf", "upload", "user/name" if is_no_id else repo_id, os.fspath(folder), "."]
+        words = ["multitask-sentence", "push", os.fspath(folder), "user/name" if is_no_id else repo_id]
         words += ["--private"] if private else []
         words += ["--revision", revision] if revision else []
-        excluded += [CARD_FILE] if keeps_card else []
-        command = " ".join([*map(shlex.quote, words), *(f'--exclude "{pattern}"' for pattern in excluded)])
         raise OSError(
             f"The model was not pushed to {repo_id}. {_explain(error, repo_id)}\n"
-            f"The folder {folder} is complete and unchanged. Push it again with\n    {command}"
+            f"The folder {folder} is complete and unchanged. Push it again with\n    {shlex.join(words)}"
         ) from error
     if keeps_card and CARD_FILE in paths:
         logger.warning(
@@ -248,3 +239,12 @@ def push_folder(
             + (f" --revision {shlex.quote(revision)}" if revision else "")
         )
     return commit.commit_url
+
+
+def describe_push(url: str) -> str:
+    """A line for a person: where the folder went, and how it opens from there."""
+    *_, owner, name, _, commit = url.split("/")
+    return (
+        f"Pushed to {url}. Open it with AutoModel.from_pretrained({f'{owner}/{name}'!r}, revision={commit!r}, "
+        "trust_remote_code=True)."
+    )
