@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test bench bench-serving lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quickstart,test]"
 	touch $@
 

@@ -37,8 +37,11 @@ _CACHED = re.compile(r"/models--([^/]+)/snapshots/[^/]+$")  # a repository in th
 
 def sha256_of(path: str | os.PathLike) -> str:
     """sha256 of a file's content, in hexadecimal digits."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):  # hashlib.file_digest would need Python 3.11
+            hashed.update(block)
+    return hashed.hexdigest()
 
 
 def how_to_seal(folder: str | os.PathLike) -> str:

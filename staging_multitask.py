@@ -33,12 +33,14 @@ def in_place(folder: str | os.PathLike) -> str:
 
 
 def is_same_folder(first: str | os.PathLike, second: str | os.PathLike) -> bool:
-    """Whether both are paths of one folder that exists."""
-    return os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second)
+    """Whether both are paths of one folder that exists, in whatever letters."""
+    return os.path.isdir(first) and os.path.isdir(second) and os.path.samefile(first, second)
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Bring a file, or the names in a folder, to the disk; Windows opens no folders for that."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,5 @@
 """Writing onnx/ and openvino/ beside the weights: whole and checked, or not at all."""
 
-import fcntl
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.cache.locks import fcntl
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
 from ..modeling_multitask import MultiTaskModel
 from ..runtime import MultiTaskRuntime

@@ -5,7 +5,6 @@ all. Its record, which holds its checksum, is written after it: a part without a
 on keeps the parts whose checksums are right and makes the others again. What the job did not write it leaves alone.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..data.cache.locks import fcntl
 from ..manifest_multitask import sha256_of
 from ..staging_multitask import sync
 

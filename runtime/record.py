@@ -25,8 +25,11 @@ EXPORT_IT = "Export it: multitask-sentence export FOLDER."
 
 def hash_file(path: str | os.PathLike) -> str:
     """The sha256 of a file."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):  # hashlib.file_digest would need Python 3.11
+            hashed.update(block)
+    return hashed.hexdigest()
 
 
 def graph_settings(config: dict[str, Any]) -> dict[str, Any]:

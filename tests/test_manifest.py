@@ -1,5 +1,6 @@
 """Whether a saved folder is still what was saved: what opening notices, and what only `doctor --verify` looks at."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoModel
 from multitask_sentence import MultiTaskModel, manifest_multitask
 from multitask_sentence.commands import doctor
 from multitask_sentence.manifest_multitask import MANIFEST_FILE, find_changes, read_manifest, sha256_of
+from multitask_sentence.runtime.record import hash_file
 from multitask_sentence.training.report.publish import push_folder
 
 TASKS = {"mood": {"problem_type": "single_label_classification", "labels": ["negative", "positive"]}}
@@ -57,6 +59,14 @@ def test_manifest_lists_every_file_with_its_size_and_hash(saved: Path) -> None:
     for name, entry in listed.items():
         assert (entry["bytes"], entry["sha256"]) == ((saved / name).stat().st_size, sha256_of(saved / name))
     assert find_changes(saved) == {}
+
+
+def test_folder_opens_on_python_3_10(folder: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    monkeypatch.delattr(hashlib, "file_digest")  # of Python 3.11
+    assert MultiTaskModel.from_pretrained(folder).config.max_length == 20
+    assert sha256_of(folder / "config.json") == hash_file(folder / "config.json") == expected
+    assert warnings == []
 
 
 def test_bit_that_flipped_in_the_weights_is_found_where_it_is_asked_for(folder: Path, warnings: list[str]) -> None:

@@ -1,7 +1,10 @@
 """Files and folders that appear whole or not at all: nobody sees half of one, and an older one stays until then."""
 
+import errno
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,17 @@ from safetensors.torch import save_file
 
 from helpers.little_room import little_room
 from multitask_sentence import MultiTaskModel, staging_multitask
-from multitask_sentence.staging_multitask import UNFINISHED, as_disk_error, check_moved, in_place, staged, write_whole
+from multitask_sentence.data.cache import locks
+from multitask_sentence.staging_multitask import (
+    UNFINISHED,
+    as_disk_error,
+    check_moved,
+    in_place,
+    is_same_folder,
+    staged,
+    sync,
+    write_whole,
+)
 from multitask_sentence.training.run import output_folder
 from multitask_sentence.training.run.output_folder import put_folder
 
@@ -215,3 +228,32 @@ def test_adapter_in_something_unfinished_names_its_base_as_seen_from_its_place(t
     put_folder(tmp_path / "run" / UNFINISHED / "checkpoint-3", tmp_path / "run" / "checkpoint-3")
     opened = MultiTaskModel.from_pretrained(tmp_path / "run" / "checkpoint-3")
     assert (opened.encode("the cat sat") == model.encode("the cat sat")).all()
+
+
+def test_folder_is_the_same_however_its_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "link").symlink_to("base")
+    monkeypatch.setattr(os.path, "realpath", os.path.abspath)  # as of a path in other letters on macOS
+    assert is_same_folder(tmp_path / "link", tmp_path / "base")
+    assert not is_same_folder(tmp_path / "link", tmp_path)
+    assert not is_same_folder(tmp_path / "base", tmp_path / "missing")
+
+
+def test_system_that_opens_no_folders_is_not_asked_to_bring_them_to_the_disk(tmp_path: Path, monkeypatch):
+    folder = str(tmp_path)  # pathlib is for one system from its import on
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(PermissionError):
+            sync(folder)
+        patched.setattr(os, "name", "nt")
+        sync(folder)
+
+
+def test_what_needs_locks_names_the_system_that_has_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(ImportError, match="lock files as Linux and macOS do, and this is"):
+        importlib.reload(locks)

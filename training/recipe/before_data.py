@@ -10,6 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...backbone_multitask import find_backbone
 from ...data.augmentation.rows import Augmentation, open_augmentations
 from ...data.sources.task_source import check_file_names
+from ...staging_multitask import is_same_folder
 from ..argument_checks import check_packages
 from ..arguments import MultiTaskTrainingArguments, check_process
 from ..balancing.balancers import Balancer
@@ -147,7 +148,8 @@ def check_before_data(options: argparse.Namespace, recipe: Recipe, arguments: Mu
     check_file_names((*recipe.tasks, *recipe.groups))
     check_hub_names(recipe, options.require_pinned)
     checkpoint, output_dir = chosen_checkpoint(arguments), Path(arguments.output_dir)
-    starts_anew = checkpoint is None or output_dir.resolve() not in checkpoint.resolve().parents
+    above = checkpoint.resolve().parents if checkpoint else ()
+    starts_anew = not any(is_same_folder(output_dir, folder) for folder in above)
     if starts_anew:
         check_output_dir(output_dir, overwrite=options.overwrite or options.check)
     check_packages(arguments)

@@ -27,6 +27,7 @@ from ...data.rows.sets import LoadedTasks
 from ...data.sources.task_source import TaskSource
 from ...modeling_multitask import MultiTaskModel
 from ...records_multitask import settings_of
+from ...staging_multitask import is_same_folder
 from ...tasks_multitask import TaskConfig, complete_task, extend_labels
 from ..arguments import MultiTaskTrainingArguments
 from ..calibration.scope import abstains_by_scope
@@ -142,7 +143,8 @@ def _continued_tasks(recipe: Recipe, config: MultiTaskConfig) -> dict[str, TaskC
 
 
 def _check_apart(source: Path, output_dir: Path) -> None:
-    if source.is_dir() and output_dir.resolve() in (source.resolve(), *source.resolve().parents):
+    above = source.resolve()
+    if source.is_dir() and any(is_same_folder(output_dir, folder) for folder in (above, *above.parents)):
         raise ValueError(
             f"continue_from {source} lies in the output_dir {output_dir}, which would be written over. Give another "
             "--output_dir."

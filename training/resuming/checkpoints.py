@@ -25,7 +25,7 @@ from ...configuration_multitask import MultiTaskConfig
 from ...data.rows.row_hashes import write_row_hashes
 from ...data.rows.streamed import BrokenStream
 from ...manifest_multitask import listed
-from ...staging_multitask import UNFINISHED, as_disk_error
+from ...staging_multitask import UNFINISHED, as_disk_error, is_same_folder
 from ..arguments import FOLLOWS_METRIC
 from ..balancing.making import load_balancer, save_balancer
 from ..evaluation.early_stopping import has_stopped_improving
@@ -279,7 +279,7 @@ class Checkpoints:
         for line in self.check_resume(checkpoint):
             if self.is_world_process_zero():
                 logger.warning(line)
-        if self.args.should_save and Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve():
+        if self.args.should_save and is_same_folder(Path(checkpoint).resolve().parent, self.args.output_dir):
             put_later_aside(Path(checkpoint))
         self.accelerator.wait_for_everyone()
         if not self._end_if_finished(checkpoint):

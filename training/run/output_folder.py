@@ -9,7 +9,6 @@ release_output_dir takes the mark away from a finished run
 """
 
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import IO, Any
 
 from transformers.utils import logging
 
+from ...data.cache.locks import fcntl
 from ...staging_multitask import UNFINISHED, sync, sync_folder, write_whole
 
 logger = logging.get_logger(__name__)
