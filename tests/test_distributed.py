@@ -144,8 +144,10 @@ def test_two_processes_do_not_warn(two_processes):
 def test_scores_of_two_processes_equal_those_of_one(backbone, two_processes, tmp_path):
     folder, _ = two_processes
     one = distributed_run.evaluate(backbone, tmp_path)
+    assert one.pop("most_gathered") == 0
     for process in range(2):
         two = json.loads((folder / f"results.{process}.json").read_text())["scores"]
+        assert two.pop("most_gathered") == -(-distributed_run.AT_ONCE // 2)
         assert set(two) == set(one)
         timed = [key for key in one if key.endswith(("_runtime", "_per_second"))]
         for key in set(one) - set(timed):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from safetensors.torch import load_file
-from torch._dynamo.utils import counters
 from transformers import TrainerCallback, set_seed
 
 from helpers import trainer as helpers
@@ -125,32 +124,6 @@ def test_ways_to_train_with_less_memory_or_time_keep_losses_and_weights(argument
     (expected_losses, expected), (losses, found) = runs
     assert losses == expected_losses
     assert_same(found, expected, rtol=0, atol=0)
-
-
-@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="PyTorch 2.7 breaks graphs at configurations")
-def test_compiled_steps_have_the_same_gradients_and_one_graph_for_all_mixes_of_tasks(backbone, tmp_path, caplog):
-    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}  # inductor would compile C++ for a minute
-    tasks, shares = ("sentiment", "rating", "pairs"), {"sentiment": 0.3, "rating": 0.3}
-    sets = [helpers.make_set(["sentiment", "rating"], shares, train=20), helpers.make_set(["pairs"], train=5)]
-    options = {"per_device_train_batch_size": 4, **helpers.without_learning()}
-    batches = helpers.make_trainer(
-        helpers.make_model(backbone, tasks), sets, tmp_path, **options
-    ).get_train_dataloader()
-    counts = {len(labels) for batch in batches for labels in batch["labels"].values()}
-    assert counts >= {0, 1, 2}, "premise: PyTorch makes another graph for each of these numbers of rows"
-    model = helpers.make_model(backbone, tasks)
-    plain = helpers.train_gradients(helpers.make_model(backbone, tasks), sets, tmp_path, **options)
-    torch._dynamo.reset()
-    counters.clear()
-    found = helpers.train_gradients(model, sets, tmp_path, **options, **compiled)
-    assert "Leave torch_compile out" in caplog.text, "a CPU"
-    for own, expected in zip(found, plain, strict=True):
-        assert_same(own, expected, rtol=1e-4, atol=1e-6)
-    with_and_without_padding = {bool(batch["attention_mask"].all()) for batch in batches}
-    assert counters["stats"]["unique_graphs"] == len(with_and_without_padding)
-    assert not counters["graph_break"]
-    assert model.padding_free, "evaluations and predictions run as without torch_compile"
-    torch._dynamo.reset()
 
 
 def test_premise_micro_batches_have_unequal_numbers_of_labelled_rows():

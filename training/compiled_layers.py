@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
+from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer  # what every layer of an encoder is
 from transformers.utils import logging
 
@@ -21,7 +22,9 @@ from ..modeling_multitask import MultiTaskModel
 logger = logging.get_logger(__name__)
 
 
-def compile_layers(model: MultiTaskModel, accelerator: Accelerator) -> Callable[[], AbstractContextManager[None]]:
+def compile_layers(
+    model: MultiTaskModel, accelerator: Accelerator, args: TrainingArguments
+) -> Callable[[], AbstractContextManager[None]]:
     """
     Prepare the layers of a model's backbone for `torch.compile`, and keep accelerate from compiling all of it.
 
@@ -31,7 +34,8 @@ def compile_layers(model: MultiTaskModel, accelerator: Accelerator) -> Callable[
         What opens a context in which the layers run compiled, and with padding: a pass without depends on the lengths
         in a batch. Where nothing is to be compiled, a context that changes nothing.
     """
-    plugin = accelerator.state.dynamo_plugin
+    accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # also that of the next trainer with these arguments
+    plugin = TorchDynamoPlugin(args.torch_compile_backend, args.torch_compile_mode)
     if plugin.backend == DynamoBackend.NO:
         return nullcontext
     if accelerator.device.type == "cpu":
@@ -40,7 +44,6 @@ def compile_layers(model: MultiTaskModel, accelerator: Accelerator) -> Callable[
             "a minute (docs/training.md). Leave torch_compile out."
         )
     options = {**plugin.to_kwargs(), "dynamic": True}
-    plugin.backend = DynamoBackend.NO
     layers = [module for module in model.backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
     calls = {}
     for layer in layers or [model.backbone]:
@@ -49,13 +52,13 @@ def compile_layers(model: MultiTaskModel, accelerator: Accelerator) -> Callable[
 
     @contextmanager
     def compiled() -> Iterator[None]:
-        padding_free, model.padding_free = model._padding_free, False
+        padding_free, model._padding_free = model._padding_free, False
         for layer, call in calls.items():
             layer._compiled_call_impl = call
         try:
             yield
         finally:
-            model.padding_free = padding_free
+            model._padding_free = padding_free  # what was asked for, which the model may not be able to do now
             for layer in calls:
                 layer._compiled_call_impl = None
 

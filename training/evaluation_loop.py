@@ -90,9 +90,11 @@ class EvaluationLoop:
         longest = -(-len(sentences) // world_size)
         padded = share.new_zeros(longest, share.shape[1])
         padded[: len(share)] = share
-        gathered = self.accelerator.gather(padded.to(self.args.device)).cpu()  # (world_size * longest, embedding_dim)
-        gathered = gathered.view(world_size, longest, -1).transpose(0, 1).reshape(world_size * longest, -1)
-        return gathered[: len(sentences)]
+        gathered = []
+        for rows in padded.split(-(-SENTENCES_AT_ONCE // world_size)):  # a GPU need not hold a whole split
+            found = self.accelerator.gather(rows.to(self.args.device)).cpu()  # (world_size * rows, embedding_dim)
+            gathered.append(found.view(world_size, len(rows), -1).transpose(0, 1).flatten(0, 1))
+        return torch.cat(gathered)[: len(sentences)]
 
     def _answer(
         self, evaluation: Evaluation, embeddings: torch.Tensor, task: str, with_probabilities: bool = False

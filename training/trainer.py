@@ -196,7 +196,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             data_collator=MultiTaskCollator(model.tokenizer, self.trained_tasks, model.config.max_length),
             callbacks=[*filter(None, own_callbacks), *(callbacks or [])],
         )
-        self.compiled_layers = compile_layers(model, self.accelerator)
+        self.compiled_layers = compile_layers(model, self.accelerator, args)
         self.label_names = ["labels"]
         is_streamed = any(entry.texts for entry in self.drawn)
         self.features = RunFeatures(args, self.accelerator, self.plan.trains_backbone, is_streamed)

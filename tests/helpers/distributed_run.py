@@ -13,7 +13,9 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import torch
 from safetensors.torch import save_file
 
 from helpers.trainer import (
@@ -27,6 +29,7 @@ from helpers.trainer import (
     without_learning,
 )
 from multitask_sentence.tasks_multitask import TaskConfig
+from multitask_sentence.training import evaluation_loop
 from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.comparison.compare import compare_single
 from multitask_sentence.training.comparison.gradient_cosines import GradientCosines, cosines_of_history
@@ -36,6 +39,7 @@ from multitask_sentence.training.report.results import scores_by_task
 SENTENCES = {"tasks": MEAN_LOSS_TASKS, "shares": {"sentiment": 0.7, "tags": 0.3, "rating": 0.4}}
 # Three sets of 4 rows that stand together: a batch holds the rows of one set, so every other task has none in it.
 SEPARATE = {"tasks": tuple(TASKS), "mixture": {"rows_per_batch": dict.fromkeys(TASKS, 4)}}
+AT_ONCE = 7  # sentences of a split that are encoded, and gathered, at once
 BALANCED = ("uncertainty", "dwa", "famo", "geometric_mean", "random")
 RUNS = {
     "two_batches": (SENTENCES, {"per_device_train_batch_size": 4}),
@@ -65,7 +69,18 @@ def evaluate(backbone: Path, folder: Path) -> dict[str, float]:
     sets = [make_set(list(MEAN_LOSS_TASKS), {"tags": 0.5}, train=8, validation=14)]
     sets += [make_set([task], seed=seed, train=8, validation=9) for seed, task in ((100, "pairs"), (200, "search"))]
     trainer = make_trainer(make_model(backbone), sets, folder, per_device_eval_batch_size=5)
-    scores = trainer.evaluate()
+    gather, most = trainer.accelerator.gather, []
+
+    def watched(rows: torch.Tensor) -> torch.Tensor:
+        most.append(len(rows))
+        return gather(rows)
+
+    with (
+        mock.patch.object(trainer.accelerator, "gather", watched),
+        mock.patch.object(evaluation_loop, "SENTENCES_AT_ONCE", AT_ONCE),
+    ):
+        scores = trainer.evaluate()
+    scores["most_gathered"] = max(most, default=0)
     thresholds = trainer.choose_thresholds()["tags"]
     return scores | {f"threshold_{label}": threshold for label, threshold in enumerate(thresholds)}
 
