@@ -19,7 +19,7 @@ COMMANDS = {
     "export": "write the graphs that serve a trained folder without torch",
     "sign": "sign a folder, code included, with a private key",
     "verify": "check a folder's signature with the public key",
-    "doctor": "open a folder or repository through every door and compare what they answer",
+    "doctor": "open a folder or repository in every way there is, and compare the answers",
 }
 
 __all__ = ["COMMANDS"]

@@ -1,4 +1,4 @@
-"""Does a folder (or Hub repository) open through every door, with the same numbers? Ask before you push.
+"""Does a folder (or Hub repository) open in every way (its doors), with the same numbers? Ask before you push.
 
     multitask-sentence doctor runs/quickstart
     python -m multitask_sentence doctor user/name
@@ -8,7 +8,8 @@
 
 Each door is opened in a process of its own, in another working directory, as somebody who downloaded the folder would.
 The exit status is 1 where a door is shut, leaves a task out, or gives other numbers than AutoModel. A door whose
-package is not installed here is not tried. Of many heads, ten are opened as sequence classifiers.
+package is not installed here is not tried. With more than ten heads, only ten are opened as sequence
+classifiers.
 """
 
 import argparse

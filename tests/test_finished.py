@@ -23,11 +23,13 @@ from multitask_sentence.commands.report import main as report
 from multitask_sentence.data.metrics import compute_metric
 from multitask_sentence.data.metrics.bootstrap import score_interval
 from multitask_sentence.data.rows.row_hashes import RowHashes, write_row_hashes
+from multitask_sentence.data.rows.sets import LabelledSet
 from multitask_sentence.data.sources.task_source import TaskSource
 from multitask_sentence.tasks_multitask import complete_task
 from multitask_sentence.train import run
 from multitask_sentence.training.finished.comparing import compare_models
 from multitask_sentence.training.finished.data import _without_train
+from multitask_sentence.training.finished.measuring import choose_splits
 from multitask_sentence.training.report.publish import push_folder
 
 
@@ -99,6 +101,11 @@ def test_training_files_of_a_recipe_are_not_needed(trained: Path, tmp_path: Path
     job = shutil.copy(trained / "job.yaml", tmp_path)
     evaluate([str(trained / "result"), job, "--tasks", "mood", "--splits", "test", "--output", str(tmp_path / "out")])
     assert list(evaluation_of(tmp_path / "out")["scores"]) == ["test"]
+
+
+def test_data_without_a_split_to_measure_names_the_option() -> None:
+    with pytest.raises(ValueError, match=r"neither a validation nor a test split, but train\..* with --splits\."):
+        choose_splits([LabelledSet(["topic"], {"train": None})])
 
 
 def test_training_files_are_left_out_beside_empty_splits() -> None:

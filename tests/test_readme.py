@@ -214,6 +214,14 @@ def test_page_on_recipes_names_every_key() -> None:
     assert own <= tables
 
 
+def test_page_on_evaluating_names_the_formats_of_single_files() -> None:
+    (item,) = re.findall(
+        r"^\* \*\*Files\*\* are (.*?) by file extension", PAGES["evaluating.md"], re.DOTALL | re.MULTILINE
+    )
+    alone = {name for name, found in FORMATS.items() if found.source == "file"} - {"sqlite"}  # which needs a query
+    assert set(re.findall(r"[a-z]+", item)) - {"or"} == alone
+
+
 def test_table_of_extras_has_all_of_them_but_those_of_the_tests() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = re.findall(r"^\| (`.+?) \|", TRAINING_PAGE[TRAINING_PAGE.index("## Extras") :], flags=re.MULTILINE)
