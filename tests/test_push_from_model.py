@@ -9,10 +9,12 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig
+from test_python_training import COLUMNS, make_arguments, make_data, make_model
 from transformers import PreTrainedModel
 
 from helpers.hub_server import TOKEN, File, HubServer
-from multitask_sentence import MultiTaskModel
+from multitask_sentence import MultiTaskModel, MultiTaskTrainer
+from multitask_sentence.staging_multitask import files_of
 
 PAPERS = {
     "README.md": "The card of the run. ![Scores](scores.png)",
@@ -109,3 +111,34 @@ def test_folder_is_saved_whole_where_the_push_fails(
     model.save_pretrained(tmp_path / "adapter", push_to_hub=True, repo_id="team/adapter")
     written = {"adapter/adapter_model.safetensors", "config_sentence_transformers.json", "model.safetensors"}
     assert written <= set(pushed(nearby, "team/adapter"))
+
+
+def test_trainer_pushes_each_folder_once_and_only_what_opens_it(
+    tiny_backbone: str, nearby: HubServer, tmp_path: Path
+) -> None:
+    arguments = make_arguments(
+        tmp_path / "run", num_train_epochs=1, push_to_hub=True, hub_model_id="team/mine", hub_private_repo=True
+    )
+    data = {split: {"mood": make_data(verb)["mood"]} for split, verb in (("train", "ran"), ("validation", "sang"))}
+    columns = {"mood": COLUMNS["mood"]}
+    model = make_model(tiny_backbone, "mood")
+    trainer = MultiTaskTrainer(model, arguments, data["train"], data["validation"], columns=columns)
+    trainer.train()
+    assert len(nearby.repositories["team/mine"].branches["main"]) == 1, "premise: training pushes nothing"
+    assert (tmp_path / "run" / "best" / "mood" / "model.safetensors").is_file(), "premise"
+    trainer.save_model(str(tmp_path / "run" / "final"))
+    assert set(pushed(nearby, "team/mine")) - {".gitattributes"} == {
+        name for name in files_of(tmp_path / "run" / "final") if name != "training_args.bin"
+    }
+    assert not (tmp_path / "run" / "model.safetensors").exists(), "saved where it was asked for alone"
+    url = trainer.push_to_hub()
+    commits = nearby.repositories["team/mine"].branches["main"]
+    assert [commit.message for commit in commits[1:]] == ["Model save", "End of training"]
+    assert url is not None and url.endswith(commits[-1].oid) and nearby.repositories["team/mine"].private
+    files = set(pushed(nearby, "team/mine"))
+    assert {"model.safetensors", "README.md", "modeling_multitask.py"} <= files
+    assert not [name for name in files if name.startswith(("best/", "final/", "checkpoint-")) or name.endswith(".bin")]
+    opened = MultiTaskModel.from_pretrained("team/mine", verify=True)
+    assert (opened.encode("the cat") == model.cpu().encode("the cat")).all()
+    with pytest.raises(ValueError, match="blocking=False"):
+        trainer.push_to_hub(blocking=False)

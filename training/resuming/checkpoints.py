@@ -30,6 +30,7 @@ from ..arguments import FOLLOWS_METRIC
 from ..balancing.making import load_balancer, save_balancer
 from ..evaluation.early_stopping import has_stopped_improving
 from ..mixture.drawing import steps_of_training
+from ..report.publish import CARD_FILE, push_folder
 from ..run.output_folder import put_folder
 from .files import check_files, last_checkpoint, put_later_aside, read_record, write_record
 from .identity import LEARNING_RATES, check_length, check_same_run, describe_model, describe_run
@@ -93,6 +94,66 @@ class Checkpoints:
             super()._save(folder, state_dict)
             if self.row_hashes is not None:
                 write_row_hashes(Path(folder), self.row_hashes)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Save a folder that opens by itself, by default in `args.output_dir`. With `args.push_to_hub`, that folder is
+        pushed.
+        """
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            self._push(output_dir or self.args.output_dir, "Model save")
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """
+        Save the model in `args.output_dir` and push that folder: see `push_folder` for what goes along.
+
+        Args:
+            commit_message: the title of the commit.
+            blocking: has to be true.
+            token: by default `args.hub_token`, and without one what `hf auth login` stored or HF_TOKEN holds.
+            revision: the branch, by default `args.hub_revision`.
+            private: whether a new repository is private, by default `args.hub_private_repo`.
+            kwargs: of `create_model_card`, which drafts a README.md where the folder has none.
+
+        Returns the URL of the commit; `None` on other processes than the first.
+
+        Raises:
+            ValueError, OSError: as `push_folder`.
+        """
+        if not blocking:
+            raise ValueError("blocking=False: the folder is pushed in one commit, which is waited for. Leave it out.")
+        self.save_model(_internal_call=True)
+        if self.is_world_process_zero() and not (Path(self.args.output_dir) / CARD_FILE).exists():
+            self.create_model_card(**{"model_name": self._repo_id.split("/")[-1], **kwargs})
+        return self._push(self.args.output_dir, commit_message or "End of training", token, revision, private)
+
+    @property
+    def _repo_id(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def _push(
+        self,
+        folder: str,
+        commit_message: str,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | None:
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        private = self.args.hub_private_repo if private is None else private
+        revision, token = revision or self.args.hub_revision, token or self.args.hub_token
+        return push_folder(folder, self._repo_id, private, revision, token, commit_message)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
