@@ -14,6 +14,7 @@ from datasets import Dataset
 from helpers.small_job import make_recipe, write_rows
 from multitask_sentence import train
 from multitask_sentence.train import run
+from multitask_sentence.training.finished.data import recipe_data
 from multitask_sentence.training.recipe.from_memory import write_recipe
 
 
@@ -45,6 +46,7 @@ def in_memory(job: Path, output_dir: Path) -> dict[str, Any]:
 
 def test_dictionary_with_tables_gives_the_run_of_the_file(job: Path, tmp_path: Path, capfd) -> None:
     run([str(job)])
+    (tmp_path / "rows").mkdir()
     capfd.readouterr()
     trainer, results = train(in_memory(job, tmp_path / "memory"), quiet=True)
     printed = capfd.readouterr()
@@ -57,6 +59,12 @@ def test_dictionary_with_tables_gives_the_run_of_the_file(job: Path, tmp_path: P
     assert trainer.model.predict("the cat ran")["mood"]["labels"] in ("positive", "negative")
     saved = yaml.safe_load((tmp_path / "memory/recipe.yaml").read_text(encoding="utf-8"))
     assert saved["tasks"]["tags"]["dataset"]["data_files"]["train"] == "mood_train.parquet", "no machine path"
+    for path in tmp_path.glob("*_*.csv"):  # the tables, under the names that the recipe gives them
+        name = path.stem.replace("texts", "mood").replace("pairs", "similarity")
+        pd.read_csv(path).to_parquet(tmp_path / "rows" / f"{name}.parquet")
+    tasks = trainer.model.config.tasks
+    found = recipe_data(str(tmp_path / "memory"), tasks, tmp_path / "memory/recipe.yaml", tmp_path / "rows")
+    assert len(found.loaded.sets[0].splits["test"]) == len(pd.read_csv(tmp_path / "texts_test.csv"))
 
 
 def test_processes_part_only_when_the_results_are_written(
