@@ -219,7 +219,7 @@ def _read_json(name_or_path: str, filename: str) -> Any:
 def read_sentence_transformers(name_or_path: str, unless_given: str | None = None) -> SentenceTransformersSettings:
     """
     Read modules.json and the module folders of a sentence-transformers repository: Transformer, Pooling, then
-    optionally Dense and Normalize.
+    optionally Dense and Normalize. A warning tells of prompts, which are left behind.
 
     Args:
         name_or_path: folder or Hub id; one without modules.json gives empty settings.
@@ -228,6 +228,12 @@ def read_sentence_transformers(name_or_path: str, unless_given: str | None = Non
     Raises:
         ValueError: the repository computes its embedding in a way that a MultiTaskModel cannot repeat.
     """
+    settings = _read_json(name_or_path, "config_sentence_transformers.json") or {}
+    if prompts := {name: prompt for name, prompt in (settings.get("prompts") or {}).items() if prompt}:
+        logger.warning(
+            f"backbone {name_or_path}: its prompts {prompts} are not taken over: a text is read as it is. Where the "
+            "encoder needs one, put it before the texts yourself, in the data and in every call."
+        )
     try:
         return _read_modules(name_or_path)
     except ValueError:

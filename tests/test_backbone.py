@@ -228,6 +228,18 @@ def test_sentence_transformers_folder_keeps_its_embedding(
     np.testing.assert_allclose(model.encode(SENTENCES), reference.encode(SENTENCES), rtol=0, atol=1e-6)
 
 
+def test_prompts_of_a_backbone_are_named_as_left_behind(
+    tmp_path: Path, tiny_backbone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_sentence_transformer(tmp_path, tiny_backbone, "mean")
+    path = tmp_path / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    for prompts, warnings in (({"query": "", "document": ""}, 0), ({"query": "query: ", "document": ""}, 1)):
+        path.write_text(json.dumps({**settings, "prompts": prompts}))
+        MultiTaskModel.from_backbone(str(tmp_path))
+        assert caplog.text.count("its prompts {'query': 'query: '} are not taken over") == warnings
+
+
 def test_own_settings_win_over_those_of_the_folder(tmp_path: Path, tiny_backbone: str) -> None:
     write_sentence_transformer(tmp_path, tiny_backbone, "cls", dense(32, 24), normalize())
     model = MultiTaskModel.from_backbone(
