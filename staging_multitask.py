@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 UNFINISHED = ".unfinished"
+SHOWN = ".DS_Store"  # of the Finder of macOS: how a folder was shown
 COMPLETE = ".complete"  # in it: all files are on the disk, and are being moved; names the weights that have to go
 FIRST_READ = "config.json"  # what opens a folder; moved last, so that nothing opens one that is not complete
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -85,6 +86,11 @@ def files_of(folder: str | os.PathLike) -> list[str]:
         within = os.path.relpath(parent, folder).replace(os.sep, "/")
         found += [name if within == "." else f"{within}/{name}" for name in names if name != COMPLETE]
     return sorted(found)
+
+
+def entries_of(folder: str | os.PathLike) -> list[str]:
+    """The names in a folder, sorted, without what macOS puts into each that it shows."""
+    return sorted(name for name in os.listdir(folder) if name != SHOWN)
 
 
 def stale_weights(folder: str | os.PathLike, names: Collection[str]) -> list[str]:
@@ -187,9 +193,11 @@ def check_moved(folder: str | os.PathLike) -> None:
 
 
 __all__ = [
+    "SHOWN",
     "UNFINISHED",
     "as_disk_error",
     "check_moved",
+    "entries_of",
     "files_of",
     "in_place",
     "is_same_folder",

@@ -133,7 +133,8 @@ def run_strategy(name: str, content: dict[str, Any], folder: Path, arguments: li
         if status:
             sys.exit(f"{name} failed; the last lines of {log.name}:\n" + Path(log.name).read_text()[-2000:])
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        results["peak_memory"] = usage.ru_maxrss / 1024  # Linux gives KiB
+        kibibytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)  # macOS gives bytes
+        results["peak_memory"] = kibibytes / 1024
         measured.write_text(json.dumps(results), encoding="utf-8")
     return json.loads(measured.read_text(encoding="utf-8"))
 

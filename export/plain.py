@@ -203,7 +203,7 @@ def export_plain(model: MultiTaskModel, folder: Path) -> dict[str, float | str]:
     try:
         import sentence_transformers  # noqa: F401
     except ImportError as error:
-        raise ImportError("--plain needs sentence-transformers: pip install sentence-transformers.") from error
+        raise ImportError("--plain needs sentence-transformers: pip install 'sentence-transformers>=5.4'.") from error
     if has_adapter(model.backbone):
         model = copy.deepcopy(model)  # the caller's keeps its adapter
         model.merge_adapter()

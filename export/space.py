@@ -12,7 +12,7 @@ import transformers
 import yaml
 
 from ..manifest_multitask import MANIFEST_FILE, update_manifest
-from ..staging_multitask import files_of
+from ..staging_multitask import SHOWN, entries_of, files_of
 from ..training.report.publish import check_base, stays_behind
 
 APP = Path(__file__).with_name("space_app.py")
@@ -46,7 +46,7 @@ def write_space(folder: Path, space: Path, title: str | None = None) -> None:
     config = folder / "config.json"
     if not config.is_file() or '"model_type": "multitask"' not in config.read_text(encoding="utf-8"):
         raise ValueError(f"{folder} holds no multi-task model. Give the folder of a finished run.")
-    if space.exists() and any(space.iterdir()):
+    if space.exists() and entries_of(space):
         raise ValueError(f"{space} is not empty. Give a new folder for the Space.")
     check_base(folder)
     title = title or folder.resolve().name
@@ -76,6 +76,7 @@ def write_space(folder: Path, space: Path, title: str | None = None) -> None:
     )
     (unfinished / "README.md").write_text(text, encoding="utf-8")
     if space.exists():
+        (space / SHOWN).unlink(missing_ok=True)
         space.rmdir()
     unfinished.rename(space)
 

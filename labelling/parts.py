@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ..data.cache.locks import fcntl
 from ..manifest_multitask import sha256_of
-from ..staging_multitask import sync
+from ..staging_multitask import entries_of, sync
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class JobFolder:
 
     def check_own(self) -> None:
         """Raise a ValueError where the folder holds files, and no job was begun in it."""
-        inside = sorted(self.path.iterdir()) if self.path.is_dir() and self.manifest() is None else []
-        for path in inside:
+        inside = entries_of(self.path) if self.path.is_dir() and self.manifest() is None else []
+        for path in map(self.path.joinpath, inside):
             if path not in (self.control, self.path / LOCK) and not _UNFINISHED.fullmatch(path.name):
                 raise ValueError(
                     f"{self.path} is no folder of a labelling job: it holds {path.name!r}. Give another output, or "

@@ -500,7 +500,8 @@ def test_wrong_balancing_is_refused(balancing, message):
         ],
         ("pcgrad", {"world_size": 2}, "a gradient for each task, which does not go with 2 processes"),
         ("upgrad", {"fp16": True}, r"does not go with fp16 \(take bf16\)"),
-        ("aligned_mtl", {"gradient_checkpointing": True}, "does not go with gradient_checkpointing"),
+        ("aligned_mtl", {"activation_checkpointing": True}, "does not go with activation_checkpointing"),
+        ("aligned_mtl", {"gradient_checkpointing": True}, "does not go with activation_checkpointing"),
     ],
 )
 def test_run_that_a_method_cannot_support_is_refused(method, arguments, message):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -381,6 +382,21 @@ def test_sentences_are_encoded_window_by_window_and_read_through_a_memory_map(ba
     texts = sorted(sentences_of(sets, "train"))
     found = embed_cached(model, cache, cache.find(text_hashes(texts)))
     torch.testing.assert_close(found, torch.from_numpy(model.encode(texts, normalize=False)), rtol=0, atol=1e-6)
+
+
+def test_cache_goes_to_another_process_by_the_names_of_its_shards_in_their_order(backbone, empty_cache, monkeypatch):
+    cache = open_features(frozen_model(backbone))
+    hashes = text_hashes(f"text {number}" for number in range(600))
+    for first in range(0, 600, 200):  # three times, so that places follow no order of names
+        cache.add(hashes[first : first + 200], np.full((200, cache.hidden_size), first, np.float32))
+        cache.reload()
+    sent = pickle.dumps(cache)
+    assert len(sent) < 2000
+    cache.add(text_hashes(["one more"]), np.zeros((1, cache.hidden_size), np.float32))  # which `cache` does not know
+    received = pickle.loads(sent)
+    places = cache.find(hashes)
+    assert (received.find(hashes) == places).all() and len(received) == len(cache) == 600
+    torch.testing.assert_close(received.gather(places), cache.gather(places), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "no arrow"])

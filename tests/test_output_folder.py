@@ -19,6 +19,7 @@ from helpers import command as any_command
 from helpers import warm
 from multitask_sentence import MultiTaskModel, staging_multitask
 from multitask_sentence import train as command
+from multitask_sentence.labelling.parts import JobFolder
 from multitask_sentence.training.evaluation import best_checkpoints
 from multitask_sentence.training.run import output_folder
 from multitask_sentence.training.run.output_folder import (
@@ -172,6 +173,17 @@ def test_mark_of_another_making_is_no_mark(content: str, tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("kept")
     with pytest.raises(ValueError, match="holds something else than a run"):
         check_output_dir(tmp_path, overwrite=True)
+
+
+def test_folder_that_only_the_finder_of_macos_wrote_into_is_empty(tmp_path: Path):
+    (tmp_path / ".DS_Store").write_bytes(b"where the icons are")
+    check_output_dir(tmp_path, overwrite=False)
+    JobFolder(tmp_path, ".csv", tmp_path).check_own()
+    (tmp_path / "thesis.tex").write_text("kept")
+    with pytest.raises(ValueError, match=r"holds something else than a run \(thesis\.tex\)"):
+        check_output_dir(tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"it holds 'thesis\.tex'"):
+        JobFolder(tmp_path, ".csv", tmp_path).check_own()
 
 
 @pytest.mark.parametrize("left", [".unfinished", ".older"])

@@ -25,7 +25,7 @@ from helpers.trainer import blank_start
 from multitask_sentence import MultiTaskModel
 from multitask_sentence.adapter_multitask import has_adapter
 from multitask_sentence.train import main, run
-from multitask_sentence.training.recipe.adapters import check_adapter
+from multitask_sentence.training.recipe.adapters import adapter_config, check_adapter
 
 SENTENCES = ["the cat sat on the mat", "a dog ran", "the film was very good !", "market news today , and bad"]
 TASKS: dict[str, dict[str, Any]] = {
@@ -238,6 +238,12 @@ def test_adapter_on_a_trained_model_takes_that_model_as_its_base(tiny_backbone: 
         model.save_pretrained(tmp_path / "second")
         assert model.config.base_name_or_path == str(tmp_path / base)
         assert_equal(outputs(MultiTaskModel.from_pretrained(tmp_path / "second")), outputs(model))
+
+
+def test_recipe_names_the_peft_that_it_needs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr("peft.tuners.tuners_utils.BaseTuner.uses_shared_state")  # of peft 0.21
+    with pytest.raises(ImportError, match=r"peft block needs peft 0\.21 or newer.* pip install 'peft>=0\.21'"):
+        adapter_config({})
 
 
 def test_adapter_never_writes_over_its_own_base(tiny_backbone: str, tmp_path: Path):

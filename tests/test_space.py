@@ -44,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path
 
 @pytest.fixture(scope="module")
 def space(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    space = tmp_path_factory.mktemp("written") / "space"
+    space = tmp_path_factory.mktemp("written")
+    (space / ".DS_Store").write_bytes(b"of the Finder of macOS")
     write_space(folder, space, title='News "and" # more')
     return space
 

@@ -288,6 +288,10 @@ def test_teacher_of_another_kind_than_the_task_is_refused(tmp_path, tiny_tokeniz
             "similarity_loss is 'mse', but should be one of divergence",
         ),
         ({"teachers": "single", "unlabeled": {"columns": {"text": "a"}}}, "unlabeled.columns is {'text': 'a'}"),
+        (
+            {"teachers": "single", "unlabeled": {"columns": {"text": "b"}}},
+            "should be {sentence: COLUMN}, or {sentence1: COLUMN, sentence2: COLUMN} for pairs",
+        ),
         ({"teachers": "single", "unlabeled": {"columns": {"sentence": "a"}}}, "unlabeled.dataset is None"),
         (
             {"teachers": "single", "unlabeled": {"more": {"colums": 1}}},

@@ -169,7 +169,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 raise ValueError(
                     f"training.{name}: models are not sharded. accelerate shards none on a CPU, so that nothing shows "
                     "that a sharded run trains and saves the model of a whole one. Start it with torchrun or "
-                    "accelerate launch for DDP; gradient_checkpointing and bf16 save memory."
+                    "accelerate launch for DDP; activation_checkpointing and bf16 save memory."
                 )
         if isinstance(self.include_num_input_tokens_seen, bool):
             self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"

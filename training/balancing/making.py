@@ -105,10 +105,12 @@ def make_balancer(balancing: BalancingConfig, num_tasks: int, args: TrainingArgu
             "per_device_train_batch_size, or take sum, uncertainty, dwa or random."
         )
     if is_gradient_method:
+        # By its older name in releases of transformers before the newer one, and in all of them until 6.
+        checkpoints = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", False)
         for key, is_in_the_way in (
             (f"{args.world_size} processes", args.world_size > 1),
             ("fp16 (take bf16)", args.fp16),
-            ("gradient_checkpointing", args.gradient_checkpointing),
+            ("activation_checkpointing", checkpoints),
             ("torch_compile", args.torch_compile),
         ):
             if is_in_the_way:

@@ -172,7 +172,7 @@ def _check_unlabeled(where: str, found: Any, tasks: Sequence[str]) -> None:
     if not isinstance(columns, dict) or set(columns) not in ({"sentence"}, {"sentence1", "sentence2"}):
         raise ValueError(
             f"{where}.columns is {columns!r}, but should be {{sentence: COLUMN}}, or {{sentence1: COLUMN, sentence2: "
-            "COLUMN}} for pairs."
+            "COLUMN} for pairs."
         )
     if not isinstance(found.get("dataset"), dict) or not isinstance(found["dataset"].get("path"), str):
         raise ValueError(

@@ -113,6 +113,11 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, hidden_size: int):
+        self._begin(folder, hidden_size)
+        self.reload()
+
+    def _begin(self, folder: Path, hidden_size: int) -> None:
+        """Without a shard."""
         self.folder = folder
         self.hidden_size = hidden_size
         self.features = Features(
@@ -126,18 +131,29 @@ class FeatureCache:
         self._starts = np.zeros(1, np.int64)
         self._hashes = np.empty(0, f"S{HASH_BYTES}")  # sorted
         self._places = np.empty(0, np.int64)  # of the sorted hashes
-        self.reload()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process maps the same shards by; their vectors would go by value."""
+        return {"folder": self.folder, "hidden_size": self.hidden_size, "shards": list(self.shards)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._begin(state["folder"], state["hidden_size"])
+        self._add_shards((name, Dataset.from_file(str(self.folder / name))) for name in state["shards"])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def reload(self) -> None:
         """Read shards that are there now and were not before; places stay what they were."""
+        new = (path for path in sorted(self.folder.glob("*.arrow")) if path.name not in self.shards)
+        self._add_shards((path.name, shard) for path in new if (shard := open_shard(path)) is not None)
+
+    def _add_shards(self, opened: Iterable[tuple[str, Dataset]]) -> None:
         hashes, places = [self._hashes], [self._places]
-        for path in sorted(self.folder.glob("*.arrow")):
-            if path.name in self.shards or (found := self._open_shard(path)) is None:
-                continue
-            self.shards[path.name], shard_hashes, vectors = found
+        for name, shard in opened:
+            columns = (shard.data.column(column).chunk(0).flatten().to_numpy() for column in self.features)
+            shard_hashes, vectors = next(columns).view(f"S{HASH_BYTES}"), next(columns).reshape(-1, self.hidden_size)
+            self.shards[name] = shard
             hashes.append(shard_hashes)
             places.append(len(self) + np.arange(len(shard_hashes)))
             self._vectors.append(vectors)
@@ -147,14 +163,6 @@ class FeatureCache:
             joined = np.concatenate(hashes)
             order = joined.argsort(kind="stable")
             self._hashes, self._places = joined[order], np.concatenate(places)[order]
-
-    def _open_shard(self, path: Path) -> tuple[Dataset, np.ndarray, np.ndarray] | None:
-        """A shard, its hashes and its vectors; `None` for one that is not as it was written."""
-        shard = open_shard(path)
-        if shard is None:
-            return None
-        hashes, vectors = (shard.data.column(name).chunk(0).flatten().to_numpy() for name in self.features)
-        return shard, hashes.view(f"S{HASH_BYTES}"), vectors.reshape(-1, self.hidden_size)
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Places `(sentences,)` of hashed sentences, -1 for those that no shard holds."""

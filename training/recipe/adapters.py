@@ -39,7 +39,13 @@ def _kinds() -> dict[str, type]:
     """Configuration classes of the kinds that are put into layers, by name."""
     import_peft("The recipe's peft block")
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTuner
 
+    if not hasattr(BaseTuner, "uses_shared_state"):
+        raise ImportError(
+            "The recipe's peft block needs peft 0.21 or newer, which says what kinds share parameters between layers: "
+            "pip install 'peft>=0.21'"
+        )
     return {
         kind.value: PEFT_TYPE_TO_CONFIG_MAPPING[kind]
         for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()

@@ -21,7 +21,7 @@ from typing import IO, Any
 from transformers.utils import logging
 
 from ...data.cache.locks import fcntl
-from ...staging_multitask import UNFINISHED, sync, sync_folder, write_whole
+from ...staging_multitask import UNFINISHED, entries_of, sync, sync_folder, write_whole
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +96,7 @@ def _is_marked(folder: Path) -> bool:
 
 def _is_best_folder(folder: Path) -> bool:
     """Whether it is what a run leaves as `best`, also where it was stopped, and by earlier versions."""
-    inside = list(folder.iterdir()) if folder.is_dir() else []
+    inside = [folder / name for name in entries_of(folder)] if folder.is_dir() else []
     return bool(inside) and all(
         path.name in (UNFINISHED, ".copy", ".older") or (path / STEP_FILE).is_file() for path in inside
     )
@@ -111,7 +111,7 @@ def _is_run(folder: Path) -> bool:
     if _is_finished(folder) or _is_marked(folder):
         return True
     checkpoints = {*folder.glob("checkpoint-*"), *filter(_is_best_folder, folder.glob(BEST_FOLDER))}
-    found = set(folder.iterdir()) - {folder / LOCK_FILE}
+    found = {folder / name for name in entries_of(folder)} - {folder / LOCK_FILE}
     begun = {folder / f"{MARK_FILE}.part", folder / UNFINISHED} & found
     return bool(checkpoints or begun) and found <= {*checkpoints, *begun, folder / "runs"}
 
@@ -183,7 +183,7 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file. Give a folder.")
-    found = sorted(path.name for path in folder.iterdir() if path.name != LOCK_FILE)
+    found = [name for name in entries_of(folder) if name != LOCK_FILE]
     if found and not _is_run(folder):
         names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
         raise ValueError(f"output_dir {folder} holds something else than a run ({names}). Give another folder.")
