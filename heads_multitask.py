@@ -29,7 +29,10 @@ from .turns_multitask import changes_model
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Average over unmasked tokens: `(batch, sequence, hidden)` and `(batch, sequence)` give `(batch, hidden)`."""
     mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch, sequence, 1)
-    return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
+    # Sums of many tokens are too large for float16.
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+    means = (hidden_states * mask).sum(dim=1, dtype=dtype) / mask.sum(dim=1, dtype=dtype).clamp(min=1)
+    return means.to(hidden_states.dtype)
 
 
 def cls_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

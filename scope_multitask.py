@@ -59,9 +59,10 @@ class Scope(nn.Module):
     def distances(self, embeddings: torch.Tensor) -> torch.Tensor:
         """`(rows,)`: the Mahalanobis distance to the nearest centre."""
         # In float32 whatever the model's precision: distances are small differences of large numbers.
-        embeddings = F.normalize(embeddings.float(), dim=-1)
-        white = (embeddings - self.centre.float()) @ self.whitening.float()  # (rows, embedding_dim)
-        return torch.cdist(white, self.means.float()).amin(dim=-1)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = F.normalize(embeddings.float(), dim=-1)
+            white = (embeddings - self.centre.float()) @ self.whitening.float()  # (rows, embedding_dim)
+            return torch.cdist(white, self.means.float()).amin(dim=-1)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         distances, quantiles = self.distances(embeddings), self.quantiles.float()

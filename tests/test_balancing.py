@@ -22,6 +22,7 @@ from multitask_sentence.training import trainer as trainer_module
 from multitask_sentence.training.balancing import balancers
 from multitask_sentence.training.balancing.balancers import project_onto_dual_cone
 from multitask_sentence.training.balancing.making import STATE_FILE, load_balancer, make_balancer, save_balancer
+from multitask_sentence.training.balancing.second_pass import SecondPass
 from multitask_sentence.training.balancing.settings import GRADIENT_METHODS, METHODS, BalancingConfig
 
 SCALARIZATIONS = [method for method in METHODS if method not in ("sum", *GRADIENT_METHODS)]
@@ -379,6 +380,25 @@ def test_famo_learns_nothing_from_a_step_that_changed_nothing(backbone, tmp_path
     assert trainer.balancer.state()[0]["value"] == [0.0, 0.0, 0.0]
     trainer, _ = train("famo", backbone, tmp_path, **options)
     assert 0.0 not in trainer.balancer.state()[0]["value"]
+
+
+def test_second_pass_of_apples_gpus_has_the_dropout_of_the_first(monkeypatch):
+    state = ["before"]  # in place of a GPU's
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda new: state.__setitem__(0, new))
+    seen, drawn = [], torch.get_rng_state()
+
+    def losses(inputs, counts):
+        seen.append((state[0], torch.equal(torch.get_rng_state(), drawn)))
+        return torch.ones(2)
+
+    second_pass = SecondPass(SimpleNamespace(update_after_step=len), {"one": None, "two": None}, losses)
+    second_pass.keep({}, {}, torch.device("mps"))
+    torch.rand(1)
+    state[0], drawn_after = "after", torch.get_rng_state()
+    second_pass.on_optimizer_step(None, SimpleNamespace(global_step=0), None)
+    assert seen == [("before", True)]
+    assert state == ["after"] and torch.equal(torch.get_rng_state(), drawn_after)
 
 
 def run_three_epochs(method: str, backbone: Path, folder: Path, checkpoint: Path | None = None):

@@ -131,10 +131,16 @@ def test_pooling_in_half_precision_keeps_type_and_values(pool: Callable, dtype: 
     torch.testing.assert_close(pooled.float(), pool(STATES, RIGHT), rtol=0, atol=0)
 
 
-def test_pooling_of_a_fully_masked_row_is_finite() -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_pooling_of_a_fully_masked_row_is_finite(dtype: torch.dtype) -> None:
     mask = torch.tensor([[0, 0, 0], [1, 1, 1]])
     for pool in (mean_pool, cls_pool, max_pool):
-        assert pool(STATES, mask).isfinite().all()
+        assert pool(STATES.to(dtype), mask).isfinite().all()
+
+
+def test_mean_of_many_large_states_has_room_in_half_precision() -> None:
+    states = torch.full((1, 1000, 1), 100.0, dtype=torch.float16)  # their sum is above 65,504
+    assert mean_pool(states, torch.ones(1, 1000)).item() == 100
 
 
 # ---- every architecture ----

@@ -50,6 +50,14 @@ def unit(embeddings: torch.Tensor) -> np.ndarray:
 # ---- the distance ----
 
 
+def test_percentiles_are_the_same_under_autocast() -> None:
+    scope = scope_of(*draw(500, seed=0))
+    probe = draw(20, seed=1)[0].float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = scope(probe)
+    torch.testing.assert_close(found, scope(probe), rtol=0, atol=0)
+
+
 def test_distance_is_that_of_mahalanobis_to_the_nearest_class_mean() -> None:
     embeddings, labels = draw(500, seed=0)
     scope = scope_of(embeddings, labels)

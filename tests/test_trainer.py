@@ -126,6 +126,15 @@ def test_ways_to_train_with_less_memory_or_time_keep_losses_and_weights(argument
     assert_same(found, expected, rtol=0, atol=0)
 
 
+def test_tokens_without_embedding_are_told_of_before_training(backbone, tmp_path, caplog):
+    model, sets = helpers.make_model(backbone, ("sentiment",)), [helpers.make_set(["sentiment"], train=2)]
+    helpers.make_trainer(model, sets, tmp_path)
+    assert "resize_token_embeddings" not in caplog.text
+    model.tokenizer.add_tokens(["wolpertinger"])
+    helpers.make_trainer(model, sets, tmp_path)
+    assert "tokens up to the id 99, but the model has embeddings for 99 tokens only" in caplog.text
+
+
 def test_premise_micro_batches_have_unequal_numbers_of_labelled_rows():
     columns = helpers.make_set(SINGLE, SHARES, train=8).splits["train"].to_dict()
     counts = [sum(label is not None for label in columns[f"label_{task}"]) for task in SINGLE]

@@ -28,6 +28,7 @@ from ..data.loading.in_memory import Columns, TaskDatasets, as_labelled_sets
 from ..data.rows.row_hashes import RowHashes
 from ..data.rows.sets import LabelledSet
 from ..data.sampling.sampler import MixtureDataset
+from ..data.text.tokens import warn_of_tokens_without_embedding
 from ..modeling_multitask import MultiTaskModel, MultiTaskOutput
 from ..tasks_multitask import TaskConfig
 from .arguments import MultiTaskTrainingArguments, check_evaluations, check_process
@@ -161,6 +162,7 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
             for parameter in parts[part].values():
                 parameter.requires_grad_(False)
         use_fast(model.backbone)
+        warn_of_tokens_without_embedding(model.tokenizer, model.get_input_embeddings().weight.shape[0])
         trained = {name: model.config.tasks[name] for name in names if self.plan.trains(name)}
 
         seed = args.data_seed if args.data_seed is not None else args.seed
@@ -249,6 +251,8 @@ class MultiTaskTrainer(EvaluationLoop, Checkpoints, Trainer):
         with self._kept_where_streams_break():
             batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = count_rows(batches)
+        if self.accelerator.num_processes == 1:
+            return batches, counts
         numbers = torch.tensor([count for found in counts.values() for count in found.values()], device=device)
         numbers = iter(self.accelerator.reduce(numbers, reduction="sum").tolist())
         return batches, {kind: {task: next(numbers) for task in found} for kind, found in counts.items()}

@@ -1,11 +1,13 @@
 """How many tokens the sentences of a data set have, counted once and kept beside the data set.
 
-tokenizer_state   everything that decides which tokens a sentence becomes
-TokenCounter      tokens of sentences, and of the rows of a data set
+tokenizer_state                    everything that decides which tokens a sentence becomes
+warn_of_tokens_without_embedding   before a model is trained on them
+TokenCounter                       tokens of sentences, and of the rows of a data set
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cached_property
@@ -17,6 +19,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from ..cache.arrays import batches, cached_array
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 2048
 MOST_REMEMBERED = 200_000  # sentences
@@ -35,6 +39,17 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return json.dumps(
         [type(tokenizer).__name__, tokenizer.truncation_side, state], sort_keys=True, default=str
     ).encode()
+
+
+def warn_of_tokens_without_embedding(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Say so where a tokenizer has ids beyond the rows of the embeddings; nothing else names them on a GPU."""
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        logger.warning(
+            f"The tokenizer has tokens up to the id {highest}, but the model has embeddings for {rows} tokens only. A "
+            "text with one of the others ends training, on a GPU with an error that does not say so. Give them "
+            "embeddings: model.resize_token_embeddings(len(model.tokenizer))."
+        )
 
 
 def _unknown_id(tokenizer: Any) -> int | None:

@@ -12,6 +12,21 @@ from .balancers import Balancer
 from .making import check_finite
 
 
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    """The states of the random numbers on the CPU and, where it is another one, on the model's device."""
+    if device.type == "mps":  # which has one generator for all
+        return [torch.get_rng_state(), torch.mps.get_rng_state()]
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_states(device: torch.device, states: list[torch.Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "mps":
+        torch.mps.set_rng_state(states[1])
+    elif device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 class SecondPass(TrainerCallback):
     """
     Shows a balancer the losses of the last batch after the optimizer step, with the dropout of before it.
@@ -33,16 +48,16 @@ class SecondPass(TrainerCallback):
 
     def keep(self, inputs: dict[str, Any], counts: dict[str, int], device: torch.device) -> None:
         """Keep the batch of a step, and the state of the random numbers before it is passed through the model."""
-        devices = [device] if device.type == "cuda" else []
-        states = torch.get_rng_state(), [torch.cuda.get_rng_state(cuda) for cuda in devices]
-        self.batch = inputs, counts, devices, states
+        self.batch = inputs, counts, device, _random_states(device)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        inputs, counts, devices, (cpu_state, cuda_states) = self.batch
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.set_rng_state(cpu_state)
-            for device, cuda_state in zip(devices, cuda_states, strict=True):
-                torch.cuda.set_rng_state(cuda_state, device)
-            values = reduce(self.weighted_losses(inputs, counts), reduction="mean").cpu()
+        inputs, counts, device, states = self.batch
+        current = _random_states(device)
+        _set_random_states(device, states)
+        try:
+            with torch.no_grad():
+                values = reduce(self.weighted_losses(inputs, counts), reduction="mean").cpu()
+        finally:
+            _set_random_states(device, current)
         check_finite(values.tolist(), self.tasks, state.global_step + 1, after=True)
         self.balancer.update_after_step(values)
