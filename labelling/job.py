@@ -109,7 +109,7 @@ def find_device(name: str | None) -> torch.device:
 
 def open_model(job: Job) -> MultiTaskModel:
     """The job's model on its device, in eval mode."""
-    options = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
+    options: dict[str, Any] = {"revision": job.revision, "dtype": job.dtype, "trust_remote_code": True}
     return MultiTaskModel.from_pretrained(job.source, **options).to(find_device(job.device)).eval()
 
 
