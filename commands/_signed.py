@@ -41,7 +41,7 @@ def hashing_config(folder: Path) -> Any:
     try:
         from model_signing import hashing
     except ImportError as error:
-        raise ImportError('This needs model-signing: pip install "multitask-sentence[signing]".') from error
+        raise ImportError('This needs model-signing: pip install -e ".[signing]".') from error
     from ..manifest_multitask import MANIFEST_FILE, MAY_CHANGE
     from ..staging_multitask import files_of
     from ..training.report.publish import nested_models, stays_behind

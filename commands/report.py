@@ -6,7 +6,7 @@
     multitask-sentence report runs/quickstart --data tickets.csv --text message --label topic=queue
 
 It has scores with intervals and training curves, the errors to search and to filter, confusion, calibration, slices,
-near-duplicates across splits, and likely label errors (with cleanlab: pip install "multitask-sentence[report]"). The
+near-duplicates across splits, and likely label errors (with cleanlab: pip install -e ".[report]"). The
 rows are those that the run has left in its predictions/; with --data, the model is measured now on other rows. With
 --unlabeled, it also says which rows of a file are worth labelling next, and writes them to PAGE_next.csv. The page
 holds texts of the data: it is never pushed to the Hub.

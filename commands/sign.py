@@ -4,7 +4,7 @@
     openssl ec -in private.pem -pubout -out public.pem
     multitask-sentence sign runs/quickstart --private_key private.pem
 
-The signature, model.sig, is one of OpenSSF model signing (pip install "multitask-sentence[signing]"). It covers all
+The signature, model.sig, is one of OpenSSF model signing (pip install -e ".[signing]"). It covers all
 files that a push takes, but for the card and the manifest, which a push may write anew, and is pushed along. To sign
 without a key, with an account and a network: model_signing sign sigstore.
 """

@@ -107,7 +107,7 @@ def import_ray() -> Any:
     try:
         return import_module("ray")
     except ImportError:
-        raise ValueError("--ray needs Ray. Install it: pip install 'multitask-sentence[ray]'.") from None
+        raise ValueError("--ray needs Ray. Install it: pip install -e '.[ray]'.") from None
 
 
 class RayActors:

@@ -313,8 +313,6 @@ def test_missing_sentencepiece_names_the_extra_to_install(tiny_translators, monk
         raise ImportError("MarianTokenizer requires the SentencePiece library but it was not found")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
-    message = (
-        r"here\.models: .*there needs the package sentencepiece.*pip install 'multitask-sentence\[back_translation\]'"
-    )
+    message = r"here\.models: .*there needs the package sentencepiece.*pip install -e '\.\[back_translation\]'"
     with pytest.raises(ImportError, match=message):
         open_models(tiny_translators)

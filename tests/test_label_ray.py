@@ -28,7 +28,7 @@ def chunk(number: int) -> Chunk:
 def test_without_ray_the_command_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     write(make_rows(2), tmp_path / "in.csv")
-    with pytest.raises(SystemExit, match=r"pip install 'multitask-sentence\[ray\]'"):
+    with pytest.raises(SystemExit, match=r"pip install -e '\.\[ray\]'"):
         label(tmp_path, tmp_path / "in.csv", tmp_path / "out.csv", "--ray")
     assert not (tmp_path / "out.csv.job").exists()
 

@@ -275,7 +275,7 @@ def test_page_says_what_is_missing_for_a_section(trained: Path, page: Path, tmp_
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     report([str(trained / "result"), "--output", str(tmp_path / "report.html")])
     words = words_of(tmp_path / "report.html")
-    assert 'pip install "multitask-sentence[report]"' in words
+    assert 'pip install -e ".[report]"' in words
     # The recipe's copy stands in another folder than the run's data.
     assert "cannot be read. Relative paths start from the recipe's folder: give --recipe" in words
 

@@ -123,7 +123,7 @@ def _difference(output: Path, expected: list[bytes | None]) -> str:
 def kill_actor(folder: Path, backbone: Path, chance: random.Random) -> Iterator[Case]:
     """A job of two actors of a local Ray, of which one is killed, and a job that is killed itself, and resumed."""
     if importlib.util.find_spec("ray") is None:
-        raise SystemExit("error: --ray needs Ray. Install it: pip install 'multitask-sentence[ray]'.")
+        raise SystemExit("error: --ray needs Ray. Install it: pip install -e '.[ray]'.")
     _make_files(folder, backbone, chance)
     command = [sys.executable, "-m", "multitask_sentence", "label"]
     subprocess.run([*command, *_arguments(folder, folder / "whole.csv")], check=True, capture_output=True)

@@ -95,7 +95,7 @@ def _open_tokenizer(where: str, name: str, revision: str | None) -> PreTrainedTo
     except ImportError as error:
         raise ImportError(
             f"{where}.models: the tokenizer of {name} needs the package sentencepiece, which is not installed: "
-            "pip install 'multitask-sentence[back_translation]'"
+            "pip install -e '.[back_translation]'"
         ) from error
     except Exception as error:  # each class of tokenizers raises its own for files that are missing or wrong
         raise ValueError(f"{where}.models: the tokenizer of {name} cannot be opened: {_reason(error)}") from error

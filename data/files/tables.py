@@ -118,7 +118,7 @@ def _frame_hint(cause: BaseException) -> str:
     extra = next((extra for extra in ("openpyxl", "sqlalchemy") if extra in str(cause).lower()), None)
     if not isinstance(cause, ImportError) or extra is None:
         return ""
-    return f" Install it: pip install 'multitask-sentence[{ {'openpyxl': 'excel', 'sqlalchemy': 'sql'}[extra] }]'."
+    return f" Install it: pip install -e '.[{ {'openpyxl': 'excel', 'sqlalchemy': 'sql'}[extra] }]'."
 
 
 def _from_frame(where: str, frame: pd.DataFrame) -> Dataset:

@@ -307,7 +307,7 @@ def _open_sentence_transformer(where: str, found: TeacherName, path: str) -> Tea
     except ImportError as error:
         raise ImportError(
             f"{where}: {found.model} is a SentenceTransformer, which needs the package sentence-transformers: pip "
-            "install 'multitask-sentence[distillation]'"
+            "install -e '.[distillation]'"
         ) from error
     options = {"dtype": torch.float32, "use_safetensors": True}
     try:
