@@ -37,6 +37,11 @@ LEAST_ROWS = 16  # of a batch that is divided
 LEAST_SAVED = 0.2  # of its places
 
 
+def is_graph() -> bool:
+    """Whether the pass is traced, exported or compiled."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # exporting is compiling, too
+
+
 def divide(attention_mask: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
     """
     The parts of a padded batch that a CPU computes faster one after another than all at once.
@@ -137,7 +142,7 @@ class BackbonePass:
             return BaseModelOutput(last_hidden_state=states), pooled
         if can_pack and self._divides() and (parts := divide(attention_mask)):
             return self._pass_in_parts(parts, attention_mask, inputs)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # graphs do not catch errors
+        if is_graph():  # graphs do not catch errors
             output = self.backbone(attention_mask=attention_mask, **inputs, **recorded)
         else:
             with tokens_explained(self.backbone, inputs.get("input_ids"), attention_mask.shape[-1]):
@@ -148,8 +153,7 @@ class BackbonePass:
 
     def _divides(self) -> bool:
         """Whether a padded batch may go through the backbone in parts, which takes less padding than the whole."""
-        is_graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        return self.device.type == "cpu" and self._padding_free is not False and not is_graph
+        return self.device.type == "cpu" and self._padding_free is not False and not is_graph()
 
     def _pass_in_parts(
         self,
@@ -178,7 +182,7 @@ class BackbonePass:
 
         A graph that is traced, exported or compiled is a padded one: a packed pass depends on the lengths in a batch.
         """
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # exporting is compiling, too
+        if is_graph():
             return False
         reason = self._why_padded()
         if reason is None and self.device.type != "cpu" and (torch.is_grad_enabled() or self.backbone.training):

@@ -273,10 +273,9 @@ def answer_rows(
     Returns:
         The sets with a column `teacher_<task>` for each task that has any answer in them, and each task's targets.
     """
-    targets = {}
+    targets, only = {}, only or [None] * len(train_sets)
     columns: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in train_sets]
     for task, of_task in teachers.items():
-        only = only or [None] * len(train_sets)
         width, numbers = asked_rows(task, distillation.rows, train_sets, kept_back, only)
         targets[task] = found = SoftTargets(tasks[task], distillation.temperature)
         by_teacher: list[list[np.ndarray]] = []  # of each teacher and set, (rows, places of a row)
