@@ -263,9 +263,9 @@ def _read_labels(
             f"Task {task!r}: {len(names)} labels {names} for {len(column)} columns {column}. Give one label for each "
             f"column under tasks.{task}.labels, or leave the labels out."
         )
-    if names is not None and set(names) == set(check_names(task, column, 1)):
+    if names is not None:
         by_name = dict(zip(check_names(task, column, 1), column, strict=True))
-        column = [by_name[name] for name in names]
+        column = [by_name[name] for name in names] if by_name.keys() == set(names) else column
     if names is None and not source.kind.has_scores:
         return _read_classes(source, parts, problems)
 
